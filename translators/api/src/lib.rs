@@ -1,0 +1,28 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod attr;
+mod context;
+mod error;
+mod file;
+mod inode;
+mod name;
+mod poll;
+mod translator;
+mod types;
+
+pub use attr::{Attr, Kind, SetAttr, SetTime, StatFs, Time};
+pub use context::{Context, Origin};
+pub use error::{Errno, Error, Result};
+pub use file::{File, Lent, OpenFlags};
+pub use inode::{Handle, Identity, Inode, SlotKey, Slots};
+pub use name::{InvalidName, Name, NameBuf};
+pub use poll::{block_on, poll_once};
+pub use translator::{Filter, Fop, Translator};
+pub use types::{
+    Allocate, DirEntry, Entry, Lend, Lock, LockKind, Location, Make, RenameFlags, Role, Seek,
+    XattrFlags,
+};
+
+/// The trait attribute that room authors put over their `impl Translator`.
+pub use async_trait::async_trait;

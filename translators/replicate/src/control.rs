@@ -1,0 +1,119 @@
+//! What the program sees of a pair: numbers, errors, and the way out.
+
+use std::time::{Duration, SystemTime};
+
+/// How far a pair is. Totals are `None` until the crawl has seen everything once.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// One word: `healing`, `ready`, `waiting` (backing off, see `reason`), `frozen`, `retired`.
+    pub state: String,
+    /// Why healing waits, for people; `None` while it does not.
+    pub reason: Option<String>,
+    /// Objects with a mark (dirty, or copied and not yet synced).
+    pub pending: u64,
+    /// Age of the oldest pending mark.
+    pub oldest_pending: Option<Duration>,
+    /// Objects that could not be healed (waived ones are not counted).
+    pub errors: u64,
+    /// Objects whose difference was waived by name.
+    pub waived: u64,
+    /// Directories that no crawl has finished yet; 0 when the crawl is complete.
+    pub crawl_left: u64,
+    /// Something still has to be compared because others may have changed it meanwhile.
+    pub unverified: bool,
+    /// Crawl complete, nothing unverified, no errors, and what is pending would drain in time.
+    pub ready: bool,
+    /// Objects healed and in all.
+    pub files_done: u64,
+    /// See `files_done`.
+    pub files_total: Option<u64>,
+    /// Bytes of file content healed and in all.
+    pub bytes_done: u64,
+    /// See `bytes_done`.
+    pub bytes_total: Option<u64>,
+    /// Bytes a second, over the last seconds.
+    pub bytes_rate: f64,
+    /// Objects a second, over the last seconds.
+    pub files_rate: f64,
+    /// Time left at this rate; `None` while unknown.
+    pub eta: Option<Duration>,
+    /// Name of the source's volume.
+    pub source: String,
+    /// Each sink: its volume's name, and `healthy` or what is wrong.
+    pub sinks: Vec<(String, String)>,
+    /// When this migration began.
+    pub since: Option<SystemTime>,
+    /// Identity of this migration.
+    pub volume_id: String,
+}
+
+/// One object that could not be made equal.
+#[derive(Clone, Debug)]
+pub struct ObjectError {
+    /// Path from the root of the brick, with a leading slash; bytes, as names are.
+    pub path: Vec<u8>,
+    /// `source` or the sink's volume name.
+    pub side: String,
+    /// What was being done: `read`, `set time` ...
+    pub operation: String,
+    /// The errno's name (`ENOSPC`), where there is one.
+    pub errno: Option<String>,
+    /// For people.
+    pub reason: String,
+    /// How often it was tried.
+    pub count: u64,
+    /// When it failed first.
+    pub since: SystemTime,
+    /// Said by an administrator not to matter.
+    pub waived: bool,
+}
+
+/// What [`heal`](crate::Replicate::heal) was asked for, to be asked about with
+/// [`reached`](crate::Replicate::reached).
+#[derive(Clone, Debug)]
+pub struct Goal(pub(crate) u64);
+
+/// How far a [`Goal`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// Not yet.
+    No,
+    /// All that was pending at the call, and everything unseen, is healed and on disk.
+    Yes,
+    /// Nothing is left but this many errors.
+    Failed(u64),
+}
+
+/// Why a pair could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A brick is not the one that it should be, or the recorded direction says otherwise
+    /// (exit code 78).
+    #[error("{0}")]
+    Identity(String),
+    /// Something must be put right first: the sink is not empty, the state cannot be written ... (exit 78).
+    #[error("{0}")]
+    Refused(String),
+    /// A brick or the state directory failed.
+    #[error("{0}")]
+    Io(String),
+}
+
+/// Why a freeze did not come about; everything goes on as before.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// Crawl, errors or unverified parts are in the way: the sentences say which.
+    #[error("not ready: {}", .0.join("; "))]
+    NotReady(Vec<String>),
+    /// What was pending did not drain within the limit.
+    #[error("{pending} objects were still pending after {limit:?}")]
+    Timeout {
+        /// Marks left.
+        pending: u64,
+        /// The limit that was given.
+        limit: Duration,
+    },
+    /// The sink could not be synced.
+    #[error("the sink could not be synced: {0}")]
+    Sync(String),
+}

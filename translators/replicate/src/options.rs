@@ -1,0 +1,28 @@
+use serde::Deserialize;
+
+/// What a volfile can say of a `cluster/replicate`.
+///
+/// `source` and `sinks` name volumes; the program gives the volumes themselves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Options {
+    /// The authoritative brick. In the classic syntax: the first subvolume, if not said.
+    pub source: Option<String>,
+    /// The bricks to be made equal. In the classic syntax: all other subvolumes.
+    pub sinks: Vec<String>,
+    /// Healing threads, 1..=64.
+    pub workers: usize,
+    /// How long a touched object rests before it is healed, in milliseconds.
+    pub rest_ms: u64,
+    /// Takes a sink that is not empty and compares everything in it.
+    pub adopt: bool,
+    /// Heals by itself from the start (`crawl = true`), or only what look-ups and `hermitfs
+    /// heal` ask for.
+    pub crawl: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { source: None, sinks: Vec::new(), workers: 8, rest_ms: 500, adopt: false, crawl: true }
+    }
+}
