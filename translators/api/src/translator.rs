@@ -7,8 +7,7 @@ use crate::{
     Name, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, StatFs, XattrFlags,
 };
 
-/// The one table of file operations. From it come both traits, the forwarding of filters, and
-/// [`Fop`]. `reads` and `changes` say whether a successful call can alter what is on the brick.
+/// What the table of operations is made into: both traits, the forwarding of filters, and [`Fop`].
 macro_rules! operations {
     ($($(#[doc = $doc:literal])* $class:ident $fop:ident: fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
         /// A layer of a stack. Every operation has to be written out: for leaves and fan-outs.
@@ -65,137 +64,150 @@ macro_rules! operations {
     (@ changes) => { true };
 }
 
-operations! {
-    /// The root of the volume.
-    reads Root: fn root(cx: &Context) -> Result<Entry>;
+/// The one table of file operations, handed to the macro `$callback`: a layer that does the same
+/// at every operation (a trace, a fault) generates itself from it and cannot forget one.
+///
+/// Each line is `reads|changes Fop: fn name(arg: Type, ...) -> Type;` with its documentation.
+/// `reads` and `changes` say whether a successful call can alter what is on the brick. The types
+/// are named as this crate exports them, so the caller has them in scope.
+#[macro_export]
+macro_rules! with_operations {
+    ($callback:ident) => {
+        $callback! {
+            /// The root of the volume.
+            reads Root: fn root(cx: &Context) -> Result<Entry>;
 
-    /// Finds `name` in `dir`. ENOENT when there is none; an error proves nothing else.
-    reads Lookup: fn lookup(cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<Entry>;
+            /// Finds `name` in `dir`. ENOENT when there is none; an error proves nothing else.
+            reads Lookup: fn lookup(cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<Entry>;
 
-    /// Bytes that lead back to this object after a restart. EOPNOTSUPP where there are none.
-    reads Handle: fn handle(cx: &Context, inode: &Arc<Inode>) -> Result<Handle>;
+            /// Bytes that lead back to this object after a restart. EOPNOTSUPP where there are none.
+            reads Handle: fn handle(cx: &Context, inode: &Arc<Inode>) -> Result<Handle>;
 
-    /// Back from a handle. ESTALE when the object is gone, or the handle is of another brick.
-    reads Resolve: fn resolve(cx: &Context, handle: &Handle) -> Result<Entry>;
+            /// Back from a handle. ESTALE when the object is gone, or the handle is of another brick.
+            reads Resolve: fn resolve(cx: &Context, handle: &Handle) -> Result<Entry>;
 
-    /// Where the object stands now. For a directory that is a fact (ESTALE when it was removed);
-    /// for anything else one of its names as last seen, which the caller has to check. ENOENT
-    /// when none is known.
-    reads Locate: fn locate(cx: &Context, inode: &Arc<Inode>) -> Result<Location>;
+            /// Where the object stands now. For a directory that is a fact (ESTALE when it was removed);
+            /// for anything else one of its names as last seen, which the caller has to check. ENOENT
+            /// when none is known.
+            reads Locate: fn locate(cx: &Context, inode: &Arc<Inode>) -> Result<Location>;
 
-    /// stat(2); through the open file where one is given.
-    reads Getattr: fn getattr(cx: &Context, inode: &Arc<Inode>, file: Option<&File>) -> Result<Attr>;
+            /// stat(2); through the open file where one is given.
+            reads Getattr: fn getattr(cx: &Context, inode: &Arc<Inode>, file: Option<&File>) -> Result<Attr>;
 
-    /// chmod, chown, truncate, utimens in one. See [`SetAttr`] for the order. As a caller who is
-    /// not root, set-id bits and capabilities fall as the kernel lets them fall.
-    changes Setattr: fn setattr(cx: &Context, inode: &Arc<Inode>, file: Option<&File>, set: &SetAttr) -> Result<Attr>;
+            /// chmod, chown, truncate, utimens in one. See [`SetAttr`] for the order. As a caller who is
+            /// not root, set-id bits and capabilities fall as the kernel lets them fall.
+            changes Setattr: fn setattr(cx: &Context, inode: &Arc<Inode>, file: Option<&File>, set: &SetAttr) -> Result<Attr>;
 
-    /// A symbolic link's target: 1..=4095 bytes.
-    reads Readlink: fn readlink(cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>>;
+            /// A symbolic link's target: 1..=4095 bytes.
+            reads Readlink: fn readlink(cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>>;
 
-    /// Makes a file, fifo, socket or device, owned by the caller. EEXIST, EDQUOT, ENOSPC ...
-    changes Mknod: fn mknod(cx: &Context, dir: &Arc<Inode>, name: &Name, make: &Make) -> Result<Entry>;
+            /// Makes a file, fifo, socket or device, owned by the caller. EEXIST, EDQUOT, ENOSPC ...
+            changes Mknod: fn mknod(cx: &Context, dir: &Arc<Inode>, name: &Name, make: &Make) -> Result<Entry>;
 
-    /// Makes a directory, owned by the caller; `mode` is before the umask.
-    changes Mkdir: fn mkdir(cx: &Context, dir: &Arc<Inode>, name: &Name, mode: u32, umask: u32) -> Result<Entry>;
+            /// Makes a directory, owned by the caller; `mode` is before the umask.
+            changes Mkdir: fn mkdir(cx: &Context, dir: &Arc<Inode>, name: &Name, mode: u32, umask: u32) -> Result<Entry>;
 
-    /// Makes a symbolic link, owned by the caller.
-    changes Symlink: fn symlink(cx: &Context, dir: &Arc<Inode>, name: &Name, target: &[u8]) -> Result<Entry>;
+            /// Makes a symbolic link, owned by the caller.
+            changes Symlink: fn symlink(cx: &Context, dir: &Arc<Inode>, name: &Name, target: &[u8]) -> Result<Entry>;
 
-    /// Another name for what is no directory.
-    changes Link: fn link(cx: &Context, inode: &Arc<Inode>, dir: &Arc<Inode>, name: &Name) -> Result<Entry>;
+            /// Another name for what is no directory.
+            changes Link: fn link(cx: &Context, inode: &Arc<Inode>, dir: &Arc<Inode>, name: &Name) -> Result<Entry>;
 
-    /// Takes away a name of what is no directory (EISDIR).
-    changes Unlink: fn unlink(cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()>;
+            /// Takes away a name of what is no directory (EISDIR).
+            changes Unlink: fn unlink(cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()>;
 
-    /// Takes away an empty directory (ENOTDIR, ENOTEMPTY).
-    changes Rmdir: fn rmdir(cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()>;
+            /// Takes away an empty directory (ENOTDIR, ENOTEMPTY).
+            changes Rmdir: fn rmdir(cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()>;
 
-    /// renameat2(2).
-    changes Rename: fn rename(cx: &Context, dir: &Arc<Inode>, name: &Name, new_dir: &Arc<Inode>, new_name: &Name, flags: RenameFlags) -> Result<()>;
+            /// renameat2(2).
+            changes Rename: fn rename(cx: &Context, dir: &Arc<Inode>, name: &Name, new_dir: &Arc<Inode>, new_name: &Name, flags: RenameFlags) -> Result<()>;
 
-    /// Makes a regular file, owned by the caller, and opens it. EEXIST when the name is taken
-    /// (also by a file; a door that did not get `O_EXCL` then looks it up and opens it).
-    changes Create: fn create(cx: &Context, dir: &Arc<Inode>, name: &Name, flags: OpenFlags, mode: u32, umask: u32) -> Result<(Entry, Arc<File>)>;
+            /// Makes a regular file, owned by the caller, and opens it. EEXIST when the name is taken
+            /// (also by a file; a door that did not get `O_EXCL` then looks it up and opens it).
+            changes Create: fn create(cx: &Context, dir: &Arc<Inode>, name: &Name, flags: OpenFlags, mode: u32, umask: u32) -> Result<(Entry, Arc<File>)>;
 
-    /// Opens a regular file. Changes it when the flags say `O_TRUNC`. Anything but a regular
-    /// file is EINVAL: a brick's own fifos and devices are never opened by us.
-    changes Open: fn open(cx: &Context, inode: &Arc<Inode>, flags: OpenFlags) -> Result<Arc<File>>;
+            /// Opens a regular file. Changes it when the flags say `O_TRUNC`. Anything but a regular
+            /// file is EINVAL: a brick's own fifos and devices are never opened by us.
+            changes Open: fn open(cx: &Context, inode: &Arc<Inode>, flags: OpenFlags) -> Result<Arc<File>>;
 
-    /// Reads at an offset in bytes. Short only at the end of the file.
-    reads Read: fn read(cx: &Context, file: &Arc<File>, at: u64, buffer: &mut [u8]) -> Result<usize>;
+            /// Reads at an offset in bytes. Short only at the end of the file.
+            reads Read: fn read(cx: &Context, file: &Arc<File>, at: u64, buffer: &mut [u8]) -> Result<usize>;
 
-    /// Writes at an offset in bytes, as the caller. Short only when an error cut it short after
-    /// some bytes, which the next call then reports.
-    changes Write: fn write(cx: &Context, file: &Arc<File>, at: u64, data: &[u8]) -> Result<usize>;
+            /// Writes at an offset in bytes, as the caller. Short only when an error cut it short after
+            /// some bytes, which the next call then reports.
+            changes Write: fn write(cx: &Context, file: &Arc<File>, at: u64, data: &[u8]) -> Result<usize>;
 
-    /// close(2) of one descriptor; there may be more of this open file.
-    reads Flush: fn flush(cx: &Context, file: &Arc<File>) -> Result<()>;
+            /// close(2) of one descriptor; there may be more of this open file.
+            reads Flush: fn flush(cx: &Context, file: &Arc<File>) -> Result<()>;
 
-    /// The last descriptor of this open file is gone. Mappings of it may live on.
-    reads Release: fn release(cx: &Context, file: &Arc<File>) -> Result<()>;
+            /// The last descriptor of this open file is gone. Mappings of it may live on.
+            reads Release: fn release(cx: &Context, file: &Arc<File>) -> Result<()>;
 
-    /// fsync(2), fdatasync(2): when it returns the file is on stable storage.
-    reads Fsync: fn fsync(cx: &Context, file: &Arc<File>, datasync: bool) -> Result<()>;
+            /// fsync(2), fdatasync(2): when it returns the file is on stable storage.
+            reads Fsync: fn fsync(cx: &Context, file: &Arc<File>, datasync: bool) -> Result<()>;
 
-    /// The same for a directory.
-    reads Fsyncdir: fn fsyncdir(cx: &Context, dir: &Arc<Inode>, datasync: bool) -> Result<()>;
+            /// The same for a directory.
+            reads Fsyncdir: fn fsyncdir(cx: &Context, dir: &Arc<Inode>, datasync: bool) -> Result<()>;
 
-    /// Entries of a directory from a position (0: the start), as many as come at once, at most
-    /// `max`. None at the end. `plus` asks for the objects too. Without an open directory:
-    /// positions stay good across restarts, as far as the brick's file system keeps them.
-    reads Readdir: fn readdir(cx: &Context, dir: &Arc<Inode>, from: u64, max: usize, plus: bool) -> Result<Vec<DirEntry>>;
+            /// Entries of a directory from a position (0: the start), as many as come at once, at most
+            /// `max`. None at the end. `plus` asks for the objects too. Without an open directory:
+            /// positions stay good across restarts, as far as the brick's file system keeps them.
+            reads Readdir: fn readdir(cx: &Context, dir: &Arc<Inode>, from: u64, max: usize, plus: bool) -> Result<Vec<DirEntry>>;
 
-    /// An extended attribute, of any namespace that the brick's file system has. ENODATA when
-    /// there is none of this name. A door answers size probes.
-    reads Getxattr: fn getxattr(cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<Vec<u8>>;
+            /// An extended attribute, of any namespace that the brick's file system has. ENODATA when
+            /// there is none of this name. A door answers size probes.
+            reads Getxattr: fn getxattr(cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<Vec<u8>>;
 
-    /// All names, each ended by a NUL.
-    reads Listxattr: fn listxattr(cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>>;
+            /// All names, each ended by a NUL.
+            reads Listxattr: fn listxattr(cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>>;
 
-    /// setxattr(2). POSIX ACLs are `system.posix_acl_access` and `system.posix_acl_default`.
-    changes Setxattr: fn setxattr(cx: &Context, inode: &Arc<Inode>, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()>;
+            /// setxattr(2). POSIX ACLs are `system.posix_acl_access` and `system.posix_acl_default`.
+            changes Setxattr: fn setxattr(cx: &Context, inode: &Arc<Inode>, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()>;
 
-    /// removexattr(2).
-    changes Removexattr: fn removexattr(cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<()>;
+            /// removexattr(2).
+            changes Removexattr: fn removexattr(cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<()>;
 
-    /// Inode flags (`FS_IOC_GETFLAGS`, ioctl_iflags(2)). ENOTTY or EOPNOTSUPP where there are none.
-    reads GetFlags: fn get_flags(cx: &Context, inode: &Arc<Inode>) -> Result<u32>;
+            /// Inode flags (`FS_IOC_GETFLAGS`, ioctl_iflags(2)). ENOTTY or EOPNOTSUPP where there are none.
+            reads GetFlags: fn get_flags(cx: &Context, inode: &Arc<Inode>) -> Result<u32>;
 
-    /// Sets inode flags (`FS_IOC_SETFLAGS`).
-    changes SetFlags: fn set_flags(cx: &Context, inode: &Arc<Inode>, flags: u32) -> Result<()>;
+            /// Sets inode flags (`FS_IOC_SETFLAGS`).
+            changes SetFlags: fn set_flags(cx: &Context, inode: &Arc<Inode>, flags: u32) -> Result<()>;
 
-    /// fallocate(2). EOPNOTSUPP where the brick's file system has not got the mode.
-    changes Fallocate: fn fallocate(cx: &Context, file: &Arc<File>, how: Allocate, at: u64, len: u64) -> Result<()>;
+            /// fallocate(2). EOPNOTSUPP where the brick's file system has not got the mode.
+            changes Fallocate: fn fallocate(cx: &Context, file: &Arc<File>, how: Allocate, at: u64, len: u64) -> Result<()>;
 
-    /// Finds data and holes.
-    reads Lseek: fn lseek(cx: &Context, file: &Arc<File>, at: u64, seek: Seek) -> Result<u64>;
+            /// Finds data and holes.
+            reads Lseek: fn lseek(cx: &Context, file: &Arc<File>, at: u64, seek: Seek) -> Result<u64>;
 
-    /// copy_file_range(2) within the volume. May copy less than asked for.
-    changes CopyFileRange: fn copy_file_range(cx: &Context, from: &Arc<File>, from_at: u64, to: &Arc<File>, to_at: u64, len: u64) -> Result<u64>;
+            /// copy_file_range(2) within the volume. May copy less than asked for.
+            changes CopyFileRange: fn copy_file_range(cx: &Context, from: &Arc<File>, from_at: u64, to: &Arc<File>, to_at: u64, len: u64) -> Result<u64>;
 
-    /// statvfs(3).
-    reads Statfs: fn statfs(cx: &Context, inode: &Arc<Inode>) -> Result<StatFs>;
+            /// statvfs(3).
+            reads Statfs: fn statfs(cx: &Context, inode: &Arc<Inode>) -> Result<StatFs>;
 
-    /// Who stands in the way of a lock; `None` when it could be had.
-    reads Getlk: fn getlk(cx: &Context, file: &Arc<File>, lock: &Lock) -> Result<Option<Lock>>;
+            /// Who stands in the way of a lock; `None` when it could be had.
+            reads Getlk: fn getlk(cx: &Context, file: &Arc<File>, lock: &Lock) -> Result<Option<Lock>>;
 
-    /// Takes or drops a lock; waits for it when `wait`, else EAGAIN. ENOSYS where the kernel's
-    /// own locks are enough (a single mount is the only way in).
-    reads Setlk: fn setlk(cx: &Context, file: &Arc<File>, lock: &Lock, wait: bool) -> Result<()>;
+            /// Takes or drops a lock; waits for it when `wait`, else EAGAIN. ENOSYS where the kernel's
+            /// own locks are enough (a single mount is the only way in).
+            reads Setlk: fn setlk(cx: &Context, file: &Arc<File>, lock: &Lock, wait: bool) -> Result<()>;
 
-    /// The descriptor behind an inode, for the local data plane. `None` where there is none, or
-    /// where this layer has to see what passes. See [`Lend`] for what must be marked first.
-    reads Lend: fn lend(cx: &Context, inode: &Arc<Inode>, lend: Lend) -> Result<Option<Lent>>;
+            /// The descriptor behind an inode, for the local data plane. `None` where there is none, or
+            /// where this layer has to see what passes. See [`Lend`] for what must be marked first.
+            reads Lend: fn lend(cx: &Context, inode: &Arc<Inode>, lend: Lend) -> Result<Option<Lent>>;
 
-    /// Whether nobody can write to this file unseen: no open descriptor for writing and no
-    /// writable mapping of it, on the brick, by anybody (a lease could be taken: `F_SETLEASE`).
-    reads Quiet: fn quiet(cx: &Context, inode: &Arc<Inode>) -> Result<bool>;
+            /// Whether nobody can write to this file unseen: no open descriptor for writing and no
+            /// writable mapping of it, on the brick, by anybody (a lease could be taken: `F_SETLEASE`).
+            reads Quiet: fn quiet(cx: &Context, inode: &Arc<Inode>) -> Result<bool>;
 
-    /// Everything written to the brick so far is on stable storage (syncfs(2)), through a
-    /// descriptor that was opened before, so that no error since is missed.
-    reads Sync: fn sync(cx: &Context) -> Result<()>;
+            /// Everything written to the brick so far is on stable storage (syncfs(2)), through a
+            /// descriptor that was opened before, so that no error since is missed.
+            reads Sync: fn sync(cx: &Context) -> Result<()>;
 
-    /// Told once by the layer above, before the first operation, what the brick is used for.
-    reads Role: fn role(role: Role) -> Result<()>;
+            /// Told once by the layer above, before the first operation, what the brick is used for.
+            reads Role: fn role(role: Role) -> Result<()>;
+        }
+    };
 }
+
+with_operations!(operations);
