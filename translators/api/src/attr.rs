@@ -62,9 +62,15 @@ pub struct Time {
 
 impl Time {
     /// The earliest.
-    pub const MIN: Time = Time { sec: i64::MIN, nsec: 0 };
+    pub const MIN: Time = Time {
+        sec: i64::MIN,
+        nsec: 0,
+    };
     /// The latest.
-    pub const MAX: Time = Time { sec: i64::MAX, nsec: 999_999_999 };
+    pub const MAX: Time = Time {
+        sec: i64::MAX,
+        nsec: 999_999_999,
+    };
 
     /// A time.
     pub const fn new(sec: i64, nsec: u32) -> Time {

@@ -39,6 +39,11 @@ pub struct Context {
 impl Context {
     /// hermitfs itself, as root.
     pub const fn internal(origin: Origin) -> Context {
-        Context { uid: 0, gid: 0, pid: 0, origin }
+        Context {
+            uid: 0,
+            gid: 0,
+            pid: 0,
+            origin,
+        }
     }
 }

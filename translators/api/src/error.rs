@@ -39,7 +39,11 @@ errnos! {
 impl Errno {
     /// From a raw number; what is no error number (0, negative, beyond 4095) becomes `EIO`.
     pub fn from_raw(raw: i32) -> Errno {
-        if (1..=4095).contains(&raw) { Errno(raw) } else { Errno::EIO }
+        if (1..=4095).contains(&raw) {
+            Errno(raw)
+        } else {
+            Errno::EIO
+        }
     }
 
     /// The number, for a reply to the kernel or the wire.
@@ -85,7 +89,10 @@ impl Error {
 
     /// An error with what happened, for the log.
     pub fn with_story(errno: Errno, story: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
-        Error { errno, story: Some(story.into()) }
+        Error {
+            errno,
+            story: Some(story.into()),
+        }
     }
 
     /// What the caller of the system call gets.
@@ -142,7 +149,10 @@ mod tests {
     fn an_error_is_small_and_names_itself() {
         assert!(size_of::<Error>() <= 24);
         assert_eq!(format!("{:?}", Errno::ENOSPC), "ENOSPC");
-        assert_eq!(Errno::ENOENT.to_string(), "No such file or directory (ENOENT)");
+        assert_eq!(
+            Errno::ENOENT.to_string(),
+            "No such file or directory (ENOENT)"
+        );
         assert_eq!(Errno::from_name("ESTALE"), Some(Errno::ESTALE));
         assert_eq!(Errno::from_raw(0), Errno::EIO);
     }

@@ -57,7 +57,12 @@ pub struct File {
 impl File {
     /// For leaves: an open file and the leaf's state for it.
     pub fn new(inode: Arc<Inode>, flags: OpenFlags, leaf: impl Any + Send + Sync) -> File {
-        File { inode, flags, leaf: Box::new(leaf), slots: Slots::default() }
+        File {
+            inode,
+            flags,
+            leaf: Box::new(leaf),
+            slots: Slots::default(),
+        }
     }
 
     /// What is open.

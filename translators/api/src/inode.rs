@@ -57,7 +57,12 @@ pub struct Inode {
 impl Inode {
     /// For leaves: an object and the leaf's state for it.
     pub fn new(identity: Identity, kind: Kind, leaf: impl Any + Send + Sync) -> Inode {
-        Inode { identity, kind, leaf: Box::new(leaf), slots: Slots::default() }
+        Inode {
+            identity,
+            kind,
+            leaf: Box::new(leaf),
+            slots: Slots::default(),
+        }
     }
 
     /// Which object.
@@ -83,7 +88,11 @@ impl Inode {
 
 impl fmt::Debug for Inode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Identity { dev, ino, generation } = self.identity;
+        let Identity {
+            dev,
+            ino,
+            generation,
+        } = self.identity;
         write!(f, "{:?} {dev:x}:{ino}.{generation:x}", self.kind)
     }
 }
@@ -143,7 +152,11 @@ impl Slots {
                     Some(init) => Box::new(init()),
                     None => Box::new(()),
                 };
-                Box::new(Slot { key, value, next: Slots::default() })
+                Box::new(Slot {
+                    key,
+                    value,
+                    next: Slots::default(),
+                })
             });
             if slot.key == key {
                 return slot.value.downcast_ref();

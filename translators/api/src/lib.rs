@@ -20,7 +20,7 @@ pub use name::{InvalidName, Name, NameBuf};
 pub use poll::{block_on, poll_once};
 pub use translator::{Filter, Fop, Translator};
 pub use types::{
-    Allocate, DirEntry, Entry, Lend, Lock, LockKind, Location, Make, RenameFlags, Role, Seek,
+    Allocate, DirEntry, Entry, Lend, Location, Lock, LockKind, Make, RenameFlags, Role, Seek,
     XattrFlags,
 };
 

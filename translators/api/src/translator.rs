@@ -3,8 +3,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Allocate, Attr, Context, DirEntry, Entry, File, Handle, Inode, Lend, Lent, Location, Lock, Make,
-    Name, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, StatFs, XattrFlags,
+    Allocate, Attr, Context, DirEntry, Entry, File, Handle, Inode, Lend, Lent, Location, Lock,
+    Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, StatFs, XattrFlags,
 };
 
 /// What the table of operations is made into: both traits, the forwarding of filters, and [`Fop`].
@@ -91,7 +91,12 @@ macro_rules! with_operations {
             /// when none is known.
             reads Locate: fn locate(cx: &Context, inode: &Arc<Inode>) -> Result<Location>;
 
-            /// stat(2); through the open file where one is given.
+            /// A directory and a name in it under which the object was last seen through this volume
+    /// (looked up, made, renamed). A hint from memory, which the caller has to check; ENOENT
+    /// when there is none: the root, what was only resolved from a handle, a name taken away.
+    reads Whence: fn whence(cx: &Context, inode: &Arc<Inode>) -> Result<(Arc<Inode>, NameBuf)>;
+
+    /// stat(2); through the open file where one is given.
             reads Getattr: fn getattr(cx: &Context, inode: &Arc<Inode>, file: Option<&File>) -> Result<Attr>;
 
             /// chmod, chown, truncate, utimens in one. See [`SetAttr`] for the order. As a caller who is

@@ -102,7 +102,13 @@ impl Allocate {
 
     /// The mode bits of fallocate(2).
     pub fn bits(self) -> i32 {
-        let keep = |keep_size| if keep_size { libc::FALLOC_FL_KEEP_SIZE } else { 0 };
+        let keep = |keep_size| {
+            if keep_size {
+                libc::FALLOC_FL_KEEP_SIZE
+            } else {
+                0
+            }
+        };
         match self {
             Allocate::Reserve { keep_size } => keep(keep_size),
             Allocate::Punch => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
