@@ -1,1 +1,16 @@
-//! (in the making)
+#![doc = include_str!("../README.md")]
+// A harness says that a test has failed by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod disk;
+pub mod hermitfs;
+pub mod lab;
+pub mod migration;
+pub mod mounted;
+pub mod need;
+pub mod odd;
+pub mod shell;
+pub mod sys;
+pub mod tree;
+pub mod wait;
+pub mod world;

@@ -1,0 +1,132 @@
+//! Loop devices with file systems on them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::UnmountFlags;
+
+use crate::shell::run;
+
+/// A file system that Debian can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// ext3, with 256-byte inodes unless mkfs is told otherwise.
+    Ext3,
+    /// ext4
+    Ext4,
+    /// xfs
+    Xfs,
+    /// btrfs
+    Btrfs,
+}
+
+impl Format {
+    /// As mount(8) names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Ext3 => "ext3",
+            Format::Ext4 => "ext4",
+            Format::Xfs => "xfs",
+            Format::Btrfs => "btrfs",
+        }
+    }
+}
+
+/// A mounted image; unmounted when dropped.
+pub struct Disk {
+    image: PathBuf,
+    path: PathBuf,
+    format: Format,
+}
+
+impl Disk {
+    pub(crate) fn new(
+        base: &Path,
+        name: &str,
+        format: Format,
+        mib: u64,
+        mkfs: &[&str],
+        options: &str,
+    ) -> Disk {
+        let image = base.join(format!("{name}.img"));
+        let path = base.join(name);
+        File::create(&image)
+            .and_then(|file| file.set_len(mib << 20))
+            .unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let mut arguments = vec![if format == Format::Btrfs { "-f" } else { "-q" }];
+        if format == Format::Btrfs {
+            arguments.push("-q");
+        }
+        arguments.extend(mkfs);
+        let image_text = image.to_string_lossy();
+        arguments.push(&image_text);
+        run(&format!("mkfs.{}", format.name()), &arguments);
+        let disk = Disk {
+            image: image.clone(),
+            path,
+            format,
+        };
+        disk.mount(options);
+        disk
+    }
+
+    /// Mounts the image again, after [`Disk::unmount`], with options of mount(8).
+    pub fn mount(&self, options: &str) {
+        let options = if options.is_empty() {
+            "loop".to_owned()
+        } else {
+            format!("loop,{options}")
+        };
+        let (image, path) = (self.image.to_string_lossy(), self.path.to_string_lossy());
+        run(
+            "mount",
+            &["-t", self.format.name(), "-o", &options, &image, &path],
+        );
+    }
+
+    /// Changes options of the mount, such as `ro`.
+    pub fn remount(&self, options: &str) {
+        run(
+            "mount",
+            &[
+                "-o",
+                &format!("remount,{options}"),
+                &self.path.to_string_lossy(),
+            ],
+        );
+    }
+
+    /// Unmounts it; the image stays.
+    pub fn unmount(&self) {
+        run("umount", &[&*self.path.to_string_lossy()]);
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The image.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// What is on it.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// A path on it.
+    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.path.join(path)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a failing test may have a daemon in here that the lab is about to end.
+        while rustix::mount::unmount(&self.path, UnmountFlags::DETACH).is_ok() {}
+        let _ = std::fs::remove_file(&self.image);
+    }
+}

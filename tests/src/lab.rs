@@ -1,0 +1,159 @@
+//! A place for one test: a temporary directory, disks, and the promise that nothing stays behind.
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::UnmountFlags;
+use tempfile::TempDir;
+
+use crate::disk::{Disk, Format};
+use crate::migration::Migration;
+use crate::mounted::Mounted;
+
+/// Everything that a test has made, taken away when it ends, also by a panic.
+pub struct Lab {
+    dir: TempDir,
+    daemons: RefCell<Vec<i32>>,
+}
+
+impl Lab {
+    /// A new place; the name is for people who look on.
+    pub fn new(name: &str) -> Lab {
+        crate::need::a_machine_for_mounts();
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("hermitfs-{name}-"))
+            .tempdir()
+            .unwrap_or_else(|error| panic!("no temporary directory: {error}"));
+        Lab {
+            dir,
+            daemons: RefCell::default(),
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A directory in it.
+    pub fn dir(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// A text file in it.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// A mounted loop device with a new file system of so many MiB.
+    pub fn disk(&self, name: &str, format: Format, mib: u64) -> Disk {
+        self.disk_with(name, format, mib, &[], "")
+    }
+
+    /// The same with options for mkfs and for mount.
+    pub fn disk_with(
+        &self,
+        name: &str,
+        format: Format,
+        mib: u64,
+        mkfs: &[&str],
+        mount: &str,
+    ) -> Disk {
+        Disk::new(self.dir.path(), name, format, mib, mkfs, mount)
+    }
+
+    /// A migration between two directories, not started yet.
+    pub fn migration<'lab>(&'lab self, old: &Path, new: &Path) -> Migration<'lab> {
+        Migration::new(self, old, new)
+    }
+
+    /// Mounts a directory through FUSE, with nothing but a brick below.
+    pub fn plain_mount(&self, directory: &Path) -> Mounted<'_> {
+        let volfile = self.file(
+            "plain.vol",
+            "[volume.brick]\ntype = \"storage/posix\"\ndirectory = \"${directory}\"\n",
+        );
+        let set = format!("directory={}", directory.display());
+        Mounted::volfile(self, "mnt", &volfile, &[&set])
+    }
+
+    /// Remembers a daemon, by the pid that its own status told, to be ended with this lab.
+    pub(crate) fn remember_daemon(&self, pid: i32) {
+        self.daemons.borrow_mut().push(pid);
+    }
+
+    /// What was made here and is still there: mounts, loop devices, daemons.
+    pub fn leftovers(&self) -> Vec<String> {
+        let here = self.dir.path();
+        let mut left: Vec<String> = mounts_below(here)
+            .into_iter()
+            .map(|path| format!("mount {}", path.display()))
+            .collect();
+        for entry in fs::read_dir("/sys/block").unwrap().flatten() {
+            if let Ok(image) = fs::read_to_string(entry.path().join("loop/backing_file"))
+                && image.starts_with(&*here.to_string_lossy())
+            {
+                left.push(format!(
+                    "loop device {} of {}",
+                    entry.file_name().display(),
+                    image.trim_end()
+                ));
+            }
+        }
+        let ours = |pid: &i32| crate::hermitfs::is_daemon(*pid);
+        left.extend(
+            self.daemons
+                .borrow()
+                .iter()
+                .copied()
+                .filter(|pid| ours(pid))
+                .map(|pid| format!("daemon {pid}")),
+        );
+        left
+    }
+}
+
+/// Mount points below a directory, the last mounted first.
+fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut points: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|escaped| PathBuf::from(escaped.replace("\\040", " ")))
+        .filter(|point| point.starts_with(directory))
+        .collect();
+    points.reverse();
+    points
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for pid in self
+            .daemons
+            .borrow()
+            .iter()
+            .copied()
+            .filter(|pid| crate::hermitfs::is_daemon(*pid))
+        {
+            crate::hermitfs::end_daemon(pid);
+        }
+        for point in mounts_below(self.dir.path()) {
+            let _ = rustix::mount::unmount(&point, UnmountFlags::DETACH);
+        }
+        // A detached loop device goes with its last user: a moment later.
+        for _ in 0..100 {
+            if self.leftovers().is_empty() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        if !std::thread::panicking() {
+            panic!("left behind: {}", self.leftovers().join(", "));
+        }
+    }
+}
