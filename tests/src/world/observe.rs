@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use crate::tree::is_shown_twice;
+
 use super::model::{Body, Model, Object, ROOT};
 
 /// All that is below `base`.
@@ -73,7 +75,7 @@ fn xattrs(path: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
     let mut value = vec![0; 4096];
     for name in names[..length]
         .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
+        .filter(|name| !name.is_empty() && !is_shown_twice(name))
     {
         let name = String::from_utf8_lossy(name).into_owned();
         let length = rustix::fs::lgetxattr(path, name.as_str(), &mut value)?;
