@@ -19,10 +19,22 @@ pub struct Options {
     /// Heals by itself from the start (`crawl = true`), or only what look-ups and `hermitfs
     /// heal` ask for.
     pub crawl: bool,
+    /// Not for volfiles: the mount of the last run is still there, dead, so that nobody can have
+    /// reached the source by it meanwhile. Without that everything is compared.
+    #[serde(skip)]
+    pub continuous: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { source: None, sinks: Vec::new(), workers: 8, rest_ms: 500, adopt: false, crawl: true }
+        Options {
+            source: None,
+            sinks: Vec::new(),
+            workers: 8,
+            rest_ms: 500,
+            adopt: false,
+            crawl: true,
+            continuous: false,
+        }
     }
 }

@@ -1,0 +1,229 @@
+//! Content: ranges of one file made equal in another, holes included.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hermitfs_api::{Allocate, Errno, File, Seek, SetAttr, block_on};
+
+use super::{HEAL, Healer};
+use crate::ranges::Ranges;
+use crate::trouble::{Blame, Setback, Step};
+
+/// Bytes moved at a time.
+const BLOCK: usize = 512 << 10;
+
+/// A file with more to copy than this is copied by several threads, in pieces of this size.
+const PIECE: u64 = 32 << 20;
+
+/// What is known of the image's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// It is new and empty: holes need no work.
+    Empty,
+    /// It differs in these ranges.
+    Stale,
+    /// It may be equal: read both, write what differs.
+    Unknown,
+}
+
+impl Healer {
+    /// Makes `to` equal to `from` within the ranges; `to` has the size of `from`, `size`, before
+    /// and after.
+    pub(super) async fn data(
+        &self,
+        from: &Arc<File>,
+        to: &Arc<File>,
+        size: u64,
+        ranges: &Ranges,
+        before: Before,
+    ) -> Step<()> {
+        let mut pieces = Vec::new();
+        for (start, end) in ranges.iter() {
+            let end = end.min(size);
+            let mut at = start;
+            while at < end {
+                let next = end.min((at / PIECE + 1) * PIECE);
+                // Of a hole of many pieces one is enough.
+                let next = match self.source.lseek(&HEAL, from, at, Seek::Data).await {
+                    Ok(data) if data > next => data.min(end),
+                    Err(error) if error.errno() == Errno::ENXIO => end,
+                    _ => next,
+                };
+                pieces.push((at, next));
+                at = next;
+            }
+        }
+        if pieces.len() < 3 || self.lanes < 2 {
+            for (start, end) in pieces {
+                self.stretch(from, to, start, end, before).await?;
+            }
+            return Ok(());
+        }
+        let next = AtomicUsize::new(0);
+        let lane = || -> Step<()> {
+            while let Some(&(start, end)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+                block_on(self.stretch(from, to, start, end, before))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..self.lanes).map(|_| scope.spawn(lane)).collect();
+            let mut done = lane();
+            for other in others {
+                let its = other.join().unwrap_or(Err(Setback::Later(1000)));
+                done = done.and(its);
+            }
+            done
+        })
+    }
+
+    /// One stretch: data is copied, holes are made.
+    async fn stretch(
+        &self,
+        from: &Arc<File>,
+        to: &Arc<File>,
+        mut at: u64,
+        end: u64,
+        before: Before,
+    ) -> Step<()> {
+        while at < end {
+            if self.stopped() {
+                return Err(Setback::Later(0));
+            }
+            let data = match self.source.lseek(&HEAL, from, at, Seek::Data).await {
+                Ok(data) => data.min(end),
+                Err(error) if error.errno() == Errno::ENXIO => end,
+                // No such thing here: all is data.
+                Err(_) => at,
+            };
+            if data > at && before != Before::Empty {
+                self.hollow(to, at, data).await?;
+            }
+            if data >= end {
+                return Ok(());
+            }
+            let hole = match self.source.lseek(&HEAL, from, data, Seek::Hole).await {
+                Ok(hole) if hole > data => hole.min(end),
+                // It was punched just now, or there is no such thing here.
+                _ => end,
+            };
+            self.copy(from, to, data, hole, before).await?;
+            at = hole;
+        }
+        Ok(())
+    }
+
+    async fn copy(
+        &self,
+        from: &Arc<File>,
+        to: &Arc<File>,
+        mut at: u64,
+        end: u64,
+        before: Before,
+    ) -> Step<()> {
+        let mut buffer = vec![0; BLOCK.min((end - at) as usize)];
+        let mut other = vec![
+            0;
+            if before == Before::Unknown {
+                buffer.len()
+            } else {
+                0
+            }
+        ];
+        while at < end {
+            let want = buffer.len().min((end - at) as usize);
+            let got = self
+                .source
+                .read(&HEAL, from, at, &mut buffer[..want])
+                .await
+                .at_source("read")?;
+            if got == 0 {
+                // It shrank meanwhile, and is marked for it.
+                return Ok(());
+            }
+            let block = &buffer[..got];
+            let equal = before == Before::Unknown && {
+                let there = self
+                    .sink
+                    .read(&HEAL, to, at, &mut other[..got])
+                    .await
+                    .at_sink("read")?;
+                other.get(..there) == Some(block)
+            };
+            if !equal {
+                let mut done = 0;
+                while done < got {
+                    let at = at + done as u64;
+                    let n = self
+                        .sink
+                        .write(&HEAL, to, at, &block[done..])
+                        .await
+                        .at_sink("write")?;
+                    if n == 0 {
+                        return Err(hermitfs_api::Error::new(Errno::ENOSPC)).at_sink("write");
+                    }
+                    done += n;
+                }
+                self.tally.bytes.fetch_add(got as u64, Ordering::Relaxed);
+            }
+            at += got as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes a hole where the image has data; zeros where its file system cannot.
+    async fn hollow(&self, to: &Arc<File>, mut at: u64, end: u64) -> Step<()> {
+        while at < end {
+            let data = match self.sink.lseek(&HEAL, to, at, Seek::Data).await {
+                Ok(data) => data,
+                Err(error) if error.errno() == Errno::ENXIO => return Ok(()),
+                Err(_) => at,
+            };
+            if data >= end {
+                return Ok(());
+            }
+            let hole = match self.sink.lseek(&HEAL, to, data, Seek::Hole).await {
+                Ok(hole) if hole > data => hole.min(end),
+                _ => end,
+            };
+            match self
+                .sink
+                .fallocate(&HEAL, to, Allocate::Punch, data, hole - data)
+                .await
+            {
+                Err(error) if matches!(error.errno(), Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                    self.zero(to, data, hole).await?;
+                }
+                done => done.at_sink("punch a hole")?,
+            }
+            at = hole;
+        }
+        Ok(())
+    }
+
+    async fn zero(&self, to: &Arc<File>, mut at: u64, end: u64) -> Step<()> {
+        let zeros = vec![0; BLOCK.min((end - at) as usize)];
+        while at < end {
+            let n = zeros.len().min((end - at) as usize);
+            at += self
+                .sink
+                .write(&HEAL, to, at, &zeros[..n])
+                .await
+                .at_sink("write")? as u64;
+        }
+        Ok(())
+    }
+
+    /// Sets the image's size.
+    pub(super) async fn resize(&self, to: &Arc<File>, size: u64) -> Step<()> {
+        let set = SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        };
+        self.sink
+            .setattr(&HEAL, to.inode(), Some(to), &set)
+            .await
+            .at_sink("set size")
+            .map(drop)
+    }
+}

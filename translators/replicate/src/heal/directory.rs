@@ -1,0 +1,578 @@
+//! A directory: its names, then its own attributes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hermitfs_api::{Attr, Entry, Errno, Inode, Kind, Name, RenameFlags};
+
+use super::meta::Image;
+use super::staging::MARKER_DIR;
+use super::{HEAL, Healer, LOST_FOUND, handle_of, list, look};
+use crate::ledger::{Outcome, Work};
+use crate::record::{Bytes, Oid, Piece, Place, Trust, name_of};
+use crate::trouble::{Blame, Setback, Step};
+
+impl Healer {
+    /// Heals the open pieces of a directory.
+    pub(super) async fn directory(&self, work: &Work) -> Step<()> {
+        let Some(dir) = self.find(work.oid, &work.locator).await? else {
+            self.ledger(|ledger| ledger.forget(work.oid));
+            return Ok(());
+        };
+        let dir = dir.inode;
+        let sink_dir = self.settle_path(&dir).await?;
+        self.loosen_inode(&sink_dir).await;
+        let mut seen = HashMap::new();
+        if let Some((_, trust)) = work.tree {
+            self.walk(&dir, &sink_dir, trust, &mut seen).await?;
+        }
+        for (bytes, generation) in &work.names {
+            let done = match seen.get(bytes) {
+                Some(true) => Ok(()),
+                // The walk has told the ledger.
+                Some(false) => continue,
+                None => {
+                    let name = name_of(bytes).at_source("look up")?;
+                    self.name(&dir, &sink_dir, &name, None, false)
+                        .await
+                        .map(drop)
+                }
+            };
+            self.finish_name(&dir, bytes, *generation, done)?;
+        }
+        // A directory's own times come after its last entry.
+        let attr = self
+            .source
+            .getattr(&HEAL, &dir, None)
+            .await
+            .at_source("read attributes")?;
+        let there = self
+            .sink
+            .getattr(&HEAL, &sink_dir, None)
+            .await
+            .at_sink("read attributes")?;
+        let before = if work.tree.is_some() {
+            Image::New
+        } else {
+            Image::Old(&there)
+        };
+        let body = self.meta(&dir, &attr, &sink_dir, before).await;
+        let (healed, trouble) = match body {
+            Ok(()) => (true, None),
+            Err(Setback::Object(trouble)) => (true, Some(trouble)),
+            Err(setback) => return Err(setback),
+        };
+        let now = self.now();
+        if let Some((generation, _)) = work.tree {
+            if let Some(trouble) = trouble.clone() {
+                let known = self.known(&dir).await;
+                self.ledger(|ledger| {
+                    ledger.mark_body(&known, None, now);
+                    if let Some(body) = ledger.body_work(work.oid) {
+                        let failed = Outcome::Failed(trouble);
+                        ledger.finish(work.oid, &Piece::Body, body.generation, failed, now);
+                    }
+                });
+            }
+            self.ledger(|ledger| {
+                ledger.finish(work.oid, &Piece::Tree, generation, Outcome::Equal, now)
+            });
+        }
+        if let Some(body) = &work.body
+            && healed
+        {
+            let outcome = trouble.map_or(Outcome::Equal, Outcome::Failed);
+            self.ledger(|ledger| {
+                ledger.finish(work.oid, &Piece::Body, body.generation, outcome, now)
+            });
+        }
+        Ok(())
+    }
+
+    /// Every name on either side.
+    async fn walk(
+        &self,
+        dir: &Arc<Inode>,
+        sink_dir: &Arc<Inode>,
+        trust: Trust,
+        seen: &mut HashMap<Bytes, bool>,
+    ) -> Step<()> {
+        let at_root = self.is_source_root(dir);
+        let mut wanted = list(&*self.source, dir).await.at_source("list")?;
+        // In the order of inodes, which is about that of the disk.
+        wanted.sort_unstable_by_key(|(ino, _)| *ino);
+        let mut there: HashMap<Bytes, bool> = list(&*self.sink, sink_dir)
+            .await
+            .at_sink("list")?
+            .into_iter()
+            .map(|(_, name)| (name, true))
+            .collect();
+        for (_, name) in wanted {
+            let absent = there.remove(&name).is_none();
+            self.walked(dir, sink_dir, name, trust, absent, seen)
+                .await?;
+        }
+        for (name, _) in there {
+            if at_root && (*name == *MARKER_DIR || *name == *LOST_FOUND) {
+                continue;
+            }
+            self.walked(dir, sink_dir, name, trust, false, seen).await?;
+        }
+        Ok(())
+    }
+
+    async fn walked(
+        &self,
+        dir: &Arc<Inode>,
+        sink_dir: &Arc<Inode>,
+        bytes: Bytes,
+        trust: Trust,
+        absent: bool,
+        seen: &mut HashMap<Bytes, bool>,
+    ) -> Step<()> {
+        if self.stopped() {
+            return Err(Setback::Later(0));
+        }
+        let oid = Oid::from(dir.identity());
+        let name = name_of(&bytes).at_source("list")?;
+        let done = self.name(dir, sink_dir, &name, Some(trust), absent).await;
+        let now = self.now();
+        match done {
+            Ok(image) => {
+                // It may have left this name while it was healed: then this is where it stands.
+                if let Some(image) = image
+                    && self.ledger(|ledger| ledger.name_dirty(oid, &bytes))
+                {
+                    self.note_stand(dir, &bytes, image).await;
+                }
+                seen.insert(bytes, true);
+            }
+            Err(Setback::Sink(trouble)) => return Err(Setback::Sink(trouble)),
+            Err(setback) => {
+                // The walk goes on; this name has a mark of its own from here.
+                let known = self.known(dir).await;
+                let generation = self.ledger(|ledger| {
+                    ledger.mark_name(&known, &bytes, now);
+                    ledger.generation_of(oid, &Piece::Name(bytes.clone()))
+                });
+                if let Some(generation) = generation {
+                    self.finish_name(dir, &bytes, generation, Err(setback))?;
+                }
+                seen.insert(bytes, false);
+            }
+        }
+        Ok(())
+    }
+
+    async fn note_stand(&self, dir: &Arc<Inode>, name: &Bytes, image: (Oid, Arc<Inode>)) {
+        let (oid, object) = image;
+        let handle = handle_of(&*self.source, &object).await;
+        let dir_handle = handle_of(&*self.source, dir).await;
+        let slot = Oid::from(dir.identity());
+        self.ledger(|ledger| {
+            if ledger.place_of(oid).is_none() && ledger.image(oid).is_none() {
+                let place = Place::At {
+                    dir: slot,
+                    handle: dir_handle,
+                    name: name.clone(),
+                };
+                ledger.set_place(oid, handle, place);
+            }
+        });
+    }
+
+    fn finish_name(
+        &self,
+        dir: &Arc<Inode>,
+        name: &Bytes,
+        generation: u64,
+        done: Step<()>,
+    ) -> Step<()> {
+        let (outcome, answer) = match done {
+            Ok(()) => (Outcome::Equal, Ok(())),
+            Err(Setback::Later(wait)) => (Outcome::Later(wait), Ok(())),
+            Err(Setback::Object(trouble)) => (Outcome::Failed(trouble), Ok(())),
+            Err(Setback::Sink(trouble)) => (Outcome::Later(100), Err(Setback::Sink(trouble))),
+        };
+        let (oid, now) = (Oid::from(dir.identity()), self.now());
+        self.ledger(|ledger| {
+            let equal = ledger.finish(oid, &Piece::Name(name.clone()), generation, outcome, now);
+            // From here on the image stands at its own path.
+            if equal && let Some(owner) = ledger.claimant(oid, name) {
+                ledger.unplace(owner);
+            }
+        });
+        answer
+    }
+
+    /// Makes one name of the sink equal: the image of what the source has under it, or nothing.
+    /// `under` is the trust of the unseen directory that it is in; `None` for a marked name.
+    /// `absent` when the sink is known to have nothing there.
+    pub(super) async fn name(
+        &self,
+        dir: &Arc<Inode>,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+        under: Option<Trust>,
+        absent: bool,
+    ) -> Step<Option<(Oid, Arc<Inode>)>> {
+        let slot = Oid::from(dir.identity());
+        if self.ledger(|ledger| ledger.name_in_flight(slot, name.as_bytes())) {
+            return Err(Setback::Later(10));
+        }
+        let wanted = look(&*self.source, dir, name).await.at_source("look up")?;
+        let there = match absent {
+            true => None,
+            false => look(&*self.sink, sink_dir, name).await.at_sink("look up")?,
+        };
+        let Some(wanted) = wanted else {
+            match there {
+                Some(there) => self.take_away(dir, sink_dir, name, &there, None).await?,
+                None => self.ledger(|ledger| {
+                    if let Some(owner) = ledger.claimant(slot, name.as_bytes()) {
+                        ledger.unplace(owner);
+                    }
+                }),
+            }
+            return Ok(None);
+        };
+        let oid = Oid::from(wanted.inode.identity());
+        // A marked name proves nothing, also when it is met by a walk.
+        let under =
+            under.filter(|_| !self.ledger(|ledger| ledger.name_dirty(slot, name.as_bytes())));
+        let slot = Slot {
+            dir,
+            sink_dir,
+            name,
+            there,
+        };
+        if wanted.inode.kind() == Kind::Directory {
+            self.child(&slot, &wanted, under).await?;
+        } else {
+            // Two names of one object may be met at once.
+            if !self.ledger(|ledger| ledger.claim(oid)) {
+                return Err(Setback::Later(10));
+            }
+            let done = self.leaf(&slot, &wanted, under).await;
+            let now = self.now();
+            self.ledger(|ledger| ledger.release(oid, now));
+            done?;
+        }
+        Ok(Some((oid, wanted.inode)))
+    }
+
+    async fn child(&self, slot: &Slot<'_>, wanted: &Entry, under: Option<Trust>) -> Step<()> {
+        let oid = Oid::from(wanted.inode.identity());
+        let at = Oid::from(slot.dir.identity());
+        let (claimant, place) = self.ledger(|ledger| {
+            (
+                ledger.claimant(at, slot.name.as_bytes()),
+                ledger.place_of(oid).cloned(),
+            )
+        });
+        let known = self.known(&wanted.inode).await;
+        let mut there = slot.there.clone();
+        if let Some(entry) = &there {
+            let is_dir = entry.inode.kind() == Kind::Directory;
+            if is_dir && claimant == Some(oid) {
+                if under.is_some() {
+                    self.plant(&known, under);
+                }
+                return Ok(());
+            }
+            if is_dir && claimant.is_none() && place.is_none() {
+                // A directory has no content of its own: what stands there will do, when all in
+                // it is looked at. Under an unseen one we made it ourselves, or adopt it.
+                self.plant(&known, Some(under.unwrap_or(Trust::NOTHING)));
+                return Ok(());
+            }
+            self.take_away(slot.dir, slot.sink_dir, slot.name, entry, Some(oid))
+                .await?;
+            there = None;
+        }
+        debug_assert!(there.is_none());
+        if self.bring(slot, wanted, place).await? {
+            if under.is_some() {
+                self.plant(&known, under);
+            }
+            return Ok(());
+        }
+        // Its attributes come at the end of its own walk.
+        let (_, body) = self
+            .fresh(&wanted.inode, &wanted.attr, slot.sink_dir, slot.name)
+            .await?;
+        body?;
+        self.ledger(|ledger| ledger.unplace(oid));
+        // All that it has is new here; what a kill leaves half done was made by us.
+        self.plant(&known, Some(Trust::ALL));
+        Ok(())
+    }
+
+    fn plant(&self, known: &crate::ledger::Known, trust: Option<Trust>) {
+        let now = self.now();
+        if let Some(trust) = trust {
+            self.ledger(|ledger| ledger.plant_tree(known, trust, now));
+        }
+    }
+
+    /// Brings an image that stands elsewhere into this free slot. `false` when there is none.
+    async fn bring(&self, slot: &Slot<'_>, wanted: &Entry, place: Option<Place>) -> Step<bool> {
+        let oid = Oid::from(wanted.inode.identity());
+        let is_dir = wanted.inode.kind() == Kind::Directory;
+        let here = || async {
+            Place::At {
+                dir: Oid::from(slot.dir.identity()),
+                handle: handle_of(&*self.source, slot.dir).await,
+                name: slot.name.as_bytes().into(),
+            }
+        };
+        let handle = handle_of(&*self.source, &wanted.inode).await;
+        if !is_dir && let Some(image) = self.linked_image(oid).await? {
+            match self
+                .sink
+                .link(&HEAL, &image.inode, slot.sink_dir, slot.name)
+                .await
+            {
+                Ok(_) => return Ok(true),
+                // Flags forbid it, or it is being removed: by way of its place, or a copy.
+                Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ESTALE) => {}
+                Err(error) if error.errno() == Errno::EPERM => {
+                    self.loosen(&image).await;
+                    let linked = self
+                        .sink
+                        .link(&HEAL, &image.inode, slot.sink_dir, slot.name)
+                        .await;
+                    linked.at_sink("link")?;
+                    self.mark_attributes(&wanted.inode).await;
+                    return Ok(true);
+                }
+                Err(error) => return Err(error).at_sink("link"),
+            }
+        }
+        let Some(place) = place else { return Ok(false) };
+        let _moving = self.moves.lock().await;
+        // It may have been staged since it was read.
+        let place = self
+            .ledger(|ledger| ledger.place_of(oid).cloned())
+            .unwrap_or(place);
+        let found = self.stand(&place, 0).await?;
+        let Some(found) = found.filter(|f| f.entry.inode.kind() == wanted.inode.kind()) else {
+            return Ok(false);
+        };
+        let staged = matches!(place, Place::Staged(_));
+        if !is_dir && !staged {
+            // The other name stays until it is looked at: it may still be wanted.
+            let linked = self
+                .sink
+                .link(&HEAL, &found.entry.inode, slot.sink_dir, slot.name)
+                .await;
+            match linked {
+                Err(error) if error.errno() == Errno::EPERM => {
+                    self.loosen(&found.entry).await;
+                    let again = self
+                        .sink
+                        .link(&HEAL, &found.entry.inode, slot.sink_dir, slot.name)
+                        .await;
+                    again.at_sink("link")?;
+                    self.mark_attributes(&wanted.inode).await;
+                }
+                linked => drop(linked.at_sink("link")?),
+            }
+        } else {
+            if let Place::At { dir, handle, name } = &place {
+                // An image is moved only while both names are marked.
+                let known = crate::ledger::Known {
+                    oid: *dir,
+                    kind: Kind::Directory,
+                    locator: crate::record::Locator {
+                        handle: handle.clone(),
+                        whence: None,
+                    },
+                };
+                let now = self.now();
+                self.ledger(|ledger| {
+                    if !ledger.name_dirty(*dir, name) {
+                        ledger.mark_name(&known, name, now);
+                    }
+                });
+            }
+            let flags = self.loosened(&found.entry).await;
+            let moved = self
+                .sink
+                .rename(
+                    &HEAL,
+                    &found.dir,
+                    &found.name,
+                    slot.sink_dir,
+                    slot.name,
+                    RenameFlags::NoReplace,
+                )
+                .await;
+            match moved {
+                Err(error) if error.errno() == Errno::EINVAL => return Err(Setback::Later(50)),
+                moved => moved.at_sink("move")?,
+            }
+            if flags {
+                self.mark_attributes(&wanted.inode).await;
+            }
+        }
+        let here = here().await;
+        self.ledger(|ledger| ledger.set_place(oid, handle, here));
+        Ok(true)
+    }
+
+    async fn loosened(&self, there: &Entry) -> bool {
+        let before = self.sink.get_flags(&HEAL, &there.inode).await.unwrap_or(0);
+        self.loosen(there).await;
+        before & super::meta::FORBIDDING != 0
+    }
+
+    async fn mark_attributes(&self, inode: &Arc<Inode>) {
+        let known = self.known(inode).await;
+        let now = self.now();
+        self.ledger(|ledger| ledger.mark_body(&known, None, now));
+    }
+
+    /// A name of what is no directory.
+    async fn leaf(&self, slot: &Slot<'_>, wanted: &Entry, under: Option<Trust>) -> Step<()> {
+        let oid = Oid::from(wanted.inode.identity());
+        let at = Oid::from(slot.dir.identity());
+        let source = &wanted.inode;
+        // The generation first, then what it stands for.
+        let (body, escaped, claimant, image, place) = self.ledger(|ledger| {
+            (
+                ledger.body_work(oid),
+                ledger.body_escaped(oid),
+                ledger.claimant(at, slot.name.as_bytes()),
+                ledger.image(oid),
+                ledger.place_of(oid).cloned(),
+            )
+        });
+        let attr = self
+            .source
+            .getattr(&HEAL, source, None)
+            .await
+            .at_source("read attributes")?;
+        if let Some(there) = &slot.there {
+            let stands = Oid::from(there.inode.identity());
+            let same_kind = there.inode.kind() == attr.kind;
+            let by_link = image.as_ref().map(|(sink, _)| *sink == stands);
+            let proven = same_kind && (by_link == Some(true) || claimant == Some(oid));
+            // Under an unseen directory nothing was changed here since we made it, or else it is
+            // adopted: then it must not be another's, nor have names that ours has not.
+            let unclaimed = by_link.is_none()
+                && claimant.is_none()
+                && place.is_none()
+                && self.ledger(|ledger| ledger.image_owner(stands)).is_none()
+                && (there.attr.nlink == 1 || attr.nlink > 1);
+            let adopted = same_kind
+                && unclaimed
+                && under.is_some()
+                && self.adoptable(source, &attr, there).await?;
+            if proven || adopted {
+                let mut done = Ok(());
+                if let Some(trust) = under {
+                    done = self.compare(source, &attr, there, trust).await;
+                }
+                if let (Ok(()), Some(body)) = (&done, &body) {
+                    done = self.change(source, &there.inode, body).await;
+                }
+                self.note_image(oid, &attr, &there.inode).await;
+                return self.finish_leaf(source, body, done).await;
+            }
+            self.take_away(slot.dir, slot.sink_dir, slot.name, there, Some(oid))
+                .await?;
+        }
+        if self.bring(slot, wanted, place).await? {
+            let there = look(&*self.sink, slot.sink_dir, slot.name)
+                .await
+                .at_sink("look up")?;
+            let there = there.ok_or(Setback::Later(10))?;
+            self.note_image(oid, &attr, &there.inode).await;
+            let done = match &body {
+                Some(body) => self.change(source, &there.inode, body).await,
+                None => Ok(()),
+            };
+            return self.finish_leaf(source, body, done).await;
+        }
+        self.ledger(|ledger| ledger.unplace(oid));
+        if escaped
+            && !self
+                .source
+                .quiet(&HEAL, source)
+                .await
+                .at_source("take a lease")?
+        {
+            return Err(Setback::Later(500));
+        }
+        let (image, mut done) = self.fresh(source, &attr, slot.sink_dir, slot.name).await?;
+        if escaped
+            && !self
+                .source
+                .quiet(&HEAL, source)
+                .await
+                .at_source("take a lease")?
+        {
+            done = Err(Setback::Later(500));
+        }
+        self.note_image(oid, &attr, &image).await;
+        self.finish_leaf(source, body, done).await
+    }
+
+    /// Whether what a walk found can be changed into the image: a symlink or device cannot.
+    async fn adoptable(&self, source: &Arc<Inode>, attr: &Attr, there: &Entry) -> Step<bool> {
+        Ok(match attr.kind {
+            Kind::CharDevice | Kind::BlockDevice => attr.rdev == there.attr.rdev,
+            Kind::Symlink => {
+                let wanted = self
+                    .source
+                    .readlink(&HEAL, source)
+                    .await
+                    .at_source("read link")?;
+                let got = self
+                    .sink
+                    .readlink(&HEAL, &there.inode)
+                    .await
+                    .at_sink("read link")?;
+                wanted == got
+            }
+            _ => true,
+        })
+    }
+
+    /// The name is right; what the body lacks becomes a mark of its own.
+    async fn finish_leaf(
+        &self,
+        source: &Arc<Inode>,
+        body: Option<crate::ledger::BodyWork>,
+        done: Step<()>,
+    ) -> Step<()> {
+        let oid = Oid::from(source.identity());
+        if done.is_ok() || body.is_some() {
+            return self.finish_body(oid, body.as_ref(), done);
+        }
+        let known = self.known(source).await;
+        let now = self.now();
+        let body = self.ledger(|ledger| {
+            ledger.mark_body(&known, Some(crate::ranges::Ranges::WHOLE), now);
+            ledger.body_work(oid)
+        });
+        self.finish_body(oid, body.as_ref(), done)
+    }
+
+    async fn note_image(&self, oid: Oid, attr: &Attr, image: &Arc<Inode>) {
+        if attr.nlink > 1
+            && let Some(handle) = handle_of(&*self.sink, image).await
+        {
+            self.ledger(|ledger| ledger.set_image(oid, Oid::from(image.identity()), handle));
+        }
+    }
+}
+
+/// A name of a directory, on both sides, and what the sink has there.
+struct Slot<'a> {
+    dir: &'a Arc<Inode>,
+    sink_dir: &'a Arc<Inode>,
+    name: &'a Name,
+    there: Option<Entry>,
+}

@@ -1,0 +1,242 @@
+//! Where the image of an object is: by proof, never by a name alone.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hermitfs_api::{Entry, Errno, Handle, Inode, Kind, Name, NameBuf};
+
+use super::staging::stage_name;
+use super::{HEAL, Healer, look};
+use crate::record::{Bytes, Locator, Oid, Place, Trust, name_of};
+use crate::trouble::{Blame, Setback, Step};
+
+/// How often one place may lead to another before it counts as lost.
+const DEPTH: u32 = 64;
+
+/// An image, and the slot of the sink that it stands in.
+pub(super) struct Found {
+    pub(super) dir: Arc<Inode>,
+    pub(super) name: NameBuf,
+    pub(super) entry: Entry,
+}
+
+impl Healer {
+    /// The image of a live directory, at its own path, where all above is as in the source.
+    /// What is not yet so is healed on the way, from the top.
+    pub(super) async fn settle_path(&self, dir: &Arc<Inode>) -> Step<Arc<Inode>> {
+        let (mut here, mut image) = (self.source_root.clone(), self.sink_root.clone());
+        if self.is_source_root(dir) {
+            return Ok(image);
+        }
+        let location = self.source.locate(&HEAL, dir).await.at_source("locate")?;
+        for name in &location.path {
+            let above = Oid::from(here.identity());
+            let next = look(&*self.source, &here, name)
+                .await
+                .at_source("look up")?;
+            let next = next
+                .filter(|e| e.inode.kind() == Kind::Directory)
+                .ok_or(Setback::Later(5))?;
+            let oid = Oid::from(next.inode.identity());
+            let (open, tree) = self.ledger(|ledger| {
+                let tree = ledger.tree_dirty(above);
+                let named = ledger.name_dirty(above, name.as_bytes());
+                (tree || named || ledger.place_of(oid).is_some(), tree)
+            });
+            if open {
+                if !self.ledger(|ledger| ledger.claim(above)) {
+                    return Err(Setback::Later(10));
+                }
+                // With an unseen directory above, what stands there already was put there by us,
+                // or is looked at by the walk that comes: trust nothing of it here.
+                let under = tree.then_some(Trust::NOTHING);
+                let done = Box::pin(self.name(&here, &image, name, under, false)).await;
+                self.ledger(|ledger| ledger.unclaim(above));
+                done?;
+            }
+            match look(&*self.sink, &image, name).await.at_sink("look up")? {
+                Some(entry) if entry.inode.kind() == Kind::Directory => image = entry.inode,
+                _ => {
+                    // Settled, and yet not there: somebody was at the sink. Heal it again.
+                    let known = self.known(&here).await;
+                    let now = self.now();
+                    self.ledger(|ledger| ledger.mark_name(&known, &name.as_bytes().into(), now));
+                    return Err(Setback::Later(20));
+                }
+            }
+            here = next.inode;
+        }
+        if here.identity() == dir.identity() {
+            Ok(image)
+        } else {
+            Err(Setback::Later(5))
+        }
+    }
+
+    /// The image of a directory wherever it stands, dead or alive; `None` where there is no proof.
+    fn image_of_dir(
+        &self,
+        oid: Oid,
+        handle: Option<Bytes>,
+        depth: u32,
+    ) -> Pin<Box<dyn Future<Output = Step<Option<Arc<Inode>>>> + Send + '_>> {
+        Box::pin(async move {
+            if depth > DEPTH {
+                return Ok(None);
+            }
+            let place = self.ledger(|ledger| ledger.place_of(oid).cloned());
+            if let Some(place) = place {
+                let found = self.stand(&place, depth).await?;
+                return Ok(found.map(|found| found.entry.inode));
+            }
+            let Some(dir) = self
+                .find(
+                    oid,
+                    &Locator {
+                        handle,
+                        whence: None,
+                    },
+                )
+                .await?
+            else {
+                return Ok(None);
+            };
+            let Ok(location) = self.source.locate(&HEAL, &dir.inode).await else {
+                return Ok(None);
+            };
+            let (mut here, mut image) = (self.source_root.clone(), Some(self.sink_root.clone()));
+            for name in &location.path {
+                let above = Oid::from(here.identity());
+                let Some(next) = look(&*self.source, &here, name)
+                    .await
+                    .at_source("look up")?
+                else {
+                    return Ok(None);
+                };
+                let oid = Oid::from(next.inode.identity());
+                let (dirty, place) = self.ledger(|ledger| {
+                    let dirty =
+                        ledger.tree_dirty(above) || ledger.name_dirty(above, name.as_bytes());
+                    (dirty, ledger.place_of(oid).cloned())
+                });
+                image = match (place, image) {
+                    (Some(place), _) => self.stand(&place, depth).await?.map(|f| f.entry.inode),
+                    (None, Some(image)) if !dirty => look(&*self.sink, &image, name)
+                        .await
+                        .at_sink("look up")?
+                        .map(|e| e.inode),
+                    _ => None,
+                };
+                here = next.inode;
+            }
+            let same = here.identity() == dir.inode.identity();
+            Ok(image.filter(|image| same && image.kind() == Kind::Directory))
+        })
+    }
+
+    /// What stands at a place of the sink.
+    pub(super) async fn stand(&self, place: &Place, depth: u32) -> Step<Option<Found>> {
+        let (dir, name) = match place {
+            Place::Staged(number) => (
+                self.staging.clone(),
+                stage_name(*number).at_sink("look up")?,
+            ),
+            Place::At { dir, handle, name } => {
+                let Some(image) = self.image_of_dir(*dir, handle.clone(), depth + 1).await? else {
+                    return Ok(None);
+                };
+                (image, name_of(name).at_sink("look up")?)
+            }
+        };
+        let entry = look(&*self.sink, &dir, &name).await.at_sink("look up")?;
+        Ok(entry.map(|entry| Found { dir, name, entry }))
+    }
+
+    /// The image of an object with several names, if it is known and still there.
+    pub(super) async fn linked_image(&self, oid: Oid) -> Step<Option<Entry>> {
+        let Some((sink, handle)) = self.ledger(|ledger| ledger.image(oid)) else {
+            return Ok(None);
+        };
+        match self.sink.resolve(&HEAL, &Handle::new(&handle)).await {
+            Ok(entry) if Oid::from(entry.inode.identity()) == sink && entry.attr.nlink > 0 => {
+                Ok(Some(entry))
+            }
+            Ok(_) => {
+                self.ledger(|ledger| ledger.drop_image(oid));
+                Ok(None)
+            }
+            Err(error) if matches!(error.errno(), Errno::ESTALE | Errno::ENOENT) => {
+                self.ledger(|ledger| ledger.drop_image(oid));
+                Ok(None)
+            }
+            Err(error) => Err(error).at_sink("find"),
+        }
+    }
+
+    /// The image of what is no directory, for healing its body.
+    pub(super) async fn image_of(&self, object: &Entry, locator: &Locator) -> Step<Arc<Inode>> {
+        let oid = Oid::from(object.inode.identity());
+        if let Some(entry) = self.linked_image(oid).await? {
+            return Ok(entry.inode);
+        }
+        if let Some(place) = self.ledger(|ledger| ledger.place_of(oid).cloned())
+            && let Some(found) = self.stand(&place, 0).await?
+            && found.entry.inode.kind() == object.inode.kind()
+        {
+            return Ok(found.entry.inode);
+        }
+        let mut names = Vec::new();
+        if let Ok((dir, name)) = self.source.whence(&HEAL, &object.inode).await {
+            names.push((dir, name));
+        }
+        if let Some((dir, name)) = &locator.whence
+            && let Ok(dir) = self.source.resolve(&HEAL, &Handle::new(dir)).await
+        {
+            names.push((dir.inode, name_of(name).at_source("find")?));
+        }
+        for (dir, name) in names {
+            let there = look(&*self.source, &dir, &name).await;
+            if !there
+                .is_ok_and(|e| e.is_some_and(|e| e.inode.identity() == object.inode.identity()))
+            {
+                continue;
+            }
+            return self.image_at(object, &dir, &name).await;
+        }
+        self.not_found(oid).await
+    }
+
+    async fn image_at(&self, object: &Entry, dir: &Arc<Inode>, name: &Name) -> Step<Arc<Inode>> {
+        let image = self.settle_path(dir).await?;
+        let slot = Oid::from(dir.identity());
+        let pending = self
+            .ledger(|ledger| ledger.name_dirty(slot, name.as_bytes()) || ledger.tree_dirty(slot));
+        if pending {
+            // The name comes first, and takes the body along.
+            return Err(Setback::Later(20));
+        }
+        let there = look(&*self.sink, &image, name).await.at_sink("look up")?;
+        if let Some(there) = there.filter(|there| there.inode.kind() == object.inode.kind()) {
+            return Ok(there.inode);
+        }
+        let known = self.known(dir).await;
+        let now = self.now();
+        self.ledger(|ledger| ledger.mark_name(&known, &name.as_bytes().into(), now));
+        Err(Setback::Later(20))
+    }
+
+    /// A mark whose object has no name that we know of. One of the open names may be it; when
+    /// none is open any more the whole tree is compared.
+    async fn not_found(&self, oid: Oid) -> Step<Arc<Inode>> {
+        if self.ledger(|ledger| ledger.only_bodies_open()) {
+            tracing::warn!(
+                ?oid,
+                "a marked object cannot be located: comparing the whole tree"
+            );
+            let root = self.known(&self.source_root).await;
+            let now = self.now();
+            self.ledger(|ledger| ledger.plant_tree(&root, Trust::NOTHING, now));
+        }
+        Err(Setback::Later(100))
+    }
+}

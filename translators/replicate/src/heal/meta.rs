@@ -1,0 +1,251 @@
+//! Attributes: owner, mode, extended attributes, flags, times; and what the sink bends of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hermitfs_api::{Attr, Errno, Inode, Kind, SetAttr, SetTime, XattrFlags};
+
+use super::{HEAL, Healer};
+use crate::trouble::{Blame, Setback, Side, Step, Trouble};
+
+const IMMUTABLE: u32 = 0x10;
+const APPEND_ONLY: u32 = 0x20;
+
+/// Flags that forbid changes, also ours.
+pub(super) const FORBIDDING: u32 = IMMUTABLE | APPEND_ONLY;
+
+/// Flags that mean the same on all file systems: sync, immutable, append-only, nodump, noatime,
+/// dirsync (ioctl_iflags(2)). Others tell how one file system stores a file.
+const CARRIED: u32 = 0x8 | FORBIDDING | 0x40 | 0x80 | 0x1_0000;
+
+/// Attributes that say how a file is stored there, not what it is.
+const NOT_CARRIED: &[&[u8]] = &[b"btrfs."];
+
+type Xattrs = BTreeMap<Box<[u8]>, Vec<u8>>;
+
+/// Of a file that is new to the sink, or was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Image<'a> {
+    /// Made by this pass.
+    New,
+    /// Was there, with these attributes.
+    Old(&'a Attr),
+}
+
+const CAPABILITY: &[u8] = b"security.capability";
+
+impl Healer {
+    /// Makes all attributes of the image equal; `atime` only when the image is new, as later
+    /// reading of the source makes no difference. Sets what can be set before it tells what
+    /// cannot. Times come last (but for flags, which would forbid them): an object whose times
+    /// are right is complete.
+    pub(super) async fn meta(
+        &self,
+        source: &Arc<Inode>,
+        attr: &Attr,
+        image: &Arc<Inode>,
+        before: Image<'_>,
+    ) -> Step<()> {
+        let mut held_back = None;
+        let new = before == Image::New;
+        if !new {
+            self.loosen_inode(image).await;
+        }
+        let wanted = read_xattrs(&*self.source, source)
+            .await
+            .at_source("read xattrs")?;
+        let there = read_xattrs(&*self.sink, image)
+            .await
+            .at_sink("read xattrs")?;
+        // chown takes capabilities away, so it is left out where the owner is right.
+        let owner = match before {
+            Image::Old(old) => (old.uid, old.gid) != (attr.uid, attr.gid),
+            Image::New => true,
+        };
+        let owned = SetAttr {
+            mode: (attr.kind != Kind::Symlink).then_some(attr.mode),
+            uid: owner.then_some(attr.uid),
+            gid: owner.then_some(attr.gid),
+            ..SetAttr::default()
+        };
+        let timed = SetAttr {
+            atime: new.then_some(SetTime::At(attr.atime)),
+            mtime: Some(SetTime::At(attr.mtime)),
+            ..SetAttr::default()
+        };
+        let both = SetAttr {
+            atime: timed.atime,
+            mtime: timed.mtime,
+            ..owned
+        };
+        let after = if wanted == there && !(owner && wanted.contains_key(CAPABILITY)) {
+            self.sink
+                .setattr(&HEAL, image, None, &both)
+                .await
+                .at_sink("set attributes")?
+        } else {
+            self.sink
+                .setattr(&HEAL, image, None, &owned)
+                .await
+                .at_sink("set attributes")?;
+            self.xattrs(image, &wanted, &there, owner, &mut held_back)
+                .await?;
+            self.sink
+                .setattr(&HEAL, image, None, &timed)
+                .await
+                .at_sink("set attributes")?
+        };
+        self.flags(source, image, new, &mut held_back).await?;
+        if let Some(bent) = bent(attr, &after) {
+            held_back.get_or_insert(bent);
+        }
+        held_back.map_or(Ok(()), |trouble| Err(Setback::Object(trouble)))
+    }
+
+    async fn xattrs(
+        &self,
+        image: &Arc<Inode>,
+        wanted: &Xattrs,
+        there: &Xattrs,
+        chowned: bool,
+        held_back: &mut Option<Trouble>,
+    ) -> Step<()> {
+        for name in there.keys().filter(|name| !wanted.contains_key(*name)) {
+            match self.sink.removexattr(&HEAL, image, name).await {
+                Err(error) if error.errno() == Errno::ENODATA => {}
+                // The sink's own security module puts it on everything.
+                Err(_) if **name == *b"security.selinux" => {}
+                done => keep(done.at_sink("remove xattr"), name, held_back)?,
+            }
+        }
+        for (name, value) in wanted {
+            let dropped = chowned && **name == *CAPABILITY;
+            if there.get(name) != Some(value) || dropped {
+                let set = self
+                    .sink
+                    .setxattr(&HEAL, image, name, value, XattrFlags::Any)
+                    .await;
+                keep(set.at_sink("set xattr"), name, held_back)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Flags alone, of what is equal otherwise.
+    pub(super) async fn flags_only(&self, source: &Arc<Inode>, image: &Arc<Inode>) -> Step<()> {
+        let mut held_back = None;
+        self.flags(source, image, false, &mut held_back).await?;
+        held_back.map_or(Ok(()), |trouble| Err(Setback::Object(trouble)))
+    }
+
+    async fn flags(
+        &self,
+        source: &Arc<Inode>,
+        image: &Arc<Inode>,
+        new: bool,
+        held_back: &mut Option<Trouble>,
+    ) -> Step<()> {
+        if !matches!(image.kind(), Kind::File | Kind::Directory) {
+            return Ok(());
+        }
+        let wanted = self.source.get_flags(&HEAL, source).await.unwrap_or(0) & CARRIED;
+        if new && wanted == 0 {
+            return Ok(());
+        }
+        let there = match self.sink.get_flags(&HEAL, image).await {
+            Ok(flags) => flags,
+            Err(_) if wanted == 0 => return Ok(()),
+            Err(error) => return keep(Err(error).at_sink("set flags"), b"flags", held_back),
+        };
+        if there & CARRIED == wanted {
+            return Ok(());
+        }
+        let set = self
+            .sink
+            .set_flags(&HEAL, image, there & !CARRIED | wanted)
+            .await;
+        keep(set.at_sink("set flags"), b"flags", held_back)
+    }
+}
+
+/// A trouble with one attribute does not keep the others from being set.
+fn keep(done: Step<()>, what: &[u8], held_back: &mut Option<Trouble>) -> Step<()> {
+    match done {
+        Err(Setback::Object(mut trouble)) => {
+            trouble.reason = format!("{}: {}", what.escape_ascii(), trouble.reason);
+            held_back.get_or_insert(trouble);
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// All extended attributes that are carried over. A file system without any has none.
+async fn read_xattrs(
+    brick: &dyn hermitfs_api::Translator,
+    inode: &Arc<Inode>,
+) -> hermitfs_api::Result<Xattrs> {
+    let list = match brick.listxattr(&HEAL, inode).await {
+        Ok(list) => list,
+        Err(error) if matches!(error.errno(), Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+            return Ok(Xattrs::new());
+        }
+        Err(error) => return Err(error),
+    };
+    let mut all = Xattrs::new();
+    for name in list.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+        if NOT_CARRIED.iter().any(|prefix| name.starts_with(prefix)) {
+            continue;
+        }
+        match brick.getxattr(&HEAL, inode, name).await {
+            Ok(value) => drop(all.insert(name.into(), value)),
+            // Taken away since the list was read, or listed but not kept.
+            Err(error) if matches!(error.errno(), Errno::ENODATA | Errno::EOPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+/// What the sink made of the attributes that it was given.
+pub(super) fn bent(wanted: &Attr, got: &Attr) -> Option<Trouble> {
+    let told = |operation, reason| Some(Trouble::told(Side::Sink, operation, None, reason));
+    if got.mtime != wanted.mtime {
+        return told(
+            "set time",
+            format!(
+                "the sink cannot hold the time {}.{:09}: it made {}.{:09} of it",
+                wanted.mtime.sec, wanted.mtime.nsec, got.mtime.sec, got.mtime.nsec
+            ),
+        );
+    }
+    if (got.uid, got.gid) != (wanted.uid, wanted.gid) {
+        return told(
+            "set owner",
+            format!(
+                "the sink made {}:{} of the owner {}:{}",
+                got.uid, got.gid, wanted.uid, wanted.gid
+            ),
+        );
+    }
+    if got.kind != Kind::Symlink && got.mode != wanted.mode {
+        return told(
+            "set mode",
+            format!(
+                "the sink made {:04o} of the mode {:04o}",
+                got.mode, wanted.mode
+            ),
+        );
+    }
+    None
+}
+
+/// Whether two objects are equal as far as attributes tell: kind, size, mode, owner, time.
+pub(super) fn looks_equal(source: &Attr, sink: &Attr) -> bool {
+    source.kind == sink.kind
+        && (source.kind != Kind::File || source.size == sink.size)
+        && (source.kind == Kind::Symlink || source.mode == sink.mode)
+        && (source.uid, source.gid) == (sink.uid, sink.gid)
+        && source.mtime == sink.mtime
+        && source.rdev == sink.rdev
+}

@@ -1,0 +1,298 @@
+//! Making the sink equal at one marked place: state-driven, idempotent, and careful about what
+//! it writes into and what it takes away.
+
+mod data;
+mod directory;
+mod image;
+mod meta;
+mod object;
+mod staging;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures_util::lock::Mutex as AsyncMutex;
+use hermitfs_api::{Context, Entry, Errno, Handle, Inode, Kind, Name, Origin, Result, Translator};
+use parking_lot::Mutex;
+
+use crate::ledger::{Known, Ledger, Outcome, Work};
+use crate::record::{Bytes, Locator, Oid, Piece};
+use crate::trouble::{Blame, Setback, Step, Trouble};
+
+pub(crate) use staging::{MARKER_DIR, STAGING};
+
+/// Our own traffic.
+pub(crate) const HEAL: Context = Context::internal(Origin::Heal);
+
+/// The name that mkfs leaves on ext file systems.
+const LOST_FOUND: &[u8] = b"lost+found";
+
+/// Something that keeps a ledger, and writes down what changes in it.
+pub(crate) trait Books: Send + Sync {
+    fn with(&self, change: &mut dyn FnMut(&mut Ledger));
+    fn now(&self) -> u64;
+}
+
+/// What has been done, for the eyes of users.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) files: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+}
+
+/// Objects of a source without handles, by identity.
+pub(crate) type Held = Arc<Mutex<HashMap<Oid, Arc<Inode>>>>;
+
+/// One source, one sink, and the ledger between them.
+pub(crate) struct Healer {
+    pub(crate) source: Arc<dyn Translator>,
+    pub(crate) sink: Arc<dyn Translator>,
+    pub(crate) source_root: Arc<Inode>,
+    pub(crate) sink_root: Arc<Inode>,
+    pub(crate) staging: Arc<Inode>,
+    pub(crate) books: Arc<dyn Books>,
+    /// Objects of a source that has no handles, held while they have marks.
+    pub(crate) held: Held,
+    /// One at a time moves images about.
+    moves: AsyncMutex<()>,
+    pub(crate) tally: Tally,
+    pub(crate) stop: AtomicBool,
+    /// Threads that share one big file.
+    pub(crate) lanes: usize,
+}
+
+impl Healer {
+    pub(crate) fn new(
+        source: (Arc<dyn Translator>, Arc<Inode>),
+        sink: (Arc<dyn Translator>, Arc<Inode>, Arc<Inode>),
+        books: Arc<dyn Books>,
+        lanes: usize,
+    ) -> Healer {
+        Healer {
+            source: source.0,
+            source_root: source.1,
+            sink: sink.0,
+            sink_root: sink.1,
+            staging: sink.2,
+            books,
+            held: Held::default(),
+            moves: AsyncMutex::new(()),
+            tally: Tally::default(),
+            stop: AtomicBool::new(false),
+            lanes,
+        }
+    }
+
+    pub(crate) fn ledger<R>(&self, change: impl FnOnce(&mut Ledger) -> R) -> R {
+        let (mut change, mut answer) = (Some(change), None);
+        self.books.with(&mut |ledger| {
+            if let Some(change) = change.take() {
+                answer = Some(change(ledger));
+            }
+        });
+        match answer {
+            Some(answer) => answer,
+            None => unreachable!("books run the change that they are given"),
+        }
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.books.now()
+    }
+
+    /// Heals what was claimed. `Err` only when the sink as a whole is in trouble.
+    pub(crate) async fn heal(&self, work: &Work) -> std::result::Result<(), Trouble> {
+        let done = match work.kind {
+            Kind::Directory => self.directory(work).await,
+            _ => self.object(work).await,
+        };
+        let now = self.now();
+        let answer = match done {
+            Ok(()) => Ok(()),
+            Err(Setback::Sink(trouble)) => {
+                self.all(work, || Outcome::Later(100));
+                Err(trouble)
+            }
+            Err(Setback::Later(wait)) => {
+                self.all(work, || Outcome::Later(wait));
+                Ok(())
+            }
+            Err(Setback::Object(trouble)) => {
+                self.all(work, || Outcome::Failed(trouble.clone()));
+                Ok(())
+            }
+        };
+        self.ledger(|ledger| {
+            ledger.release(work.oid, now);
+            if ledger.locator(work.oid).is_none() {
+                self.held.lock().remove(&work.oid);
+            }
+        });
+        answer
+    }
+
+    /// The same outcome for every piece of some work.
+    fn all(&self, work: &Work, outcome: impl Fn() -> Outcome) {
+        let now = self.now();
+        self.ledger(|ledger| {
+            if let Some(body) = &work.body {
+                ledger.finish(work.oid, &Piece::Body, body.generation, outcome(), now);
+            }
+            if let Some((generation, _)) = work.tree {
+                ledger.finish(work.oid, &Piece::Tree, generation, outcome(), now);
+            }
+            for (name, generation) in &work.names {
+                ledger.finish(
+                    work.oid,
+                    &Piece::Name(name.clone()),
+                    *generation,
+                    outcome(),
+                    now,
+                );
+            }
+        });
+    }
+
+    /// The source's object with this identity; `None` when it is gone.
+    async fn find(&self, oid: Oid, locator: &Locator) -> Step<Option<Entry>> {
+        let held = self.held.lock().get(&oid).cloned();
+        let found = match (held, &locator.handle) {
+            (Some(inode), _) => self
+                .source
+                .getattr(&HEAL, &inode, None)
+                .await
+                .map(|attr| Entry { inode, attr }),
+            (None, Some(handle)) => self.source.resolve(&HEAL, &Handle::new(handle)).await,
+            // Neither held nor with a handle: a source without handles, after a restart. The
+            // whole tree was marked then.
+            (None, None) => return Ok(None),
+        };
+        match found {
+            Ok(entry) if Oid::from(entry.inode.identity()) != oid => Ok(None),
+            Ok(entry) if entry.attr.nlink == 0 => Ok(None),
+            Ok(entry) => Ok(Some(entry)),
+            Err(error) if matches!(error.errno(), Errno::ESTALE | Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error).at_source("find"),
+        }
+    }
+
+    /// What the ledger has to know to mark an object of the source.
+    pub(crate) async fn known(&self, inode: &Arc<Inode>) -> Known {
+        known(&*self.source, &self.held, inode).await
+    }
+
+    /// The root's attributes, after our own directory went from it.
+    pub(crate) async fn root_attributes(&self) -> Result<()> {
+        let attr = self.source.getattr(&HEAL, &self.source_root, None).await?;
+        let there = self.sink.getattr(&HEAL, &self.sink_root, None).await?;
+        let before = meta::Image::Old(&there);
+        match self
+            .meta(&self.source_root, &attr, &self.sink_root, before)
+            .await
+        {
+            Err(Setback::Sink(trouble) | Setback::Object(trouble)) => {
+                // What it cannot hold was an error before this, or was waived.
+                tracing::warn!(reason = trouble.reason, "the root's attributes");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A path for people, with a leading slash.
+    pub(crate) async fn path_of(&self, oid: Oid) -> Vec<u8> {
+        let locator = self
+            .ledger(|ledger| ledger.locator(oid))
+            .unwrap_or_default();
+        let located = match self.find(oid, &locator).await {
+            Ok(Some(entry)) => self.source.locate(&HEAL, &entry.inode).await.ok(),
+            _ => None,
+        };
+        let located = match (located, &locator.whence) {
+            (Some(location), _) => location,
+            (None, Some((dir, name))) => match self.by_whence(dir, name).await {
+                Ok(location) => location,
+                Err(_) => return b"?".to_vec(),
+            },
+            (None, None) => return b"?".to_vec(),
+        };
+        let mut path = Vec::new();
+        for name in &located.path {
+            path.push(b'/');
+            path.extend_from_slice(name.as_bytes());
+        }
+        if path.is_empty() { b"/".to_vec() } else { path }
+    }
+
+    async fn by_whence(&self, dir: &[u8], name: &[u8]) -> Result<hermitfs_api::Location> {
+        let dir = self.source.resolve(&HEAL, &Handle::new(dir)).await?;
+        let mut location = self.source.locate(&HEAL, &dir.inode).await?;
+        location.path.push(crate::record::name_of(name)?);
+        Ok(location)
+    }
+
+    fn is_source_root(&self, inode: &Inode) -> bool {
+        inode.identity() == self.source_root.identity()
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// What the ledger has to know of an object: how to find it again. Where the source has no
+/// handles the object is held in memory.
+pub(crate) async fn known(source: &dyn Translator, held: &Held, inode: &Arc<Inode>) -> Known {
+    let oid = Oid::from(inode.identity());
+    let handle = handle_of(source, inode).await;
+    if handle.is_none() {
+        held.lock().insert(oid, inode.clone());
+    }
+    let mut whence = None;
+    if inode.kind() != Kind::Directory
+        && let Ok((dir, name)) = source.whence(&HEAL, inode).await
+        && let Some(dir) = handle_of(source, &dir).await
+    {
+        whence = Some((dir, name.as_bytes().into()));
+    }
+    Known {
+        oid,
+        kind: inode.kind(),
+        locator: Locator { handle, whence },
+    }
+}
+
+pub(crate) async fn handle_of(brick: &dyn Translator, inode: &Arc<Inode>) -> Option<Bytes> {
+    brick
+        .handle(&HEAL, inode)
+        .await
+        .ok()
+        .map(|handle| handle.as_bytes().into())
+}
+
+/// Looks a name up; that there is none is an answer.
+async fn look(brick: &dyn Translator, dir: &Arc<Inode>, name: &Name) -> Result<Option<Entry>> {
+    match brick.lookup(&HEAL, dir, name).await {
+        Ok(entry) => Ok(Some(entry)),
+        Err(error) if error.errno() == Errno::ENOENT => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// All names of a directory, without the dots.
+async fn list(brick: &dyn Translator, dir: &Arc<Inode>) -> Result<Vec<(u64, Bytes)>> {
+    let (mut names, mut from) = (Vec::new(), 0);
+    loop {
+        let some = brick.readdir(&HEAL, dir, from, 1024, false).await?;
+        match some.last() {
+            Some(last) => from = last.next,
+            None => return Ok(names),
+        }
+        names.extend(
+            some.into_iter()
+                .filter(|e| !e.is_dots())
+                .map(|e| (e.ino, e.name)),
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! What is no directory: one object and its image.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hermitfs_api::{Attr, Entry, Inode, Kind, Make, Name, OpenFlags};
+
+use super::data::Before;
+use super::meta::{Image, looks_equal};
+use super::{HEAL, Healer};
+use crate::ledger::{BodyWork, Outcome, Work};
+use crate::ranges::Ranges;
+use crate::record::{Oid, Piece, Trust};
+use crate::trouble::{Blame, Setback, Step};
+
+impl Healer {
+    /// Heals the body of a marked object.
+    pub(super) async fn object(&self, work: &Work) -> Step<()> {
+        let Some(object) = self.find(work.oid, &work.locator).await? else {
+            self.ledger(|ledger| ledger.forget(work.oid));
+            return Ok(());
+        };
+        let Some(body) = &work.body else {
+            return Ok(());
+        };
+        let image = self.image_of(&object, &work.locator).await?;
+        let done = self.change(&object.inode, &image, body).await;
+        self.finish_body(work.oid, Some(body), done)?;
+        self.tally.files.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Tells the ledger how a body came out; passes on only what concerns more than it.
+    pub(super) fn finish_body(
+        &self,
+        oid: Oid,
+        body: Option<&BodyWork>,
+        done: Step<()>,
+    ) -> Step<()> {
+        let now = self.now();
+        let (outcome, answer) = match done {
+            Ok(()) => (Outcome::Equal, Ok(())),
+            Err(Setback::Later(wait)) => (Outcome::Later(wait), Ok(())),
+            Err(Setback::Object(trouble)) => (Outcome::Failed(trouble), Ok(())),
+            Err(Setback::Sink(trouble)) => (Outcome::Later(100), Err(Setback::Sink(trouble))),
+        };
+        if let Some(body) = body {
+            self.ledger(|ledger| ledger.finish(oid, &Piece::Body, body.generation, outcome, now));
+        }
+        answer
+    }
+
+    /// Whether stores may reach the source's file unseen just now.
+    async fn unseen(&self, inode: &Arc<Inode>, escaped: bool) -> Step<bool> {
+        Ok(escaped
+            && !self
+                .source
+                .quiet(&HEAL, inode)
+                .await
+                .at_source("take a lease")?)
+    }
+
+    /// Changes a proven image in place, as far as it is marked.
+    pub(super) async fn change(
+        &self,
+        source: &Arc<Inode>,
+        image: &Arc<Inode>,
+        body: &BodyWork,
+    ) -> Step<()> {
+        // First the lease, then the copy, then compare-and-swap.
+        if self.unseen(source, body.escaped).await? {
+            return Err(Setback::Later(500));
+        }
+        let attr = self
+            .source
+            .getattr(&HEAL, source, None)
+            .await
+            .at_source("read attributes")?;
+        let there = self
+            .sink
+            .getattr(&HEAL, image, None)
+            .await
+            .at_sink("read attributes")?;
+        if attr.kind == Kind::File && !body.data.is_empty() {
+            let before = if body.data.is_whole() {
+                Before::Unknown
+            } else {
+                Before::Stale
+            };
+            self.content(source, image, &attr, &body.data, before)
+                .await?;
+        } else if attr.kind == Kind::File && there.size != attr.size {
+            self.content(source, image, &attr, &Ranges::whole(), Before::Unknown)
+                .await?;
+        }
+        if body.escaped
+            && !self
+                .source
+                .quiet(&HEAL, source)
+                .await
+                .at_source("take a lease")?
+        {
+            return Err(Setback::Later(500));
+        }
+        self.meta(source, &attr, image, Image::Old(&there)).await
+    }
+
+    async fn content(
+        &self,
+        source: &Arc<Inode>,
+        image: &Arc<Inode>,
+        attr: &Attr,
+        ranges: &Ranges,
+        before: Before,
+    ) -> Step<()> {
+        self.loosen_inode(image).await;
+        let from = self
+            .source
+            .open(&HEAL, source, OpenFlags::READ)
+            .await
+            .at_source("open")?;
+        let to = self
+            .sink
+            .open(&HEAL, image, OpenFlags::READ_WRITE)
+            .await
+            .at_sink("open")?;
+        let mut done = self.resize(&to, attr.size).await;
+        if done.is_ok() {
+            done = self.data(&from, &to, attr.size, ranges, before).await;
+        }
+        // Nothing is lost by a close that fails: what was written is synced as a whole.
+        drop(self.source.release(&HEAL, &from).await);
+        drop(self.sink.release(&HEAL, &to).await);
+        done
+    }
+
+    /// Compares an object with what a walk found under its name, as far as there is no trust,
+    /// and makes it equal.
+    pub(super) async fn compare(
+        &self,
+        source: &Arc<Inode>,
+        attr: &Attr,
+        there: &Entry,
+        trust: Trust,
+    ) -> Step<()> {
+        if looks_equal(attr, &there.attr) && trust.covers(attr.ctime) {
+            return self.flags_only(source, &there.inode).await;
+        }
+        if attr.kind == Kind::File {
+            self.content(
+                source,
+                &there.inode,
+                attr,
+                &Ranges::whole(),
+                Before::Unknown,
+            )
+            .await?;
+        }
+        self.meta(source, attr, &there.inode, Image::Old(&there.attr))
+            .await
+    }
+
+    /// Makes a new image in a free slot. The object itself, or why it could not be made; and how
+    /// its body came out.
+    pub(super) async fn fresh(
+        &self,
+        source: &Arc<Inode>,
+        attr: &Attr,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Step<(Arc<Inode>, Step<()>)> {
+        let image = match attr.kind {
+            Kind::File => return self.fresh_file(source, attr, sink_dir, name).await,
+            Kind::Symlink => {
+                let target = self
+                    .source
+                    .readlink(&HEAL, source)
+                    .await
+                    .at_source("read link")?;
+                self.sink
+                    .symlink(&HEAL, sink_dir, name, &target)
+                    .await
+                    .at_sink("make symlink")?
+            }
+            Kind::Directory => self
+                .sink
+                .mkdir(&HEAL, sink_dir, name, 0o700, 0)
+                .await
+                .at_sink("make directory")?,
+            kind => {
+                let make = Make {
+                    kind,
+                    mode: 0,
+                    umask: 0,
+                    rdev: attr.rdev,
+                };
+                self.sink
+                    .mknod(&HEAL, sink_dir, name, &make)
+                    .await
+                    .at_sink("make node")?
+            }
+        };
+        let body = match attr.kind {
+            Kind::Directory => Ok(()),
+            _ => self.meta(source, attr, &image.inode, Image::New).await,
+        };
+        self.tally.files.fetch_add(1, Ordering::Relaxed);
+        Ok((image.inode, body))
+    }
+
+    async fn fresh_file(
+        &self,
+        source: &Arc<Inode>,
+        attr: &Attr,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Step<(Arc<Inode>, Step<()>)> {
+        // Opened first: what cannot be read is not made.
+        let from = self
+            .source
+            .open(&HEAL, source, OpenFlags::READ)
+            .await
+            .at_source("open")?;
+        let (entry, to) = self
+            .sink
+            .create(&HEAL, sink_dir, name, OpenFlags::READ_WRITE, 0, 0)
+            .await
+            .at_sink("create")?;
+        let mut done = Ok(());
+        let last_is_hole = attr.blocks * 512 < attr.size;
+        if attr.size > 0 {
+            if last_is_hole {
+                done = self.resize(&to, attr.size).await;
+            }
+            if done.is_ok() {
+                done = self
+                    .data(&from, &to, attr.size, &Ranges::whole(), Before::Empty)
+                    .await;
+            }
+        }
+        drop(self.source.release(&HEAL, &from).await);
+        drop(self.sink.release(&HEAL, &to).await);
+        match done {
+            // Half a file is no image.
+            Err(Setback::Sink(trouble)) => {
+                drop(self.sink.unlink(&HEAL, sink_dir, name).await);
+                return Err(Setback::Sink(trouble));
+            }
+            Err(setback) => return Ok((entry.inode, Err(setback))),
+            Ok(()) => {}
+        }
+        let body = self.meta(source, attr, &entry.inode, Image::New).await;
+        self.tally.files.fetch_add(1, Ordering::Relaxed);
+        Ok((entry.inode, body))
+    }
+}

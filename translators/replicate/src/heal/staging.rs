@@ -1,0 +1,204 @@
+//! The staging space: where images wait that must leave their slot and have no other yet.
+
+use std::sync::Arc;
+
+use hermitfs_api::{Entry, Errno, Inode, Kind, Name, NameBuf, RenameFlags};
+
+use super::{HEAL, Healer, list, look};
+use crate::record::{Oid, Place, name_of};
+use crate::trouble::{Blame, Setback, Step};
+
+/// Our directory in the root of a sink.
+pub(crate) const MARKER_DIR: &[u8] = b".hermitfs";
+
+/// The staging space in it.
+pub(crate) const STAGING: &[u8] = b"staging";
+
+pub(super) fn stage_name(number: u64) -> hermitfs_api::Result<NameBuf> {
+    Ok(NameBuf::new(number.to_string().as_bytes())?)
+}
+
+impl Healer {
+    /// Empties a slot of the sink, so that the wanted object's image can come (or nothing). The
+    /// image of another object that lives on goes to the staging space.
+    pub(super) async fn take_away(
+        &self,
+        dir: &Arc<Inode>,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+        there: &Entry,
+        wanted: Option<Oid>,
+    ) -> Step<()> {
+        let _moving = self.moves.lock().await;
+        // Once more, right before: by look-up, as nothing else proves it.
+        let now = look(&*self.source, dir, name).await.at_source("look up")?;
+        if now.map(|entry| Oid::from(entry.inode.identity())) != wanted {
+            return Err(Setback::Later(5));
+        }
+        let slot = Oid::from(dir.identity());
+        let claimant = self.ledger(|ledger| ledger.claimant(slot, name.as_bytes()));
+        if let Some(owner) = claimant.filter(|owner| Some(*owner) != wanted) {
+            // Written down before: a kill in between loses the hint, and costs a copy.
+            let number = self.ledger(|ledger| {
+                let number = ledger.new_stage();
+                let handle = ledger.placed_handle(owner);
+                ledger.set_place(owner, handle, Place::Staged(number));
+                number
+            });
+            let staged = stage_name(number).at_sink("stage")?;
+            self.loosen(there).await;
+            return self
+                .sink
+                .rename(
+                    &HEAL,
+                    sink_dir,
+                    name,
+                    &self.staging,
+                    &staged,
+                    RenameFlags::NoReplace,
+                )
+                .await
+                .at_sink("stage");
+        }
+        if let Some(owner) = claimant {
+            self.ledger(|ledger| ledger.unplace(owner));
+        }
+        self.remove(sink_dir, name, there).await
+    }
+
+    /// Removes from the sink, whatever it is.
+    pub(super) async fn remove(&self, dir: &Arc<Inode>, name: &Name, there: &Entry) -> Step<()> {
+        if there.inode.kind() == Kind::Directory {
+            self.loosen(there).await;
+            for (_, child) in list(&*self.sink, &there.inode).await.at_sink("list")? {
+                let child = name_of(&child).at_sink("list")?;
+                if let Some(entry) = look(&*self.sink, &there.inode, &child)
+                    .await
+                    .at_sink("look up")?
+                {
+                    Box::pin(self.remove(&there.inode, &child, &entry)).await?;
+                }
+            }
+            return gone(self.sink.rmdir(&HEAL, dir, name).await).at_sink("remove");
+        }
+        if there.attr.nlink <= 1 {
+            let sink = Oid::from(there.inode.identity());
+            self.ledger(|ledger| {
+                if let Some(owner) = ledger.image_owner(sink) {
+                    ledger.drop_image(owner);
+                }
+            });
+        }
+        match gone(self.sink.unlink(&HEAL, dir, name).await) {
+            Err(error) if error.errno() == Errno::EPERM => {
+                self.loosen(there).await;
+                gone(self.sink.unlink(&HEAL, dir, name).await).at_sink("remove")
+            }
+            done => done.at_sink("remove"),
+        }
+    }
+
+    /// Takes flags off that forbid changes (immutable, append-only).
+    pub(super) async fn loosen(&self, there: &Entry) {
+        self.loosen_inode(&there.inode).await;
+    }
+
+    pub(super) async fn loosen_inode(&self, inode: &Arc<Inode>) {
+        if matches!(inode.kind(), Kind::File | Kind::Directory)
+            && let Ok(flags) = self.sink.get_flags(&HEAL, inode).await
+            && flags & super::meta::FORBIDDING != 0
+            && let Err(error) = self
+                .sink
+                .set_flags(&HEAL, inode, flags & !super::meta::FORBIDDING)
+                .await
+        {
+            tracing::debug!(%error, "cannot take flags off {inode:?}");
+        }
+    }
+
+    /// Deletes what stands in the staging space and is nobody's image any more.
+    pub(crate) async fn sweep(&self) -> Step<()> {
+        loop {
+            let mut swept = false;
+            for (number, owner) in self.ledger(|ledger| ledger.stages()) {
+                let _moving = self.moves.lock().await;
+                let (handle, still) = self.ledger(|ledger| {
+                    let still = ledger.place_of(owner) == Some(&Place::Staged(number));
+                    (ledger.placed_handle(owner), still)
+                });
+                if !still || self.lives(owner, handle).await? || self.needed(owner).await? {
+                    continue;
+                }
+                let name = stage_name(number).at_sink("sweep")?;
+                if let Some(entry) = look(&*self.sink, &self.staging, &name)
+                    .await
+                    .at_sink("sweep")?
+                {
+                    self.remove(&self.staging, &name, &entry).await?;
+                }
+                self.ledger(|ledger| ledger.unplace(owner));
+                swept = true;
+            }
+            if !swept {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes what the ledger does not know of: left by a kill.
+    pub(crate) async fn sweep_unknown(&self) -> Step<()> {
+        let known: Vec<u64> = self
+            .ledger(|ledger| ledger.stages())
+            .into_iter()
+            .map(|(number, _)| number)
+            .collect();
+        for (_, bytes) in list(&*self.sink, &self.staging).await.at_sink("sweep")? {
+            let number = std::str::from_utf8(&bytes)
+                .ok()
+                .and_then(|text| text.parse().ok());
+            if number.is_some_and(|number| known.contains(&number)) {
+                continue;
+            }
+            let name = name_of(&bytes).at_sink("sweep")?;
+            if let Some(entry) = look(&*self.sink, &self.staging, &name)
+                .await
+                .at_sink("sweep")?
+            {
+                self.remove(&self.staging, &name, &entry).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn lives(&self, oid: Oid, handle: Option<crate::record::Bytes>) -> Step<bool> {
+        let locator = crate::record::Locator {
+            handle,
+            whence: None,
+        };
+        Ok(self.find(oid, &locator).await?.is_some())
+    }
+
+    /// Whether the image of something alive stands below a dead directory's image. Forgets the
+    /// dead ones on the way.
+    async fn needed(&self, dir: Oid) -> Step<bool> {
+        let below: Vec<Oid> = self.ledger(|ledger| ledger.claims_in(dir).collect());
+        let mut needed = false;
+        for oid in below {
+            let handle = self.ledger(|ledger| ledger.placed_handle(oid));
+            if self.lives(oid, handle).await? || Box::pin(self.needed(oid)).await? {
+                needed = true;
+            } else {
+                self.ledger(|ledger| ledger.unplace(oid));
+            }
+        }
+        Ok(needed)
+    }
+}
+
+/// That it is gone already is as good.
+fn gone(done: hermitfs_api::Result<()>) -> hermitfs_api::Result<()> {
+    match done {
+        Err(error) if error.errno() == Errno::ENOENT => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,108 @@
+//! Why something could not be healed.
+
+use std::time::SystemTime;
+
+use hermitfs_api::{Errno, Error};
+
+/// Which brick it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Source,
+    Sink,
+}
+
+/// One failure of one piece.
+#[derive(Clone, Debug)]
+pub(crate) struct Trouble {
+    pub(crate) side: Side,
+    pub(crate) operation: &'static str,
+    pub(crate) errno: Option<Errno>,
+    pub(crate) reason: String,
+    pub(crate) count: u64,
+    pub(crate) since: SystemTime,
+}
+
+impl Trouble {
+    pub(crate) fn new(side: Side, operation: &'static str, error: &Error) -> Trouble {
+        Trouble::told(side, operation, Some(error.errno()), error.to_string())
+    }
+
+    pub(crate) fn told(
+        side: Side,
+        operation: &'static str,
+        errno: Option<Errno>,
+        reason: String,
+    ) -> Trouble {
+        Trouble {
+            side,
+            operation,
+            errno,
+            reason,
+            count: 1,
+            since: SystemTime::now(),
+        }
+    }
+
+    /// The same trouble again counts on.
+    pub(crate) fn after(mut self, old: Option<Trouble>) -> Trouble {
+        if let Some(old) = old {
+            self.count += old.count;
+            self.since = old.since;
+        }
+        self
+    }
+
+    /// Milliseconds to wait before the next try: doubles from 1 s to a minute.
+    pub(crate) fn back_off(&self) -> u64 {
+        1000 << self.count.saturating_sub(1).min(6)
+    }
+}
+
+/// Why a step of healing did not come off.
+#[derive(Debug)]
+pub(crate) enum Setback {
+    /// Something else comes first, or moved meanwhile: try again after some milliseconds.
+    Later(u64),
+    /// This object has a trouble of its own.
+    Object(Trouble),
+    /// The sink as a whole is in trouble: nothing can be healed for now.
+    Sink(Trouble),
+}
+
+pub(crate) type Step<T> = Result<T, Setback>;
+
+/// Tells which side an error came from, and in which operation.
+pub(crate) trait Blame<T> {
+    fn at_source(self, operation: &'static str) -> Step<T>;
+    fn at_sink(self, operation: &'static str) -> Step<T>;
+}
+
+impl<T> Blame<T> for hermitfs_api::Result<T> {
+    fn at_source(self, operation: &'static str) -> Step<T> {
+        self.map_err(|error| match error.errno() {
+            // It moved or went while we looked; whoever did that has marked it.
+            Errno::ENOENT | Errno::ESTALE | Errno::ENOTDIR => Setback::Later(20),
+            _ => Setback::Object(Trouble::new(Side::Source, operation, &error)),
+        })
+    }
+
+    fn at_sink(self, operation: &'static str) -> Step<T> {
+        self.map_err(|error| {
+            let trouble = Trouble::new(Side::Sink, operation, &error);
+            match error.errno() {
+                // ext4 says ENOSPC of an attribute that is too large for its block.
+                Errno::ENOSPC if operation == "set xattr" => Setback::Object(trouble),
+                Errno::ENOSPC
+                | Errno::EDQUOT
+                | Errno::EROFS
+                | Errno::ENOTCONN
+                | Errno::ESHUTDOWN
+                | Errno::ENODEV
+                | Errno::ENOMEM
+                | Errno::EMFILE
+                | Errno::ENFILE => Setback::Sink(trouble),
+                _ => Setback::Object(trouble),
+            }
+        })
+    }
+}

@@ -1,0 +1,575 @@
+//! Users' operations: begin, do at the source, end. The source's answer is the user's answer.
+
+use std::sync::Arc;
+
+use hermitfs_api::{
+    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Handle, Inode, Kind, Lend, Lent,
+    Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
+    StatFs, Translator, XattrFlags, async_trait,
+};
+
+use crate::gate::Gate;
+use crate::heal::{Books, HEAL, Held, MARKER_DIR, handle_of, known};
+use crate::ledger::{Departure, Known, Ticket, Touch, Why};
+use crate::leg::Leg;
+use crate::record::Oid;
+
+/// The users' side of a pair.
+pub(crate) struct Users {
+    pub(crate) source: Arc<dyn Translator>,
+    pub(crate) root: Arc<Inode>,
+    pub(crate) legs: Vec<UserLeg>,
+    pub(crate) gate: Gate,
+    /// Milliseconds that a touched object rests before it is healed.
+    pub(crate) rest: u64,
+}
+
+/// What users' operations need of a leg.
+pub(crate) struct UserLeg {
+    pub(crate) leg: Arc<Leg>,
+    pub(crate) held: Held,
+}
+
+/// An operation between begin and end, on every leg. Ends also when the operation panics.
+struct Flight<'a> {
+    users: &'a Users,
+    tickets: Vec<Ticket>,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        for (leg, ticket) in self
+            .users
+            .legs
+            .iter()
+            .zip(std::mem::take(&mut self.tickets))
+        {
+            let now = leg.leg.now();
+            leg.leg
+                .ledger(|ledger| ledger.end(ticket, now, self.users.rest));
+            leg.leg.work.notify_one();
+        }
+    }
+}
+
+fn oid(inode: &Inode) -> Oid {
+    Oid::from(inode.identity())
+}
+
+fn in_dir(dir: &Inode, name: &Name) -> [Touch; 2] {
+    [
+        Touch::Name(oid(dir), name.as_bytes().into()),
+        attributes(dir),
+    ]
+}
+
+fn attributes(inode: &Inode) -> Touch {
+    Touch::Body {
+        oid: oid(inode),
+        data: None,
+        escaped: false,
+    }
+}
+
+fn content(inode: &Inode, from: u64, to: u64) -> Touch {
+    Touch::Body {
+        oid: oid(inode),
+        data: Some((from, to)),
+        escaped: false,
+    }
+}
+
+/// To the end of any file.
+const END: u64 = u64::MAX;
+
+impl Users {
+    async fn begin(
+        &self,
+        touches: &[Touch],
+        objects: &[&Arc<Inode>],
+        departures: &[Departure],
+    ) -> Result<Flight<'_>> {
+        let mut flight = Flight {
+            users: self,
+            tickets: Vec::new(),
+        };
+        for leg in &self.legs {
+            if leg.leg.is_dead() {
+                return Err(Error::with_story(Errno::EIO, "no mark can be written"));
+            }
+            let mut facts: Vec<Known> = Vec::new();
+            loop {
+                let now = leg.leg.now();
+                match leg
+                    .leg
+                    .ledger(|ledger| ledger.begin(touches, departures, &facts, now))
+                {
+                    Ok(ticket) => {
+                        flight.tickets.push(ticket);
+                        break;
+                    }
+                    Err(missing) => {
+                        for object in objects.iter().filter(|o| missing.contains(&oid(o))) {
+                            facts.push(known(&*self.source, &leg.held, object).await);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(flight)
+    }
+
+    /// The directories above, nearest first; and the nearest's handle.
+    async fn chain(&self, dir: &Arc<Inode>) -> Vec<Oid> {
+        let mut chain = vec![oid(dir)];
+        let mut here = dir.clone();
+        while here.identity() != self.root.identity() {
+            match self.source.whence(&HEAL, &here).await {
+                Ok((above, _)) if chain.len() < 8192 => {
+                    chain.push(oid(&above));
+                    here = above;
+                }
+                // Only resolved from a handle: ask where it is.
+                _ => return self.chain_by_path(dir).await.unwrap_or_default(),
+            }
+        }
+        chain
+    }
+
+    async fn chain_by_path(&self, dir: &Arc<Inode>) -> Result<Vec<Oid>> {
+        let location = self.source.locate(&HEAL, dir).await?;
+        let (mut here, mut chain) = (self.root.clone(), vec![oid(&self.root)]);
+        for name in &location.path {
+            here = self.source.lookup(&HEAL, &here, name).await?.inode;
+            chain.push(oid(&here));
+        }
+        chain.reverse();
+        Ok(if here.identity() == dir.identity() {
+            chain
+        } else {
+            Vec::new()
+        })
+    }
+
+    async fn departure(
+        &self,
+        object: &Arc<Inode>,
+        dir: &Arc<Inode>,
+        name: &Name,
+        why: Why,
+    ) -> Departure {
+        let nobody = Held::default();
+        let held = self.legs.first().map_or(&nobody, |leg| &leg.held);
+        Departure {
+            object: known(&*self.source, held, object).await,
+            chain: self.chain(dir).await,
+            handle: handle_of(&*self.source, dir).await,
+            name: name.as_bytes().into(),
+            why,
+        }
+    }
+
+    /// After a rename: pending marks of what moved are found under the new name.
+    async fn relocate(&self, object: &Arc<Inode>, dir: &Arc<Inode>, name: &Name) {
+        if object.kind() == Kind::Directory {
+            return;
+        }
+        if let Some(handle) = handle_of(&*self.source, dir).await {
+            for leg in &self.legs {
+                let whence = (handle.clone(), name.as_bytes().into());
+                leg.leg
+                    .ledger(|ledger| ledger.relocate(oid(object), whence));
+            }
+        }
+    }
+
+    fn usable(&self, dir: &Inode, name: &Name) -> Result<()> {
+        let ours = *name.as_bytes() == *MARKER_DIR && dir.identity() == self.root.identity();
+        if ours {
+            Err(Error::new(Errno::EPERM))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What a user looks at is healed next.
+    fn urge(&self, inode: &Inode) {
+        if inode.kind() == Kind::Directory {
+            for leg in &self.legs {
+                if leg
+                    .leg
+                    .ledger(|ledger| ledger.trees() > 0 && ledger.urge(oid(inode)))
+                {
+                    leg.leg.work.notify_one();
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Translator for Users {
+    async fn root(&self, cx: &Context) -> Result<Entry> {
+        self.source.root(cx).await
+    }
+
+    async fn lookup(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<Entry> {
+        let entry = self.source.lookup(cx, dir, name).await?;
+        self.urge(&entry.inode);
+        Ok(entry)
+    }
+
+    async fn handle(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Handle> {
+        self.source.handle(cx, inode).await
+    }
+
+    async fn resolve(&self, cx: &Context, handle: &Handle) -> Result<Entry> {
+        self.source.resolve(cx, handle).await
+    }
+
+    async fn locate(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Location> {
+        self.source.locate(cx, inode).await
+    }
+
+    async fn whence(&self, cx: &Context, inode: &Arc<Inode>) -> Result<(Arc<Inode>, NameBuf)> {
+        self.source.whence(cx, inode).await
+    }
+
+    async fn getattr(&self, cx: &Context, inode: &Arc<Inode>, file: Option<&File>) -> Result<Attr> {
+        self.source.getattr(cx, inode, file).await
+    }
+
+    async fn setattr(
+        &self,
+        cx: &Context,
+        inode: &Arc<Inode>,
+        file: Option<&File>,
+        set: &SetAttr,
+    ) -> Result<Attr> {
+        let _pass = self.gate.enter().await?;
+        let touch = set
+            .size
+            .map_or(attributes(inode), |size| content(inode, size, END));
+        let _flight = self.begin(&[touch], &[inode], &[]).await?;
+        self.source.setattr(cx, inode, file, set).await
+    }
+
+    async fn readlink(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>> {
+        self.source.readlink(cx, inode).await
+    }
+
+    async fn mknod(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        make: &Make,
+    ) -> Result<Entry> {
+        self.usable(dir, name)?;
+        let _pass = self.gate.enter().await?;
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
+        self.source.mknod(cx, dir, name, make).await
+    }
+
+    async fn mkdir(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        mode: u32,
+        umask: u32,
+    ) -> Result<Entry> {
+        self.usable(dir, name)?;
+        let _pass = self.gate.enter().await?;
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
+        self.source.mkdir(cx, dir, name, mode, umask).await
+    }
+
+    async fn symlink(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        target: &[u8],
+    ) -> Result<Entry> {
+        self.usable(dir, name)?;
+        let _pass = self.gate.enter().await?;
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
+        self.source.symlink(cx, dir, name, target).await
+    }
+
+    async fn link(
+        &self,
+        cx: &Context,
+        inode: &Arc<Inode>,
+        dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Result<Entry> {
+        self.usable(dir, name)?;
+        let _pass = self.gate.enter().await?;
+        let [slot, dir_body] = in_dir(dir, name);
+        let mut touches = vec![slot, dir_body, attributes(inode)];
+        let mut objects = vec![dir, inode];
+        let mut departures = Vec::new();
+        // A name that it has: where its image stands, or will be looked for once more. Without
+        // that the two names could become two objects on the sink.
+        let known_name = self.source.whence(&HEAL, inode).await.ok();
+        if let Some((old_dir, old_name)) = &known_name {
+            departures.push(self.departure(inode, old_dir, old_name, Why::Linked).await);
+            touches.push(Touch::Name(oid(old_dir), old_name.as_bytes().into()));
+            touches.push(attributes(old_dir));
+            objects.push(old_dir);
+        }
+        let _flight = self.begin(&touches, &objects, &departures).await?;
+        self.source.link(cx, inode, dir, name).await
+    }
+
+    async fn unlink(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
+        let _pass = self.gate.enter().await?;
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
+        self.source.unlink(cx, dir, name).await
+    }
+
+    async fn rmdir(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
+        let _pass = self.gate.enter().await?;
+        let mut departures = Vec::new();
+        if let Ok(victim) = self.source.lookup(&HEAL, dir, name).await {
+            departures.push(self.departure(&victim.inode, dir, name, Why::Dies).await);
+        }
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &departures).await?;
+        self.source.rmdir(cx, dir, name).await
+    }
+
+    async fn rename(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        new_dir: &Arc<Inode>,
+        new_name: &Name,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        self.usable(dir, name)?;
+        self.usable(new_dir, new_name)?;
+        let _pass = self.gate.enter().await?;
+        let object = self.source.lookup(&HEAL, dir, name).await?;
+        let other = self.source.lookup(&HEAL, new_dir, new_name).await.ok();
+        let mut departures = vec![self.departure(&object.inode, dir, name, Why::Moves).await];
+        if let Some(other) = &other {
+            let why = match flags {
+                RenameFlags::Exchange => Why::Moves,
+                _ => Why::Dies,
+            };
+            if why == Why::Moves || other.inode.kind() == Kind::Directory {
+                departures.push(self.departure(&other.inode, new_dir, new_name, why).await);
+            }
+        }
+        let mut touches = in_dir(dir, name).to_vec();
+        touches.extend(in_dir(new_dir, new_name));
+        let mut objects = vec![dir, new_dir];
+        // A directory's ".." is part of it: its parent's link count, and on some file systems its time.
+        touches.push(attributes(&object.inode));
+        objects.push(&object.inode);
+        let _flight = self.begin(&touches, &objects, &departures).await?;
+        self.source
+            .rename(cx, dir, name, new_dir, new_name, flags)
+            .await?;
+        self.relocate(&object.inode, new_dir, new_name).await;
+        if let (Some(other), RenameFlags::Exchange) = (&other, flags) {
+            self.relocate(&other.inode, dir, name).await;
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        flags: OpenFlags,
+        mode: u32,
+        umask: u32,
+    ) -> Result<(Entry, Arc<File>)> {
+        self.usable(dir, name)?;
+        let _pass = self.gate.enter().await?;
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
+        self.source.create(cx, dir, name, flags, mode, umask).await
+    }
+
+    async fn open(&self, cx: &Context, inode: &Arc<Inode>, flags: OpenFlags) -> Result<Arc<File>> {
+        if !flags.truncates() {
+            return self.source.open(cx, inode, flags).await;
+        }
+        let _pass = self.gate.enter().await?;
+        let _flight = self.begin(&[content(inode, 0, END)], &[inode], &[]).await?;
+        self.source.open(cx, inode, flags).await
+    }
+
+    async fn read(
+        &self,
+        cx: &Context,
+        file: &Arc<File>,
+        at: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize> {
+        self.source.read(cx, file, at, buffer).await
+    }
+
+    async fn write(&self, cx: &Context, file: &Arc<File>, at: u64, data: &[u8]) -> Result<usize> {
+        let _pass = self.gate.enter().await?;
+        let touch = content(file.inode(), at, at.saturating_add(data.len() as u64));
+        let _flight = self.begin(&[touch], &[file.inode()], &[]).await?;
+        self.source.write(cx, file, at, data).await
+    }
+
+    async fn flush(&self, cx: &Context, file: &Arc<File>) -> Result<()> {
+        self.source.flush(cx, file).await
+    }
+
+    async fn release(&self, cx: &Context, file: &Arc<File>) -> Result<()> {
+        self.source.release(cx, file).await
+    }
+
+    async fn fsync(&self, cx: &Context, file: &Arc<File>, datasync: bool) -> Result<()> {
+        self.source.fsync(cx, file, datasync).await
+    }
+
+    async fn fsyncdir(&self, cx: &Context, dir: &Arc<Inode>, datasync: bool) -> Result<()> {
+        self.source.fsyncdir(cx, dir, datasync).await
+    }
+
+    async fn readdir(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        from: u64,
+        max: usize,
+        plus: bool,
+    ) -> Result<Vec<DirEntry>> {
+        if from == 0 {
+            self.urge(dir);
+        }
+        self.source.readdir(cx, dir, from, max, plus).await
+    }
+
+    async fn getxattr(&self, cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<Vec<u8>> {
+        self.source.getxattr(cx, inode, name).await
+    }
+
+    async fn listxattr(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>> {
+        self.source.listxattr(cx, inode).await
+    }
+
+    async fn setxattr(
+        &self,
+        cx: &Context,
+        inode: &Arc<Inode>,
+        name: &[u8],
+        value: &[u8],
+        flags: XattrFlags,
+    ) -> Result<()> {
+        let _pass = self.gate.enter().await?;
+        let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
+        self.source.setxattr(cx, inode, name, value, flags).await
+    }
+
+    async fn removexattr(&self, cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
+        let _pass = self.gate.enter().await?;
+        let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
+        self.source.removexattr(cx, inode, name).await
+    }
+
+    async fn get_flags(&self, cx: &Context, inode: &Arc<Inode>) -> Result<u32> {
+        self.source.get_flags(cx, inode).await
+    }
+
+    async fn set_flags(&self, cx: &Context, inode: &Arc<Inode>, flags: u32) -> Result<()> {
+        let _pass = self.gate.enter().await?;
+        let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
+        self.source.set_flags(cx, inode, flags).await
+    }
+
+    async fn fallocate(
+        &self,
+        cx: &Context,
+        file: &Arc<File>,
+        how: Allocate,
+        at: u64,
+        len: u64,
+    ) -> Result<()> {
+        let _pass = self.gate.enter().await?;
+        let to = match how {
+            Allocate::Collapse | Allocate::Insert => END,
+            _ => at.saturating_add(len),
+        };
+        let _flight = self
+            .begin(&[content(file.inode(), at, to)], &[file.inode()], &[])
+            .await?;
+        self.source.fallocate(cx, file, how, at, len).await
+    }
+
+    async fn lseek(&self, cx: &Context, file: &Arc<File>, at: u64, seek: Seek) -> Result<u64> {
+        self.source.lseek(cx, file, at, seek).await
+    }
+
+    async fn copy_file_range(
+        &self,
+        cx: &Context,
+        from: &Arc<File>,
+        from_at: u64,
+        to: &Arc<File>,
+        to_at: u64,
+        len: u64,
+    ) -> Result<u64> {
+        let _pass = self.gate.enter().await?;
+        let touch = content(to.inode(), to_at, to_at.saturating_add(len));
+        let _flight = self.begin(&[touch], &[to.inode()], &[]).await?;
+        self.source
+            .copy_file_range(cx, from, from_at, to, to_at, len)
+            .await
+    }
+
+    async fn statfs(&self, cx: &Context, inode: &Arc<Inode>) -> Result<StatFs> {
+        self.source.statfs(cx, inode).await
+    }
+
+    async fn getlk(&self, cx: &Context, file: &Arc<File>, lock: &Lock) -> Result<Option<Lock>> {
+        self.source.getlk(cx, file, lock).await
+    }
+
+    async fn setlk(&self, cx: &Context, file: &Arc<File>, lock: &Lock, wait: bool) -> Result<()> {
+        self.source.setlk(cx, file, lock, wait).await
+    }
+
+    async fn lend(&self, cx: &Context, inode: &Arc<Inode>, lend: Lend) -> Result<Option<Lent>> {
+        if lend == Lend::Read {
+            return self.source.lend(cx, inode, lend).await;
+        }
+        let _pass = self.gate.enter().await?;
+        // Without leases nobody could ever tell when the last writer is gone.
+        if self.source.quiet(&HEAL, inode).await.is_err() {
+            return Ok(None);
+        }
+        let touch = Touch::Body {
+            oid: oid(inode),
+            data: Some((0, END)),
+            escaped: true,
+        };
+        let _flight = self.begin(&[touch], &[inode], &[]).await?;
+        self.source.lend(cx, inode, lend).await
+    }
+
+    async fn quiet(&self, cx: &Context, inode: &Arc<Inode>) -> Result<bool> {
+        self.source.quiet(cx, inode).await
+    }
+
+    async fn sync(&self, cx: &Context) -> Result<()> {
+        self.source.sync(cx).await
+    }
+
+    async fn role(&self, role: Role) -> Result<()> {
+        // A pair has given its bricks their roles.
+        let _ = role;
+        Ok(())
+    }
+}

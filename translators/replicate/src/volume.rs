@@ -1,0 +1,286 @@
+//! Which migration this is: identities of both bricks, the marker on the sink, the state
+//! directory. The direction is written down once and never inferred.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hermitfs_api::{
+    Context, Entry, Errno, Error, Inode, Kind, Name, NameBuf, OpenFlags, Origin, Translator,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::control::OpenError;
+use crate::heal::{MARKER_DIR, STAGING};
+
+/// Our housekeeping on a sink.
+const ADMIN: Context = Context::internal(Origin::Heal);
+
+const MARKER: &[u8] = b"volume.json";
+const LOST_FOUND: &[u8] = b"lost+found";
+
+/// A brick: its file system, and its root's handle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BrickId {
+    pub(crate) fsid: String,
+    pub(crate) root: String,
+}
+
+/// What is written on a sink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Marker {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) role: String,
+    pub(crate) source: BrickId,
+}
+
+/// What is written in the state directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    /// Seconds since 1970.
+    pub(crate) since: u64,
+    pub(crate) source: BrickId,
+    pub(crate) sinks: Vec<(String, BrickId)>,
+}
+
+/// A sink as it was found.
+pub(crate) enum Found {
+    /// Ours before, with this marker.
+    Marked(Marker),
+    /// Nothing in it.
+    Empty,
+    /// Something in it that is not ours.
+    Foreign,
+}
+
+pub(crate) fn io(what: &str) -> impl FnOnce(Error) -> OpenError + '_ {
+    move |error| OpenError::Io(format!("{what}: {error}"))
+}
+
+pub(crate) async fn brick_id(
+    brick: &dyn Translator,
+    root: &Arc<Inode>,
+) -> hermitfs_api::Result<BrickId> {
+    let fsid = format!("{:016x}", brick.statfs(&ADMIN, root).await?.fsid);
+    let root = match brick.handle(&ADMIN, root).await {
+        Ok(handle) => handle
+            .as_bytes()
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect(),
+        Err(error) if error.errno() == Errno::EOPNOTSUPP => String::new(),
+        Err(error) => return Err(error),
+    };
+    Ok(BrickId { fsid, root })
+}
+
+async fn look(
+    brick: &dyn Translator,
+    dir: &Arc<Inode>,
+    name: &[u8],
+) -> hermitfs_api::Result<Option<Entry>> {
+    match brick.lookup(&ADMIN, dir, Name::new(name)?).await {
+        Ok(entry) => Ok(Some(entry)),
+        Err(error) if error.errno() == Errno::ENOENT => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a brick has our directory in its root.
+pub(crate) async fn has_marker(
+    brick: &dyn Translator,
+    root: &Arc<Inode>,
+) -> hermitfs_api::Result<bool> {
+    Ok(look(brick, root, MARKER_DIR).await?.is_some())
+}
+
+/// What is on a sink.
+pub(crate) async fn inspect(
+    brick: &dyn Translator,
+    root: &Arc<Inode>,
+) -> hermitfs_api::Result<Found> {
+    if let Some(dir) = look(brick, root, MARKER_DIR).await? {
+        if let Some(entry) = look(brick, &dir.inode, MARKER).await? {
+            let file = brick.open(&ADMIN, &entry.inode, OpenFlags::READ).await?;
+            let mut text = vec![0; 64 << 10];
+            let n = brick.read(&ADMIN, &file, 0, &mut text).await?;
+            drop(brick.release(&ADMIN, &file).await);
+            return match serde_json::from_slice(text.get(..n).unwrap_or(&[])) {
+                Ok(marker) => Ok(Found::Marked(marker)),
+                // Torn by a power cut while it was made: nothing had been healed then.
+                Err(_) => Ok(Found::Empty),
+            };
+        }
+        return Ok(Found::Empty);
+    }
+    let mut from = 0;
+    loop {
+        let entries = brick.readdir(&ADMIN, root, from, 64, false).await?;
+        let Some(last) = entries.last() else {
+            return Ok(Found::Empty);
+        };
+        from = last.next;
+        for entry in entries.iter().filter(|entry| !entry.is_dots()) {
+            let is_lost_found = *entry.name == *LOST_FOUND && {
+                let dir = look(brick, root, LOST_FOUND).await?;
+                match dir.filter(|dir| dir.inode.kind() == Kind::Directory) {
+                    Some(dir) => {
+                        let inside = brick.readdir(&ADMIN, &dir.inode, 0, 64, false).await?;
+                        inside.iter().all(|entry| entry.is_dots())
+                    }
+                    None => false,
+                }
+            };
+            if !is_lost_found {
+                return Ok(Found::Foreign);
+            }
+        }
+    }
+}
+
+/// Puts the marker on a sink, where it is not yet; the staging space.
+pub(crate) async fn mark(
+    brick: &dyn Translator,
+    root: &Arc<Inode>,
+    marker: &Marker,
+) -> hermitfs_api::Result<Arc<Inode>> {
+    let dir = match look(brick, root, MARKER_DIR).await? {
+        Some(dir) => dir.inode,
+        None => {
+            let dir = brick
+                .mkdir(&ADMIN, root, Name::new(MARKER_DIR)?, 0o700, 0)
+                .await?
+                .inode;
+            for acl in ["system.posix_acl_access", "system.posix_acl_default"] {
+                // It may have inherited some; that it has none is as good.
+                drop(brick.removexattr(&ADMIN, &dir, acl.as_bytes()).await);
+            }
+            let set = hermitfs_api::SetAttr {
+                mode: Some(0o700),
+                ..Default::default()
+            };
+            brick.setattr(&ADMIN, &dir, None, &set).await?;
+            dir
+        }
+    };
+    let staging = match look(brick, &dir, STAGING).await? {
+        Some(staging) => staging.inode,
+        None => {
+            brick
+                .mkdir(&ADMIN, &dir, Name::new(STAGING)?, 0o700, 0)
+                .await?
+                .inode
+        }
+    };
+    let text =
+        serde_json::to_vec_pretty(marker).map_err(|error| Error::with_story(Errno::EIO, error))?;
+    let fresh = NameBuf::new(b"volume.json.new")?;
+    if look(brick, &dir, fresh.as_bytes()).await?.is_some() {
+        brick.unlink(&ADMIN, &dir, &fresh).await?;
+    }
+    let (_, file) = brick
+        .create(&ADMIN, &dir, &fresh, OpenFlags::WRITE, 0o600, 0)
+        .await?;
+    brick.write(&ADMIN, &file, 0, &text).await?;
+    brick.fsync(&ADMIN, &file, false).await?;
+    brick.release(&ADMIN, &file).await?;
+    let name = Name::new(MARKER)?;
+    brick
+        .rename(&ADMIN, &dir, &fresh, &dir, name, Default::default())
+        .await?;
+    brick.fsyncdir(&ADMIN, &dir, false).await?;
+    Ok(staging)
+}
+
+/// Takes everything of ours off a sink.
+pub(crate) async fn unmark(brick: &dyn Translator, root: &Arc<Inode>) -> hermitfs_api::Result<()> {
+    match look(brick, root, MARKER_DIR).await? {
+        Some(entry) => remove(brick, root, Name::new(MARKER_DIR)?, &entry).await,
+        None => Ok(()),
+    }
+}
+
+async fn remove(
+    brick: &dyn Translator,
+    dir: &Arc<Inode>,
+    name: &Name,
+    entry: &Entry,
+) -> hermitfs_api::Result<()> {
+    if entry.inode.kind() != Kind::Directory {
+        return brick.unlink(&ADMIN, dir, name).await;
+    }
+    if let Ok(flags) = brick.get_flags(&ADMIN, &entry.inode).await
+        && flags & 0x30 != 0
+    {
+        brick.set_flags(&ADMIN, &entry.inode, flags & !0x30).await?;
+    }
+    loop {
+        let inside = brick.readdir(&ADMIN, &entry.inode, 0, 1024, false).await?;
+        let names: Vec<_> = inside
+            .into_iter()
+            .filter(|e| !e.is_dots())
+            .map(|e| e.name)
+            .collect();
+        if names.is_empty() {
+            return brick.rmdir(&ADMIN, dir, name).await;
+        }
+        for bytes in names {
+            let child = Name::new(&bytes)?;
+            if let Some(below) = look(brick, &entry.inode, &bytes).await? {
+                Box::pin(remove(brick, &entry.inode, child, &below)).await?;
+            }
+        }
+    }
+}
+
+/// A new identity for a migration.
+pub(crate) fn new_id() -> Result<String, OpenError> {
+    std::fs::read_to_string("/proc/sys/kernel/random/uuid")
+        .map(|id| id.trim().to_owned())
+        .map_err(|error| OpenError::Io(format!("no random number to be had: {error}")))
+}
+
+/// An id comes from a marker on a disk, and becomes part of a path.
+pub(crate) fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+}
+
+pub(crate) fn state_dir(base: &Path, id: &str) -> PathBuf {
+    base.join(id)
+}
+
+/// Seconds since 1970.
+pub(crate) fn seconds_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs() as i64)
+}
+
+/// Reads what the state directory says; `None` when it is not there.
+pub(crate) fn read_record(dir: &Path) -> Result<Option<Record>, OpenError> {
+    let path = dir.join("volume.json");
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(OpenError::Io(format!("{}: {error}", path.display()))),
+    };
+    // Damaged state is lost state: it costs time, never data.
+    Ok(serde_json::from_slice(&text).ok())
+}
+
+/// Writes it.
+pub(crate) fn write_record(dir: &Path, record: &Record) -> Result<(), OpenError> {
+    let path = dir.join("volume.json");
+    let write = || -> std::io::Result<()> {
+        std::fs::create_dir_all(dir)?;
+        let fresh = dir.join("volume.json.new");
+        std::fs::write(&fresh, serde_json::to_vec_pretty(record)?)?;
+        std::fs::File::open(&fresh)?.sync_all()?;
+        std::fs::rename(&fresh, &path)?;
+        std::fs::File::open(dir)?.sync_all()
+    };
+    write().map_err(|error| OpenError::Io(format!("{}: {error}", path.display())))
+}
