@@ -1,1 +1,14 @@
-//! (in the making)
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test equipment: what cannot be done fails the test where it stands"
+)]
+
+mod memory;
+mod tree;
+
+pub use memory::{Memory, Settings};
+pub use tree::{Blocks, NOT_OF_THE_TREE, Node, Tree};

@@ -1,0 +1,404 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hermitfs_api::{Attr, Context, Errno, Kind, Name, NameBuf, Result, Role, SetTime, Time};
+
+use super::content::{BLOCK, Content};
+
+/// `FS_IMMUTABLE_FL`
+pub(super) const IMMUTABLE: u32 = 0x10;
+/// `FS_APPEND_FL`
+pub(super) const APPEND: u32 = 0x20;
+
+/// What a [`Memory`](super::Memory) can hold and does: everything a good Linux file system can, unless a
+/// test takes something away.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Every change is EROFS, as after a remount.
+    pub read_only: bool,
+    /// Bytes of file content, counted in blocks of 4 KiB; beyond it ENOSPC.
+    pub capacity: Option<u64>,
+    /// Objects; beyond it ENOSPC.
+    pub objects: Option<u64>,
+    /// Largest file in bytes; beyond it EFBIG.
+    pub max_file: u64,
+    /// Names of one object, and sub-directories of one directory plus two; beyond it EMLINK.
+    pub max_links: u32,
+    /// Whether it has extended attributes at all (else EOPNOTSUPP).
+    pub xattrs: bool,
+    /// Bytes of names and values of one object's extended attributes; beyond it ENOSPC.
+    pub xattr_space: usize,
+    /// Inode flags that can be set (others EOPNOTSUPP); 0: it has none (ENOTTY).
+    pub flags: u32,
+    /// Whether it has fallocate (else EOPNOTSUPP).
+    pub fallocate: bool,
+    /// Whether it gives handles (else EOPNOTSUPP).
+    pub handles: bool,
+    /// Times that are set are cut down to multiples of this, in nanoseconds.
+    pub time_granularity: u32,
+    /// Times that are set are drawn into this range, in seconds.
+    pub time_range: (i64, i64),
+    /// The number of what was deleted is used again at once, with another generation. That is
+    /// what ext4 does.
+    pub reuse_numbers: bool,
+    /// The clock stands: changes get the same time, as two within one tick of a kernel do.
+    pub clock_stands: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            read_only: false,
+            capacity: None,
+            objects: None,
+            max_file: i64::MAX as u64,
+            max_links: 65_000,
+            xattrs: true,
+            xattr_space: 64 << 10,
+            flags: IMMUTABLE | APPEND | 0x8 | 0x40 | 0x80 | 0x1_0000,
+            fallocate: true,
+            handles: true,
+            time_granularity: 1,
+            time_range: (i64::MIN, i64::MAX),
+            reuse_numbers: true,
+            clock_stands: false,
+        }
+    }
+}
+
+/// An object. A clone shares its blocks with the original.
+#[derive(Clone, Debug)]
+pub(super) struct Object {
+    pub(super) generation: u64,
+    pub(super) kind: Kind,
+    pub(super) mode: u32,
+    pub(super) nlink: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) rdev: u64,
+    pub(super) atime: Time,
+    pub(super) mtime: Time,
+    pub(super) ctime: Time,
+    pub(super) btime: Time,
+    pub(super) flags: u32,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) body: Body,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    File(Content),
+    Directory(Directory),
+    Symlink(Vec<u8>),
+    Special,
+}
+
+/// Names with their objects, in the order of their making.
+#[derive(Clone, Debug)]
+pub(super) struct Directory {
+    /// Where this directory stands itself; the root stands in itself.
+    pub(super) parent: u64,
+    pub(super) name: Option<NameBuf>,
+    names: BTreeMap<NameBuf, (u64, u64)>,
+    order: BTreeMap<u64, NameBuf>,
+    next: u64,
+}
+
+/// Cookies of `.` and `..`; names come after them.
+const DOT: u64 = 1;
+const DOTDOT: u64 = 2;
+
+impl Directory {
+    pub(super) fn new(parent: u64, name: Option<NameBuf>) -> Directory {
+        Directory {
+            parent,
+            name,
+            names: BTreeMap::new(),
+            order: BTreeMap::new(),
+            next: DOTDOT + 1,
+        }
+    }
+
+    pub(super) fn get(&self, name: &Name) -> Option<u64> {
+        self.names.get(name).map(|&(number, _)| number)
+    }
+
+    pub(super) fn insert(&mut self, name: &Name, number: u64) {
+        self.remove(name);
+        self.names.insert(name.to_owned(), (number, self.next));
+        self.order.insert(self.next, name.to_owned());
+        self.next += 1;
+    }
+
+    /// Another object at a name that stays where it is.
+    pub(super) fn replace(&mut self, name: &Name, number: u64) {
+        if let Some(slot) = self.names.get_mut(name) {
+            slot.0 = number;
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &Name) {
+        if let Some((_, cookie)) = self.names.remove(name) {
+            self.order.remove(&cookie);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// (name, number, cookie) after a position, at most `max`.
+    pub(super) fn list(&self, own: u64, from: u64, max: usize) -> Vec<(Box<[u8]>, u64, u64)> {
+        let dots: [(&[u8], u64, u64); 2] = [(b".", own, DOT), (b"..", self.parent, DOTDOT)];
+        let dots = dots
+            .into_iter()
+            .filter(|dot| dot.2 > from)
+            .map(|(n, i, c)| (n.into(), i, c));
+        let names = self.order.range(from.saturating_add(1)..);
+        dots.chain(
+            names.map(|(&cookie, name)| (name.as_bytes().into(), self.names[name].0, cookie)),
+        )
+        .take(max)
+        .collect()
+    }
+}
+
+/// A whole file system, without anybody who uses it.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) dev: u64,
+    pub(super) objects: BTreeMap<u64, Arc<Object>>,
+    /// Without a name, until nobody holds them any more.
+    pub(super) orphans: BTreeSet<u64>,
+    pub(super) busy: BTreeSet<u64>,
+    pub(super) settings: Settings,
+    pub(super) role: Role,
+    next_generation: u64,
+    next_number: u64,
+    ticks: i64,
+}
+
+impl State {
+    pub(super) fn new(dev: u64, settings: Settings) -> State {
+        // Numbers of two bricks do not overlap, so that whoever mixes them up fails at once.
+        let mut state = State {
+            dev,
+            objects: BTreeMap::new(),
+            orphans: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            settings,
+            role: Role::Plain,
+            next_generation: 1,
+            next_number: (dev & 0xffff) << 32 | 2,
+            ticks: 0,
+        };
+        let root = state.root();
+        let directory = Body::Directory(Directory::new(root, None));
+        let made = state.make(&Context::default(), Kind::Directory, 0o755, 0, directory);
+        debug_assert_eq!(made.ok(), Some(root));
+        state.change(root).nlink = 2;
+        state
+    }
+
+    pub(super) fn root(&self) -> u64 {
+        (self.dev & 0xffff) << 32 | 2
+    }
+
+    /// The time of the next change: each its own, a second and some nanoseconds after the last.
+    pub(super) fn now(&mut self) -> Time {
+        if !self.settings.clock_stands {
+            self.ticks += 1;
+        }
+        let nsec = (self.ticks * 1_000_003 + 7) % 1_000_000_000;
+        self.hold(Time::new(1_700_000_000 + self.ticks, nsec as u32))
+    }
+
+    /// A time as this file system can hold it.
+    fn hold(&self, time: Time) -> Time {
+        let (min, max) = self.settings.time_range;
+        if time.sec < min || time.sec > max {
+            return Time::new(time.sec.clamp(min, max), 0);
+        }
+        Time::new(
+            time.sec,
+            time.nsec - time.nsec % self.settings.time_granularity.max(1),
+        )
+    }
+
+    pub(super) fn set_time(&self, set: SetTime, now: Time) -> Time {
+        match set {
+            SetTime::Now => now,
+            SetTime::At(time) => self.hold(time),
+        }
+    }
+
+    pub(super) fn get(&self, number: u64) -> &Object {
+        &self.objects[&number]
+    }
+
+    pub(super) fn change(&mut self, number: u64) -> &mut Object {
+        Arc::make_mut(
+            self.objects
+                .get_mut(&number)
+                .expect("an object that is referred to"),
+        )
+    }
+
+    pub(super) fn directory(&self, number: u64) -> Result<&Directory> {
+        match &self.get(number).body {
+            Body::Directory(directory) => Ok(directory),
+            _ => Err(Errno::ENOTDIR.into()),
+        }
+    }
+
+    pub(super) fn change_directory(&mut self, number: u64) -> &mut Directory {
+        match &mut self.change(number).body {
+            Body::Directory(directory) => directory,
+            _ => unreachable!("was checked to be a directory"),
+        }
+    }
+
+    /// The content of a file that was opened.
+    pub(super) fn content(&self, number: u64) -> &Content {
+        match &self.get(number).body {
+            Body::File(content) => content,
+            _ => unreachable!("only files are opened"),
+        }
+    }
+
+    pub(super) fn change_content(&mut self, number: u64) -> &mut Content {
+        match &mut self.change(number).body {
+            Body::File(content) => content,
+            _ => unreachable!("only files are opened"),
+        }
+    }
+
+    /// ENOSPC when the content may not grow by so many bytes.
+    pub(super) fn reserve(&self, growth: u64) -> Result<()> {
+        match self.settings.capacity {
+            Some(capacity) if growth > 0 && self.used() + growth > capacity => {
+                Err(Errno::ENOSPC.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.objects
+            .values()
+            .map(|o| {
+                if let Body::File(c) = &o.body {
+                    c.allocated()
+                } else {
+                    0
+                }
+            })
+            .sum()
+    }
+
+    /// A new object without a name yet.
+    pub(super) fn make(
+        &mut self,
+        cx: &Context,
+        kind: Kind,
+        mode: u32,
+        rdev: u64,
+        body: Body,
+    ) -> Result<u64> {
+        if self
+            .settings
+            .objects
+            .is_some_and(|most| self.objects.len() as u64 >= most)
+        {
+            return Err(Errno::ENOSPC.into());
+        }
+        let number = if self.settings.reuse_numbers {
+            let root = self.root();
+            (root..)
+                .find(|number| !self.objects.contains_key(number))
+                .unwrap_or(root)
+        } else {
+            self.next_number
+        };
+        self.next_number = self.next_number.max(number + 1);
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        let now = self.now();
+        self.objects.insert(
+            number,
+            Arc::new(Object {
+                generation,
+                kind,
+                mode,
+                nlink: 0,
+                uid: cx.uid,
+                gid: cx.gid,
+                rdev: if kind.is_device() { rdev } else { 0 },
+                atime: now,
+                mtime: now,
+                ctime: now,
+                btime: now,
+                flags: 0,
+                xattrs: BTreeMap::new(),
+                body,
+            }),
+        );
+        Ok(number)
+    }
+
+    /// A name was taken away; the object goes when nobody holds it any more.
+    pub(super) fn unlinked(&mut self, number: u64, now: Time) {
+        let object = self.change(number);
+        object.nlink = if object.kind == Kind::Directory {
+            0
+        } else {
+            object.nlink - 1
+        };
+        object.ctime = now;
+        if object.nlink == 0 {
+            self.orphans.insert(number);
+        }
+    }
+
+    /// Removes what has no name and is not held.
+    pub(super) fn sweep(&mut self, held: impl Fn(u64) -> bool) {
+        let gone: Vec<u64> = self
+            .orphans
+            .iter()
+            .copied()
+            .filter(|&number| !held(number))
+            .collect();
+        for number in gone {
+            self.orphans.remove(&number);
+            self.busy.remove(&number);
+            self.objects.remove(&number);
+        }
+    }
+
+    pub(super) fn attr(&self, number: u64) -> Attr {
+        let object = self.get(number);
+        let (size, allocated) = match &object.body {
+            Body::File(content) => (content.size, content.allocated()),
+            Body::Directory(_) => (BLOCK, BLOCK),
+            Body::Symlink(target) => (target.len() as u64, 0),
+            Body::Special => (0, 0),
+        };
+        Attr {
+            ino: number,
+            dev: self.dev,
+            kind: object.kind,
+            mode: object.mode,
+            nlink: object.nlink,
+            uid: object.uid,
+            gid: object.gid,
+            rdev: object.rdev,
+            size,
+            blocks: allocated / 512,
+            blksize: BLOCK as u32,
+            atime: object.atime,
+            mtime: object.mtime,
+            ctime: object.ctime,
+            btime: Some(object.btime),
+        }
+    }
+}
