@@ -417,6 +417,18 @@ impl Ledger {
         self.enqueue(known.oid, CRAWL, now);
     }
 
+    /// The same for a directory whose image is and stays where it is: a walk that is under way,
+    /// or to come, and trusts no more than this one, will do.
+    pub(crate) fn ensure_tree(&mut self, known: &Known, trust: Trust, now: Millis) {
+        let tree = self
+            .marks
+            .get(&known.oid)
+            .and_then(|mark| mark.tree.as_ref());
+        if tree.is_none_or(|(state, old)| !Self::dirty(state) || *old > trust) {
+            self.plant_tree(known, trust, now);
+        }
+    }
+
     /// A mark that no user's operation made: something found to differ.
     pub(crate) fn mark_name(&mut self, dir: &Known, name: &Bytes, now: Millis) {
         self.admit(dir, now);

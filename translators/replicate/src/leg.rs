@@ -18,11 +18,20 @@ pub(crate) struct Leg {
     pub(crate) work: Condvar,
     /// Something that a user can see has changed.
     pub(crate) news: Condvar,
-    start: Instant,
+    clock: Clock,
+}
+
+/// Milliseconds since the start; in tests, as the test says.
+enum Clock {
+    Running(Instant),
+    #[cfg(test)]
+    Set(std::sync::atomic::AtomicU64),
 }
 
 struct Book {
     ledger: Ledger,
+    #[cfg(test)]
+    kept: Vec<crate::record::Record>,
     journal: Option<Journal>,
     /// Since when, and why, nothing can be written.
     lost: Option<String>,
@@ -31,10 +40,15 @@ struct Book {
 }
 
 impl Leg {
-    /// Without a journal all is forgotten at the end: for tests of everything else.
-    pub(crate) fn new(ledger: Ledger, journal: Option<Journal>) -> Leg {
+    pub(crate) fn new(ledger: Ledger, journal: Journal) -> Leg {
+        Leg::with(ledger, Some(journal), Clock::Running(Instant::now()))
+    }
+
+    fn with(ledger: Ledger, journal: Option<Journal>, clock: Clock) -> Leg {
         let book = Book {
             ledger,
+            #[cfg(test)]
+            kept: Vec::new(),
             journal,
             lost: None,
             dead: false,
@@ -43,8 +57,28 @@ impl Leg {
             book: Mutex::new(book),
             work: Condvar::new(),
             news: Condvar::new(),
-            start: Instant::now(),
+            clock,
         }
+    }
+
+    /// With a journal in memory and a clock that stands until it is moved.
+    #[cfg(test)]
+    pub(crate) fn in_memory(ledger: Ledger, kept: Vec<crate::record::Record>) -> Leg {
+        let leg = Leg::with(ledger, None, Clock::Set(Default::default()));
+        leg.book.lock().kept = kept;
+        leg
+    }
+
+    #[cfg(test)]
+    pub(crate) fn advance(&self, by: u64) {
+        if let Clock::Set(at) = &self.clock {
+            at.fetch_add(by, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> Vec<crate::record::Record> {
+        self.book.lock().kept.clone()
     }
 
     /// One step in the ledger, and in the journal.
@@ -85,6 +119,7 @@ impl Leg {
             journal: Some(journal),
             lost,
             dead,
+            ..
         } = &mut *book
         else {
             return;
@@ -123,6 +158,8 @@ impl Leg {
 impl Book {
     fn write(&mut self) {
         let records = self.ledger.take_records();
+        #[cfg(test)]
+        self.kept.extend(records.iter().cloned());
         let Some(journal) = &mut self.journal else {
             return;
         };
@@ -151,7 +188,11 @@ impl Books for Leg {
     }
 
     fn now(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64
+        match &self.clock {
+            Clock::Running(start) => start.elapsed().as_millis() as u64,
+            #[cfg(test)]
+            Clock::Set(at) => at.load(std::sync::atomic::Ordering::Relaxed),
+        }
     }
 }
 

@@ -14,6 +14,8 @@ mod record;
 mod trouble;
 mod users;
 mod volume;
+#[cfg(test)]
+mod world;
 
 pub use control::{Goal, NotReady, ObjectError, OpenError, Reached, Status};
 pub use options::Options;

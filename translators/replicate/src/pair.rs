@@ -825,7 +825,7 @@ async fn open(
         let staging = volume::mark(&*sink, &sink_root, &marker)
             .await
             .map_err(io(&what))?;
-        let leg = Arc::new(Leg::new(ledger, Some(journal)));
+        let leg = Arc::new(Leg::new(ledger, journal));
         let healer = Arc::new(Healer::new(
             (source.clone(), root.clone()),
             (sink, sink_root, staging),

@@ -184,6 +184,9 @@ impl Users {
     }
 
     fn usable(&self, dir: &Inode, name: &Name) -> Result<()> {
+        if dir.kind() != Kind::Directory {
+            return Err(Error::new(Errno::ENOTDIR));
+        }
         let ours = *name.as_bytes() == *MARKER_DIR && dir.identity() == self.root.identity();
         if ours {
             Err(Error::new(Errno::EPERM))
@@ -325,12 +328,14 @@ impl Translator for Users {
     }
 
     async fn unlink(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
+        self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
         self.source.unlink(cx, dir, name).await
     }
 
     async fn rmdir(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
+        self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
         let mut departures = Vec::new();
         if let Ok(victim) = self.source.lookup(&HEAL, dir, name).await {

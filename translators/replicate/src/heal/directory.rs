@@ -275,15 +275,14 @@ impl Healer {
         if let Some(entry) = &there {
             let is_dir = entry.inode.kind() == Kind::Directory;
             if is_dir && claimant == Some(oid) {
-                if under.is_some() {
-                    self.plant(&known, under);
-                }
+                self.ensure(&known, under);
                 return Ok(());
             }
             if is_dir && claimant.is_none() && place.is_none() {
                 // A directory has no content of its own: what stands there will do, when all in
                 // it is looked at. Under an unseen one we made it ourselves, or adopt it.
-                self.plant(&known, Some(under.unwrap_or(Trust::NOTHING)));
+                self.ensure(&known, Some(under.unwrap_or(Trust::NOTHING)));
+                self.note_marked(slot, wanted, under).await;
                 return Ok(());
             }
             self.take_away(slot.dir, slot.sink_dir, slot.name, entry, Some(oid))
@@ -305,7 +304,24 @@ impl Healer {
         self.ledger(|ledger| ledger.unplace(oid));
         // All that it has is new here; what a kill leaves half done was made by us.
         self.plant(&known, Some(Trust::ALL));
+        self.note_marked(slot, wanted, under).await;
         Ok(())
+    }
+
+    /// While its name is marked, this says that what stands there now is its image.
+    async fn note_marked(&self, slot: &Slot<'_>, wanted: &Entry, under: Option<Trust>) {
+        if under.is_none() {
+            let image = (Oid::from(wanted.inode.identity()), wanted.inode.clone());
+            self.note_stand(slot.dir, &slot.name.as_bytes().into(), image)
+                .await;
+        }
+    }
+
+    fn ensure(&self, known: &crate::ledger::Known, trust: Option<Trust>) {
+        let now = self.now();
+        if let Some(trust) = trust {
+            self.ledger(|ledger| ledger.ensure_tree(known, trust, now));
+        }
     }
 
     fn plant(&self, known: &crate::ledger::Known, trust: Option<Trust>) {

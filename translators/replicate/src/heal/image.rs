@@ -38,19 +38,23 @@ impl Healer {
                 .filter(|e| e.inode.kind() == Kind::Directory)
                 .ok_or(Setback::Later(5))?;
             let oid = Oid::from(next.inode.identity());
-            let (open, tree) = self.ledger(|ledger| {
-                let tree = ledger.tree_dirty(above);
+            let (open, unseen) = self.ledger(|ledger| {
                 let named = ledger.name_dirty(above, name.as_bytes());
-                (tree || named || ledger.place_of(oid).is_some(), tree)
+                (
+                    named || ledger.place_of(oid).is_some(),
+                    ledger.tree_dirty(above),
+                )
             });
+            if unseen {
+                // What lies below comes after it; and as this is wanted now, it comes next.
+                self.ledger(|ledger| ledger.urge(above));
+                return Err(Setback::Later(5));
+            }
             if open {
                 if !self.ledger(|ledger| ledger.claim(above)) {
                     return Err(Setback::Later(10));
                 }
-                // With an unseen directory above, what stands there already was put there by us,
-                // or is looked at by the walk that comes: trust nothing of it here.
-                let under = tree.then_some(Trust::NOTHING);
-                let done = Box::pin(self.name(&here, &image, name, under, false)).await;
+                let done = Box::pin(self.name(&here, &image, name, None, false)).await;
                 self.ledger(|ledger| ledger.unclaim(above));
                 done?;
             }

@@ -1,0 +1,514 @@
+//! A pair of trees in memory, users and a healer that take turns one operation at a time, and a
+//! kill possible between any two. The code that runs here is the code that runs on disks.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
+
+use hermitfs_api::*;
+use hermitfs_testkit::Memory;
+
+use crate::heal::{Books, Healer, MARKER_DIR, STAGING};
+use crate::ledger::{Ledger, Work};
+use crate::leg::Leg;
+use crate::record::Trust;
+use crate::users::{UserLeg, Users};
+
+/// Operations that an actor may still do before it has to wait.
+#[derive(Default)]
+pub(crate) struct Turns(AtomicI64);
+
+impl Turns {
+    const ALL: i64 = i64::MAX / 2;
+
+    fn give(&self, turns: i64) {
+        self.0.store(turns, Ordering::Relaxed);
+    }
+
+    async fn turn(&self) {
+        std::future::poll_fn(|_| {
+            if self.0.load(Ordering::Relaxed) > 0 {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Waits for a turn before each operation.
+struct Paced {
+    below: Arc<Memory>,
+    turns: Arc<Turns>,
+}
+
+macro_rules! paced {
+    ($($(#[doc = $doc:literal])* $class:ident $fop:ident: fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
+        #[async_trait]
+        impl Translator for Paced {
+            $(async fn $name(&self, $($arg: $ty),*) -> $ret {
+                self.turns.turn().await;
+                self.below.$name($($arg),*).await
+            })*
+        }
+    };
+}
+with_operations!(paced);
+
+type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What a user does, by paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Create(&'static str),
+    Write(&'static str, u64, u8),
+    Truncate(&'static str, u64),
+    Mkdir(&'static str),
+    Unlink(&'static str),
+    Rmdir(&'static str),
+    Rename(&'static str, &'static str),
+    Exchange(&'static str, &'static str),
+    Link(&'static str, &'static str),
+    Symlink(&'static str),
+    Chmod(&'static str, u32),
+    Xattr(&'static str, u8),
+}
+
+/// Source, sink, users, healer.
+pub(crate) struct World {
+    pub(crate) source: Arc<Memory>,
+    pub(crate) sink: Arc<Memory>,
+    leg: Arc<Leg>,
+    healer: Arc<Healer>,
+    users: Arc<Users>,
+    user_turns: Arc<Turns>,
+    heal_turns: Arc<Turns>,
+    user: Option<Task<()>>,
+    heal: Option<Task<()>>,
+}
+
+const ROOT: Context = Context::internal(Origin::Admin);
+const USER: Context = Context {
+    uid: 0,
+    gid: 0,
+    pid: 1,
+    origin: Origin::User,
+};
+
+impl World {
+    /// A source made by `acts`, and an empty sink.
+    pub(crate) fn new(acts: &[Act]) -> World {
+        let (source, sink) = (Memory::with_dev(1), Memory::with_dev(2));
+        for act in acts {
+            block_on(perform(&source, act.clone())).unwrap_or_else(|e| panic!("{act:?}: {e}"));
+        }
+        let root = block_on(sink.root(&ROOT)).unwrap().inode;
+        let ours = Name::new(MARKER_DIR).unwrap();
+        let dir = block_on(sink.mkdir(&ROOT, &root, ours, 0o700, 0))
+            .unwrap()
+            .inode;
+        block_on(sink.mkdir(&ROOT, &dir, Name::new(STAGING).unwrap(), 0o700, 0)).unwrap();
+        let world = World::start(source, sink, Vec::new());
+        let root = block_on(world.source.root(&ROOT)).unwrap().inode;
+        world.heal_turns.give(Turns::ALL);
+        let known = block_on(world.healer.known(&root));
+        world
+            .leg
+            .ledger(|ledger| ledger.plant_tree(&known, Trust::ALL, 0));
+        world
+    }
+
+    fn start(source: Memory, sink: Memory, records: Vec<crate::record::Record>) -> World {
+        let (source, sink) = (Arc::new(source), Arc::new(sink));
+        block_on(source.role(Role::Source)).unwrap();
+        let (user_turns, heal_turns) = (Arc::new(Turns::default()), Arc::new(Turns::default()));
+        let paced = |below: &Arc<Memory>, turns: &Arc<Turns>| -> Arc<dyn Translator> {
+            Arc::new(Paced {
+                below: below.clone(),
+                turns: turns.clone(),
+            })
+        };
+        let mut ledger = Ledger::default();
+        records
+            .iter()
+            .cloned()
+            .for_each(|record| ledger.replay(record));
+        let leg = Arc::new(Leg::in_memory(ledger, records));
+        let root = block_on(source.root(&ROOT)).unwrap().inode;
+        let sink_root = block_on(sink.root(&ROOT)).unwrap().inode;
+        let look = |dir: &Arc<Inode>, name: &[u8]| {
+            block_on(sink.lookup(&ROOT, dir, Name::new(name).unwrap()))
+                .unwrap()
+                .inode
+        };
+        let staging = look(&look(&sink_root, MARKER_DIR), STAGING);
+        let healer = Arc::new(Healer::new(
+            (paced(&source, &heal_turns), root.clone()),
+            (paced(&sink, &heal_turns), sink_root, staging),
+            leg.clone(),
+            1,
+        ));
+        heal_turns.give(Turns::ALL);
+        block_on(healer.sweep_unknown()).unwrap();
+        let users = Arc::new(Users {
+            source: paced(&source, &user_turns),
+            root,
+            legs: vec![UserLeg {
+                leg: leg.clone(),
+                held: healer.held.clone(),
+            }],
+            gate: Default::default(),
+            rest: 0,
+        });
+        let (user, heal) = (None, None);
+        World {
+            source,
+            sink,
+            leg,
+            healer,
+            users,
+            user_turns,
+            heal_turns,
+            user,
+            heal,
+        }
+    }
+
+    /// Ends the process where it stands, and starts it again over what is on disk.
+    pub(crate) fn kill(self) -> World {
+        let records = self.leg.kept();
+        let (source, sink) = (self.source.fork(), self.sink.fork());
+        World::start(source, sink, records)
+    }
+
+    /// Starts an operation of a user; it goes on with [`World::step_user`].
+    pub(crate) fn begin(&mut self, act: Act) {
+        assert!(self.user.is_none());
+        let users = self.users.clone();
+        self.user = Some(Box::pin(async move {
+            // What fails natively fails here: that is the user's own affair.
+            drop(perform(&*users, act).await);
+        }));
+    }
+
+    pub(crate) fn has_user(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// The user does at most so many operations at the source.
+    pub(crate) fn step_user(&mut self, turns: i64) {
+        self.user_turns.give(turns);
+        if let Some(task) = &mut self.user
+            && poll_once(task.as_mut()).is_ready()
+        {
+            self.user = None;
+        }
+    }
+
+    pub(crate) fn act(&mut self, act: Act) {
+        self.begin(act);
+        self.step_user(Turns::ALL);
+        assert!(!self.has_user());
+    }
+
+    /// The healer does at most so many operations at either brick; `false` when there was
+    /// nothing to do.
+    pub(crate) fn step_heal(&mut self, turns: i64) -> bool {
+        self.heal_turns.give(turns);
+        if self.heal.is_none() {
+            let now = self.leg.now();
+            let Ok(work) = self.leg.ledger(|ledger| ledger.claim_next(now, true)) else {
+                return false;
+            };
+            if std::env::var_os("HERMITFS_STEPS").is_some() {
+                eprintln!("{work:?}");
+            }
+            let healer = self.healer.clone();
+            self.heal = Some(Box::pin(async move { heal(&healer, work).await }));
+        }
+        if let Some(task) = &mut self.heal
+            && poll_once(task.as_mut()).is_ready()
+        {
+            self.heal = None;
+        }
+        true
+    }
+
+    pub(crate) fn is_healing(&self) -> bool {
+        self.heal.is_some()
+    }
+
+    pub(crate) fn sync(&mut self, succeeds: bool) {
+        let now = self.leg.now();
+        self.leg.ledger(|ledger| {
+            let cut = ledger.cut();
+            ledger.seal(cut, succeeds, now);
+        });
+    }
+
+    /// Heals to the end; panics when there is none.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..3000 {
+            if self.step_heal(Turns::ALL) {
+                continue;
+            }
+            self.sync(true);
+            if self.leg.ledger(|ledger| ledger.pending()) == 0 {
+                self.heal_turns.give(Turns::ALL);
+                block_on(self.healer.sweep()).unwrap();
+                return;
+            }
+            self.leg.advance(50);
+        }
+        let left = self.leg.ledger(|ledger| format!("{:?}", ledger.dump()));
+        let troubles: Vec<_> = self.leg.ledger(|ledger| {
+            ledger
+                .troubles()
+                .map(|(oid, piece, t, _)| format!("{oid:?} {piece:?} {t:?}"))
+                .collect()
+        });
+        panic!("healing comes to no end: {left} {troubles:?}");
+    }
+
+    /// Nothing pending and no error: the trees are equal, nothing of ours is left over.
+    pub(crate) fn check(&self) -> Vec<String> {
+        let (source, sink) = (self.source.tree(), self.sink.tree_without(&[".hermitfs"]));
+        let mut wrong = hermitfs_testkit::Tree::diff(&source, &sink);
+        let troubles = self.leg.ledger(|ledger| ledger.errors());
+        if troubles > 0 {
+            wrong.push(format!("{troubles} errors"));
+        }
+        let stages = self.leg.ledger(|ledger| ledger.stages());
+        if !stages.is_empty() {
+            wrong.push(format!("left in the staging space: {stages:?}"));
+        }
+        wrong
+    }
+}
+
+async fn heal(healer: &Healer, work: Work) {
+    if let Err(trouble) = healer.heal(&work).await {
+        panic!("the sink is in trouble: {trouble:?}");
+    }
+}
+
+async fn walk(volume: &dyn Translator, path: &str) -> Result<(Arc<Inode>, NameBuf)> {
+    let mut dir = volume.root(&USER).await?.inode;
+    let (above, last) = path.rsplit_once('/').unwrap_or(("", path));
+    for name in above.split('/').filter(|name| !name.is_empty()) {
+        dir = volume
+            .lookup(&USER, &dir, Name::new(name.as_bytes())?)
+            .await?
+            .inode;
+    }
+    Ok((dir, NameBuf::new(last.as_bytes())?))
+}
+
+async fn find(volume: &dyn Translator, path: &str) -> Result<Arc<Inode>> {
+    let (dir, name) = walk(volume, path).await?;
+    Ok(volume.lookup(&USER, &dir, &name).await?.inode)
+}
+
+async fn perform(volume: &dyn Translator, act: Act) -> Result<()> {
+    match act {
+        Act::Create(path) => {
+            let (dir, name) = walk(volume, path).await?;
+            let flags = OpenFlags::WRITE;
+            let (_, file) = volume.create(&USER, &dir, &name, flags, 0o644, 0).await?;
+            volume.release(&USER, &file).await
+        }
+        Act::Write(path, at, byte) => {
+            let inode = find(volume, path).await?;
+            let file = volume.open(&USER, &inode, OpenFlags::WRITE).await?;
+            volume.write(&USER, &file, at, &[byte; 10]).await?;
+            volume.release(&USER, &file).await
+        }
+        Act::Truncate(path, size) => {
+            let inode = find(volume, path).await?;
+            let set = SetAttr {
+                size: Some(size),
+                ..SetAttr::default()
+            };
+            volume.setattr(&USER, &inode, None, &set).await.map(drop)
+        }
+        Act::Mkdir(path) => {
+            let (dir, name) = walk(volume, path).await?;
+            volume.mkdir(&USER, &dir, &name, 0o755, 0).await.map(drop)
+        }
+        Act::Unlink(path) => {
+            let (dir, name) = walk(volume, path).await?;
+            volume.unlink(&USER, &dir, &name).await
+        }
+        Act::Rmdir(path) => {
+            let (dir, name) = walk(volume, path).await?;
+            volume.rmdir(&USER, &dir, &name).await
+        }
+        Act::Rename(from, to) | Act::Exchange(from, to) => {
+            let flags = match act {
+                Act::Exchange(..) => RenameFlags::Exchange,
+                _ => RenameFlags::Replace,
+            };
+            let ((dir, name), (to, new)) = (walk(volume, from).await?, walk(volume, to).await?);
+            volume.rename(&USER, &dir, &name, &to, &new, flags).await
+        }
+        Act::Link(from, to) => {
+            let inode = find(volume, from).await?;
+            let (dir, name) = walk(volume, to).await?;
+            volume.link(&USER, &inode, &dir, &name).await.map(drop)
+        }
+        Act::Symlink(path) => {
+            let (dir, name) = walk(volume, path).await?;
+            volume
+                .symlink(&USER, &dir, &name, b"target")
+                .await
+                .map(drop)
+        }
+        Act::Chmod(path, mode) => {
+            let inode = find(volume, path).await?;
+            let set = SetAttr {
+                mode: Some(mode),
+                ..SetAttr::default()
+            };
+            volume.setattr(&USER, &inode, None, &set).await.map(drop)
+        }
+        Act::Xattr(path, value) => {
+            let inode = find(volume, path).await?;
+            volume
+                .setxattr(&USER, &inode, b"user.x", &[value], XattrFlags::Any)
+                .await
+        }
+    }
+}
+
+mod random {
+    use rand::prelude::*;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    const PATHS: &[&str] = &[
+        "a", "b", "d", "e", "d/a", "d/b", "e/a", "e/b", "d/s", "d/s/a", "d/s/t", "e/s", "e/s/a",
+        "e/s/t/a", "d/s/t/a", "d/e", "d/e/a", "e/d", "e/d/a",
+    ];
+
+    pub(crate) fn act(rng: &mut ChaCha8Rng) -> Act {
+        let path = *PATHS.choose(rng).unwrap();
+        let other = *PATHS.choose(rng).unwrap();
+        match rng.random_range(0..24) {
+            0..3 => Act::Create(path),
+            3..5 => Act::Write(path, rng.random_range(0..3) * 5000, rng.random()),
+            5 => Act::Truncate(path, rng.random_range(0..3) * 4000),
+            6..8 => Act::Mkdir(path),
+            8..10 => Act::Unlink(path),
+            10 => Act::Rmdir(path),
+            11..16 => Act::Rename(path, other),
+            16..18 => Act::Exchange(path, other),
+            18..21 => Act::Link(path, other),
+            21 => Act::Symlink(path),
+            22 => Act::Chmod(path, 0o600 + rng.random_range(0..8)),
+            _ => Act::Xattr(path, rng.random()),
+        }
+    }
+
+    /// One run: the steps that were taken, and what was wrong at the end.
+    fn run(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut steps = Vec::new();
+        let mut world = World::new(&[]);
+        for _ in 0..rng.random_range(0..15) {
+            let act = act(&mut rng);
+            let before = block_on(perform(&*world.source, act.clone()));
+            if before.is_ok() {
+                steps.push(format!("before: {act:?}"));
+            }
+        }
+        if rng.random_bool(0.5) {
+            world.settle();
+            steps.push("settled".into());
+        }
+        for _ in 0..rng.random_range(1..25) {
+            match rng.random_range(0..if kills { 26 } else { 24 }) {
+                0..10 => {
+                    if world.has_user() {
+                        world.step_user(Turns::ALL);
+                    }
+                    let act = act(&mut rng);
+                    steps.push(format!("{act:?}"));
+                    world.begin(act);
+                    if rng.random_bool(0.7) {
+                        world.step_user(Turns::ALL);
+                    } else {
+                        let turns = rng.random_range(0..12);
+                        world.step_user(turns);
+                        steps.push(format!("  of it {turns} operations: {}", !world.has_user()));
+                    }
+                }
+                10..20 => {
+                    let turns = rng.random_range(1..40);
+                    let any = world.step_heal(turns);
+                    steps.push(format!("heal {turns}: {any}"));
+                }
+                20..22 => {
+                    let mut n = 0;
+                    while n < 20 && world.step_heal(Turns::ALL) {
+                        n += 1;
+                    }
+                    steps.push(format!("heal {n} objects"));
+                }
+                22..24 => {
+                    let good = rng.random_bool(0.8);
+                    world.sync(good);
+                    world.leg.advance(rng.random_range(0..300));
+                    steps.push(format!("sync {good}"));
+                }
+                _ => {
+                    steps.push("kill".into());
+                    world = world.kill();
+                }
+            }
+        }
+        if world.has_user() {
+            world.step_user(Turns::ALL);
+        }
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.settle()));
+        let mut wrong = world.check();
+        if let Err(panic) = caught {
+            wrong.push(panic.downcast_ref::<String>().cloned().unwrap_or_default());
+        }
+        (steps, wrong)
+    }
+
+    fn many(kills: bool, count: u64) {
+        let base: u64 = std::env::var("HERMITFS_SEED").map_or(0, |s| s.parse().unwrap());
+        let count = std::env::var("HERMITFS_RUNS").map_or(count, |s| s.parse().unwrap());
+        let mut shortest: Option<(u64, Vec<String>, Vec<String>)> = None;
+        let mut failed = 0;
+        for seed in base..base + count {
+            let (steps, wrong) = run(seed, kills);
+            if !wrong.is_empty() {
+                failed += 1;
+                if shortest
+                    .as_ref()
+                    .is_none_or(|(_, s, _)| steps.len() < s.len())
+                {
+                    shortest = Some((seed, steps, wrong));
+                }
+            }
+        }
+        if let Some((seed, steps, wrong)) = shortest {
+            panic!("{failed} of {count} runs failed; seed {seed}:\n{steps:#?}\n{wrong:#?}");
+        }
+    }
+
+    #[test]
+    fn whatever_users_do_while_it_heals_both_trees_are_equal_at_the_end() {
+        many(false, 20_000);
+    }
+
+    #[test]
+    fn killed_at_any_moment_nothing_is_lost_and_both_trees_are_equal_at_the_end() {
+        many(true, 20_000);
+    }
+}
