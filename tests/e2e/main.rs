@@ -1,1 +1,13 @@
-fn main() {}
+//! End to end, on real mounts: a file for each promise.
+// A test says that it has failed by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod applications;
+mod commands;
+mod descriptors;
+mod fidelity;
+mod killed;
+mod live;
+mod plain;
+mod posix;
+mod trouble;

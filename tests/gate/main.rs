@@ -1,1 +1,197 @@
-fn main() {}
+//! `cargo gate`: every check of the project, in one command.
+//!
+//! Installs what the tests need, looks at format and lints, builds, and runs all tests. The last
+//! line is `N passed, N failed`, over everything; the exit code is 1 when anything failed.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use hermitfs_tests::need;
+use hermitfs_tests::setup::{install_packages, project_root};
+
+/// Test suites from crates.io, as programs.
+const SUITES: &[(&str, &str)] = &[("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
+
+#[derive(Default)]
+struct Score {
+    passed: u64,
+    failed: u64,
+    /// What failed, by the name of its step.
+    where_failed: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let mut score = Score::default();
+    if let Err(error) = gate(&mut score) {
+        eprintln!("gate: {error:#}");
+        score.failed += 1;
+        score.where_failed.push("preparing".into());
+    }
+    if !score.where_failed.is_empty() {
+        println!("failed: {}", score.where_failed.join(", "));
+    }
+    println!("{} passed, {} failed", score.passed, score.failed);
+    if score.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn gate(score: &mut Score) -> Result<()> {
+    if let Some(sentence) = need::obstacle() {
+        bail!("{sentence}");
+    }
+    install_packages(need::FOR_TESTS)?;
+    let target = hermitfs_tests::hermitfs::target_directory();
+    for (name, version) in SUITES {
+        install_suite(&target, name, version)?;
+    }
+    step(score, "format", &mut cargo(&["fmt", "--all", "--check"]));
+    let clippy = [
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ];
+    step(score, "lints", &mut cargo(&clippy));
+    if !step(
+        score,
+        "build",
+        &mut cargo(&["build", "--quiet", "--workspace", "--bins"]),
+    ) {
+        return Ok(());
+    }
+    // Rooms first: what fails there explains what fails end to end.
+    let rooms = [
+        "test",
+        "--workspace",
+        "--exclude",
+        "hermitfs-tests",
+        "--no-fail-fast",
+    ];
+    suite(score, "rooms", &mut cargo(&rooms))?;
+    suite(
+        score,
+        "the tests' own tools",
+        &mut cargo(&["test", "-p", "hermitfs-tests", "--lib", "--bins"]),
+    )?;
+    let mut end_to_end = cargo(&["test", "-p", "hermitfs-tests", "--test", "e2e"]);
+    // Two at a time: each has a daemon, workers and disks of its own.
+    end_to_end.args(["--", "--test-threads", "2"]);
+    suite(score, "end to end", &mut end_to_end)
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args(arguments)
+        .current_dir(project_root())
+        .stdin(Stdio::null());
+    command
+}
+
+fn step(score: &mut Score, name: &str, command: &mut Command) -> bool {
+    println!("== {name}");
+    let started = Instant::now();
+    let good = command.status().is_ok_and(|status| status.success());
+    println!(
+        "== {name}: {} after {:.0?}",
+        if good { "good" } else { "FAILED" },
+        started.elapsed()
+    );
+    if good {
+        score.passed += 1;
+    } else {
+        score.failed += 1;
+        score.where_failed.push(name.into());
+    }
+    good
+}
+
+/// Runs `cargo test`, shows what it says, and adds up its `test result:` lines.
+fn suite(score: &mut Score, name: &str, command: &mut Command) -> Result<()> {
+    println!("== {name}");
+    let started = Instant::now();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {name}"))?;
+    let (mut passed, mut failed) = (0, 0);
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            let _ = std::io::stdout().flush();
+            if let Some(result) = line.strip_prefix("test result: ") {
+                passed += count(result, "passed");
+                failed += count(result, "failed");
+            }
+        }
+    }
+    let good = child.wait()?.success();
+    if !good && failed == 0 {
+        // It did not build, or a test took the whole process with it.
+        failed = 1;
+    }
+    println!(
+        "== {name}: {passed} passed, {failed} failed after {:.0?}",
+        started.elapsed()
+    );
+    score.passed += passed;
+    score.failed += failed;
+    if failed > 0 {
+        score.where_failed.push(name.into());
+    }
+    Ok(())
+}
+
+/// The number before a word: `count("ok. 3 passed; 1 failed; ...", "failed")` is 1.
+fn count(result: &str, word: &str) -> u64 {
+    let words: Vec<&str> = result
+        .split([' ', ';', '.'])
+        .filter(|word| !word.is_empty())
+        .collect();
+    let at = words.iter().position(|found| *found == word);
+    at.and_then(|at| words.get(at.checked_sub(1)?))
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+fn install_suite(target: &Path, name: &str, version: &str) -> Result<()> {
+    let root: PathBuf = target.join("suites");
+    if root.join("bin").join(name).is_file() {
+        return Ok(());
+    }
+    println!("== installing {name} {version}");
+    let root = root.to_string_lossy();
+    let wanted = format!("{name}@{version}");
+    let build = target.join("suites-build");
+    let status = cargo(&["install", "--quiet", "--locked", "--root", &root, &wanted])
+        .env("CARGO_TARGET_DIR", build)
+        .status()?;
+    if !status.success() {
+        bail!("cargo install {wanted} failed: is crates.io reachable?");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    #[test]
+    fn the_result_line_of_a_suite_is_understood() {
+        let line =
+            "FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s";
+        assert_eq!((count(line, "passed"), count(line, "failed")), (12, 3));
+        assert_eq!(count("ok. nothing", "passed"), 0);
+    }
+}

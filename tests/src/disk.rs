@@ -97,6 +97,18 @@ impl Disk {
         );
     }
 
+    /// Remounts it read-only as soon as nobody has a file open for writing.
+    pub fn turn_read_only(&self) {
+        crate::wait::until(
+            std::time::Duration::from_secs(20),
+            "a moment without writers",
+            || {
+                let flags = rustix::mount::MountFlags::RDONLY;
+                rustix::mount::mount_remount(&self.path, flags, c"").ok()
+            },
+        );
+    }
+
     /// Unmounts it; the image stays.
     pub fn unmount(&self) {
         run("umount", &[&*self.path.to_string_lossy()]);

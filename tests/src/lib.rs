@@ -2,6 +2,7 @@
 // A harness says that a test has failed by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod crew;
 pub mod disk;
 pub mod hermitfs;
 pub mod lab;
@@ -9,6 +10,7 @@ pub mod migration;
 pub mod mounted;
 pub mod need;
 pub mod odd;
+pub mod setup;
 pub mod shell;
 pub mod sys;
 pub mod tree;

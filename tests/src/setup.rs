@@ -1,0 +1,58 @@
+//! What `cargo gate`, `cargo demo` and the benchmark do before they start.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::need::{Program, find, missing_packages};
+
+/// The root of the project.
+pub fn project_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_owned)
+        .unwrap_or_default()
+}
+
+/// Installs Debian's packages for what is missing of a list; does nothing when all is there.
+pub fn install_packages(list: &[Program]) -> Result<()> {
+    let missing = missing_packages(list);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    let Some(apt) = find("apt-get") else {
+        bail!(
+            "these Debian packages are missing, and there is no apt-get to install them: {names}"
+        );
+    };
+    println!("installing {names}");
+    let quiet = |arguments: &[&str]| {
+        let output = Command::new(&apt)
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .output()
+            .context("apt-get")?;
+        if !output.status.success() {
+            bail!(
+                "apt-get {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim_end()
+            );
+        }
+        Ok(())
+    };
+    quiet(&["update", "-q"])?;
+    let mut install = vec!["install", "-q", "-y", "--no-install-recommends"];
+    install.extend(&missing);
+    quiet(&install)?;
+    match missing_packages(list).as_slice() {
+        [] => Ok(()),
+        still => bail!(
+            "apt-get installed {names}, and yet something of it is missing: {}",
+            still.join(" ")
+        ),
+    }
+}
