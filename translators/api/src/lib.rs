@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod attr;
+mod brief;
 mod context;
 mod error;
 mod file;
@@ -12,6 +13,7 @@ mod translator;
 mod types;
 
 pub use attr::{Attr, Kind, SetAttr, SetTime, StatFs, Time};
+pub use brief::{Brief, brief};
 pub use context::{Context, Origin};
 pub use error::{Errno, Error, Result};
 pub use file::{File, Lent, OpenFlags};

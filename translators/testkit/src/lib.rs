@@ -7,8 +7,12 @@
     reason = "test equipment: what cannot be done fails the test where it stands"
 )]
 
+mod explore;
 mod memory;
+mod step;
 mod tree;
 
+pub use explore::{Bounds, Chooser, Explored, explore, explore_random, replay};
 pub use memory::{Memory, Settings};
+pub use step::{Actors, End, Grain, Stepper};
 pub use tree::{Blocks, NOT_OF_THE_TREE, Node, Tree};

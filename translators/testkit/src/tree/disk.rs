@@ -8,7 +8,7 @@ use hermitfs_api::{Kind, Time};
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
 
-use super::{BLOCK, Blocks, Node, STORAGE_FLAGS, Tree};
+use super::{BLOCK, Blocks, Node, OWNERS_FLAGS, Tree};
 
 impl Tree {
     /// The tree of a directory on disk, without some names at its root. As root, and while
@@ -143,7 +143,7 @@ fn names(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
 }
 
 fn flags(fd: BorrowedFd<'_>) -> u32 {
-    rustix::fs::ioctl_getflags(fd).map_or(0, |flags| flags.bits() & !STORAGE_FLAGS)
+    rustix::fs::ioctl_getflags(fd).map_or(0, |flags| flags.bits() & OWNERS_FLAGS)
 }
 
 /// The links of /proc lead to any name, of a symbolic link too, without its path.

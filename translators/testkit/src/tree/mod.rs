@@ -8,9 +8,9 @@ use hermitfs_api::{Kind, Time};
 /// The names of our own and of mkfs that are no part of a brick's tree, at its root.
 pub const NOT_OF_THE_TREE: &[&str] = &[".hermitfs", "lost+found"];
 
-/// Inode flags that say how a file system stores an object, not what its owner asked for:
-/// compressed, dirty, encrypted, indexed, huge file, extents, verity, inline data and the like.
-const STORAGE_FLAGS: u32 = !0x0080_80ff_u32 | 0x0000_0100 | 0x0000_0200;
+/// Inode flags that an owner sets: secure deletion, compression, sync, immutable, append-only, nodump, noatime, dirsync,
+/// topdir, no copy-on-write and the like. All others say how a file system stores an object.
+const OWNERS_FLAGS: u32 = 0x0083_80ff;
 
 /// All that has to be equal of two trees: each path with its [`Node`].
 ///

@@ -6,7 +6,7 @@ use hermitfs_api::{
     Translator, block_on,
 };
 
-use super::{BLOCK, Blocks, Node, STORAGE_FLAGS, Tree};
+use super::{BLOCK, Blocks, Node, OWNERS_FLAGS, Tree};
 
 impl Tree {
     /// The tree that a translator shows, without some names at its root. Waits for the
@@ -81,7 +81,7 @@ async fn node(volume: &dyn Translator, cx: &Context, entry: &Entry) -> Result<No
     let Entry { inode, attr } = entry;
     let kind = inode.kind();
     let flags = match volume.get_flags(cx, inode).await {
-        Ok(flags) => flags & !STORAGE_FLAGS,
+        Ok(flags) => flags & OWNERS_FLAGS,
         Err(error) if matches!(error.errno(), Errno::ENOTTY | Errno::EOPNOTSUPP) => 0,
         Err(error) => return Err(error),
     };
