@@ -1,1 +1,23 @@
-//! (in the making)
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)] // `sys` alone is allowed some
+
+mod attr;
+mod brick;
+mod caller;
+mod data;
+mod descriptors;
+mod handle;
+mod list;
+mod locate;
+mod meta;
+mod names;
+mod node;
+mod options;
+mod posix;
+mod streams;
+#[allow(unsafe_code, reason = "system calls that rustix does not have")]
+mod sys;
+mod table;
+
+pub use options::{OpenError, Options};
+pub use posix::{Abilities, Posix};

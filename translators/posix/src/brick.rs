@@ -1,0 +1,435 @@
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hermitfs_api::{Attr, Context, Entry, File, Identity, Inode, Kind, Name, Role};
+use rustix::fs::{CWD, Mode, OFlags, Statx, StatxFlags, makedev, open, openat};
+use rustix::io::{Errno, Result};
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::attr::{attr, stat};
+use crate::data::Opened;
+use crate::descriptors::Descriptors;
+use crate::handle::{FileHandle, Fingerprint};
+use crate::node::Node;
+use crate::options::{OpenError, Options};
+use crate::streams::Streams;
+use crate::sys;
+use crate::table::Table;
+
+/// How an object is held that is only looked at.
+pub(crate) const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// How a directory is opened to read it.
+pub(crate) const LIST: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// A directory of a real file system, and all that is known of it.
+///
+/// Every look at it goes by a descriptor of a directory and one name, never followed if it is a
+/// symbolic link, or by a file handle; what turns out to be on another mount is EXDEV. So nothing
+/// leads out.
+pub(crate) struct Brick {
+    directory: PathBuf,
+    /// As users see it, with the access times that the brick's mount keeps.
+    pub(crate) plain: View,
+    /// For our own reading: read-only and without access times.
+    pub(crate) quiet: View,
+    pub(crate) quiet_is_kept_by_kernel: bool,
+    /// What changes are refused to all but users.
+    source: AtomicBool,
+    pub(crate) handles: bool,
+    /// Goes into handles; those of another brick are not ours.
+    pub(crate) id: u64,
+    pub(crate) root: Identity,
+    pub(crate) table: Table,
+}
+
+/// A mount through which the brick is looked at.
+pub(crate) struct View {
+    /// The brick's directory, open for reading.
+    pub(crate) root: OwnedFd,
+    /// Id of the mount that it is on, as long as this mount is held.
+    mount: u64,
+    /// Flags that every open for reading gets on top.
+    extra: OFlags,
+    pub(crate) dirs: Descriptors,
+    pub(crate) streams: Streams,
+}
+
+/// A descriptor to work with, from wherever it came.
+pub(crate) enum Held<'a> {
+    Own(OwnedFd),
+    Shared(Arc<OwnedFd>),
+    Lent(BorrowedFd<'a>),
+}
+
+impl AsFd for Held<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Held::Own(fd) => fd.as_fd(),
+            Held::Shared(fd) => fd.as_fd(),
+            Held::Lent(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Held<'_> {
+    /// Its path in proc: the one way to xattrs and new descriptors from an `O_PATH` descriptor.
+    pub(crate) fn proc_path(&self) -> String {
+        proc_path(self.as_fd())
+    }
+}
+
+fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// What an object behind a descriptor turned out to be.
+pub(crate) struct Found {
+    pub(crate) identity: Identity,
+    pub(crate) attr: Attr,
+    handle: Option<FileHandle>,
+}
+
+impl View {
+    fn new(root: OwnedFd, extra: OFlags) -> Result<View> {
+        let mount = stat(&root)?.stx_mnt_id;
+        Ok(View {
+            root,
+            mount,
+            extra,
+            dirs: Descriptors::new(),
+            streams: Streams::new(),
+        })
+    }
+
+    /// EXDEV for what another file system, or a bind, has put there. A btrfs subvolume is on the
+    /// same mount.
+    fn must_be_on(&self, stat: &Statx) -> Result<()> {
+        let known = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+        if known && stat.stx_mnt_id != self.mount {
+            Err(Errno::XDEV)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn by_handle(&self, handle: &FileHandle, flags: OFlags) -> Result<OwnedFd> {
+        sys::open_by_handle_at(self.root.as_fd(), &handle.raw()?, flags)
+    }
+}
+
+impl Brick {
+    pub(crate) fn open(options: &Options) -> std::result::Result<Brick, OpenError> {
+        let path = &options.directory;
+        let failed = |call| {
+            move |error: Errno| OpenError::FileSystem {
+                path: path.clone(),
+                call,
+                source: error.into(),
+            }
+        };
+        let root = open(path, LIST - OFlags::NOFOLLOW, Mode::empty()).map_err(|error| {
+            OpenError::Directory {
+                path: path.clone(),
+                source: error.into(),
+            }
+        })?;
+
+        let handle = options
+            .handles
+            .then(|| probe_handles(root.as_fd()))
+            .flatten();
+        let id = brick_id(root.as_fd(), handle.as_ref()).map_err(failed("statx"))?;
+
+        // Without handles there is no way from an object on one mount to the same on another.
+        let clone = match handle {
+            Some(_) => private_clone(root.as_fd()),
+            None => Err(Errno::OPNOTSUPP),
+        };
+        let (quiet, quiet_is_kept_by_kernel) = match clone {
+            Ok(clone) => (View::new(clone, OFlags::empty()), true),
+            Err(error) => {
+                tracing::debug!(brick = %path.display(), %error, "no private clone of the mount");
+                let again = openat(&root, c".", LIST, Mode::empty()).map_err(failed("openat"))?;
+                (View::new(again, OFlags::NOATIME), false)
+            }
+        };
+        let quiet = quiet.map_err(failed("statx"))?;
+        let plain = View::new(root, OFlags::empty()).map_err(failed("statx"))?;
+        let handles = handle.is_some();
+        let found = identify(&plain, plain.root.as_fd(), handles).map_err(failed("statx"))?;
+        Ok(Brick {
+            directory: path.clone(),
+            plain,
+            quiet,
+            quiet_is_kept_by_kernel,
+            source: AtomicBool::new(false),
+            handles,
+            id,
+            root: found.identity,
+            table: Table::new(),
+        })
+    }
+
+    pub(crate) fn root(self: &Arc<Brick>) -> Result<Arc<Inode>> {
+        let root = openat(&self.plain.root, c".", LOOK, Mode::empty())?;
+        Ok(self.capture(&self.plain, root, None)?.inode)
+    }
+
+    pub(crate) fn play(&self, role: Role) {
+        self.source.store(role == Role::Source, Ordering::Relaxed);
+        if role == Role::Source && !self.quiet_is_kept_by_kernel {
+            tracing::warn!(
+                brick = %self.directory.display(),
+                "the mount cannot be cloned: hermitfs itself keeps its own reading from changing \
+                 the source, instead of the kernel"
+            );
+        }
+    }
+
+    /// Users' operations see the brick as it is; on a source, all others do no harm.
+    pub(crate) fn view(&self, cx: &Context) -> &View {
+        if cx.origin.is_internal() && self.source.load(Ordering::Relaxed) {
+            &self.quiet
+        } else {
+            &self.plain
+        }
+    }
+
+    /// The view to change something in. EROFS for our own traffic on a source.
+    pub(crate) fn to_change(&self, cx: &Context) -> Result<&View> {
+        if cx.origin.is_internal() && self.source.load(Ordering::Relaxed) {
+            return Err(Errno::ROFS);
+        }
+        Ok(&self.plain)
+    }
+
+    /// Our state of an inode. ESTALE for one of another brick.
+    pub(crate) fn node<'a>(&self, inode: &'a Inode) -> Result<&'a Node> {
+        let node = inode
+            .leaf::<Node>()
+            .filter(|node| std::ptr::eq(&*node.brick, self));
+        node.ok_or(Errno::STALE)
+    }
+
+    /// Our state of an open file. EBADF for one of another brick.
+    pub(crate) fn opened<'a>(&self, file: &'a File) -> Result<&'a Opened> {
+        self.node(file.inode()).map_err(|_| Errno::BADF)?;
+        file.leaf().ok_or(Errno::BADF)
+    }
+
+    /// A descriptor, mostly `O_PATH`, of an object.
+    pub(crate) fn hold<'a>(&'a self, view: &'a View, inode: &'a Inode) -> Result<Held<'a>> {
+        if inode.identity() == self.root {
+            return Ok(Held::Lent(view.root.as_fd()));
+        }
+        let node = self.node(inode)?;
+        if let Some(pin) = node.pin.get() {
+            return Ok(Held::Lent(pin.as_fd()));
+        }
+        let handle = node.handle.as_ref().ok_or(Errno::STALE)?;
+        if inode.kind() != Kind::Directory {
+            return view.by_handle(handle, LOOK).map(Held::Own);
+        }
+        if let Some(fd) = view.dirs.get(inode.identity()) {
+            return Ok(Held::Shared(fd));
+        }
+        let fd = Arc::new(view.by_handle(handle, LOOK)?);
+        view.dirs.put(inode.identity(), fd.clone());
+        Ok(Held::Shared(fd))
+    }
+
+    /// The same for a directory. ENOTDIR for anything else.
+    pub(crate) fn hold_dir<'a>(&'a self, view: &'a View, dir: &'a Inode) -> Result<Held<'a>> {
+        if dir.kind() != Kind::Directory {
+            return Err(Errno::NOTDIR);
+        }
+        self.hold(view, dir)
+    }
+
+    /// Opens the object behind an inode in earnest: a regular file or a directory.
+    pub(crate) fn reopen(&self, view: &View, inode: &Inode, flags: OFlags) -> Result<OwnedFd> {
+        if !matches!(inode.kind(), Kind::File | Kind::Directory) {
+            return Err(Errno::INVAL);
+        }
+        let flags = flags | view.extra | OFlags::CLOEXEC;
+        if inode.identity() == self.root {
+            return openat(&view.root, c".", flags, Mode::empty());
+        }
+        let node = self.node(inode)?;
+        match (node.pin.get(), &node.handle) {
+            (Some(pin), _) => {
+                // A pin was opened by the plain mount.
+                let quiet = std::ptr::eq(view, &self.quiet);
+                let extra = if quiet {
+                    OFlags::NOATIME
+                } else {
+                    OFlags::empty()
+                };
+                let flags = (flags | extra) - OFlags::NOFOLLOW;
+                openat(CWD, proc_path(pin.as_fd()), flags, Mode::empty())
+            }
+            (None, Some(handle)) => view.by_handle(handle, flags | OFlags::NOFOLLOW),
+            (None, None) => Err(Errno::STALE),
+        }
+    }
+
+    /// A name in a directory, held with `O_PATH` whatever it is.
+    pub(crate) fn hold_name(&self, view: &View, dir: &Inode, name: &Name) -> Result<OwnedFd> {
+        let dir = self.hold_dir(view, dir)?;
+        openat(&dir, name.as_bytes(), LOOK, Mode::empty())
+    }
+
+    /// Which object a descriptor of a view stands for. EXDEV if it is on another mount.
+    pub(crate) fn identify(&self, view: &View, fd: BorrowedFd<'_>) -> Result<Found> {
+        identify(view, fd, self.handles)
+    }
+
+    /// The object that an `O_PATH` descriptor of a view stands for, as everybody above knows it.
+    /// Attributes and identity come from the one descriptor, so they belong to one object however
+    /// names change meanwhile.
+    pub(crate) fn capture(
+        self: &Arc<Brick>,
+        view: &View,
+        fd: OwnedFd,
+        name: Option<(&Arc<Inode>, &Name)>,
+    ) -> Result<Entry> {
+        let found = self.identify(view, fd.as_fd())?;
+        let (entry, needs_pin) = self.intern(view, found, name)?;
+        let kind = entry.attr.kind;
+        if needs_pin {
+            let _ = self.node(&entry.inode)?.pin.set(fd);
+        } else if kind == Kind::Directory {
+            view.dirs.put(entry.inode.identity(), Arc::new(fd));
+        }
+        Ok(entry)
+    }
+
+    /// The one inode of an object, and whether it has to be pinned, for want of a handle.
+    pub(crate) fn intern(
+        self: &Arc<Brick>,
+        view: &View,
+        found: Found,
+        name: Option<(&Arc<Inode>, &Name)>,
+    ) -> Result<(Entry, bool)> {
+        let Found {
+            identity,
+            attr,
+            handle,
+        } = found;
+        let needs_pin = handle.is_none();
+        if needs_pin && self.quiet_is_kept_by_kernel && std::ptr::eq(view, &self.quiet) {
+            return Err(Errno::OPNOTSUPP); // it would be pinned where nobody could change it
+        }
+        let inode = self.table.get_or_insert(identity, |hash| {
+            Inode::new(identity, attr.kind, Node::new(self.clone(), hash, handle))
+        });
+        if let Some((dir, name)) = name
+            && attr.kind != Kind::Directory
+        {
+            self.node(&inode)?.saw(dir, name);
+        }
+        Ok((Entry { inode, attr }, needs_pin))
+    }
+
+    /// An object by handle, of which nothing else is known. ESTALE when it is gone.
+    pub(crate) fn by_handle(&self, view: &View, handle: &FileHandle) -> Result<OwnedFd> {
+        view.by_handle(handle, LOOK)
+    }
+
+    /// The last hold on an inode is gone.
+    pub(crate) fn let_go(&self, hash: u64) {
+        self.table.sweep(hash);
+        self.forget_directory(hash);
+    }
+
+    /// No cache keeps a directory open that is gone.
+    pub(crate) fn forget_directory(&self, hash: u64) {
+        for view in [&self.plain, &self.quiet] {
+            view.dirs.remove(hash);
+            view.streams.remove(hash);
+        }
+    }
+}
+
+fn identify(view: &View, fd: BorrowedFd<'_>, handles: bool) -> Result<Found> {
+    let stat = stat(fd)?;
+    view.must_be_on(&stat)?;
+    let attr = attr(&stat)?;
+    let handle = match handles.then(|| sys::name_to_handle_at(fd)) {
+        Some(Ok((raw, _))) => FileHandle::keep(&raw).ok(),
+        Some(Err(Errno::OPNOTSUPP | Errno::OVERFLOW)) | None => None,
+        Some(Err(error)) => return Err(error),
+    };
+    let generation = match (&handle, attr.btime) {
+        (Some(handle), _) => handle.fingerprint(),
+        (None, Some(born)) => Fingerprint::new()
+            .with(&born.sec.to_le_bytes())
+            .with(&born.nsec.to_le_bytes())
+            .done(),
+        (None, None) => 0,
+    };
+    let identity = Identity {
+        dev: attr.dev,
+        ino: attr.ino,
+        generation,
+    };
+    Ok(Found {
+        identity,
+        attr,
+        handle,
+    })
+}
+
+/// The root's handle, if it leads back to the root.
+fn probe_handles(root: BorrowedFd<'_>) -> Option<FileHandle> {
+    let (raw, _) = sys::name_to_handle_at(root).ok()?;
+    let again = stat(sys::open_by_handle_at(root, &raw, LOOK).ok()?).ok()?;
+    let root = stat(root).ok()?;
+    let same = again.stx_ino == root.stx_ino && device(&again) == device(&root);
+    FileHandle::keep(&raw).ok().filter(|_| same)
+}
+
+fn device(stat: &Statx) -> u64 {
+    makedev(stat.stx_dev_major, stat.stx_dev_minor)
+}
+
+/// A mount of the brick that is nowhere in the tree of mounts, and that the kernel keeps
+/// read-only and without access times. Its descriptor is open for reading: an `O_PATH` one, as
+/// open_tree gives it, cannot stand for the mount of a handle.
+fn private_clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let empty_path = OpenTreeFlags::AT_EMPTY_PATH;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | empty_path;
+    let tree = open_tree(root, c"", flags)?;
+    sys::make_quiet(tree.as_fd())?;
+    openat(&tree, c".", LIST, Mode::empty())
+}
+
+/// Which brick this is, across reboots: the file system and the directory on it.
+fn brick_id(root: BorrowedFd<'_>, handle: Option<&FileHandle>) -> Result<u64> {
+    let id = match sys::file_system_uuid(root) {
+        Ok(uuid) => Fingerprint::new().with(&uuid),
+        Err(_) => {
+            // XFS makes its fsid of the device's number, which is another one after a reboot.
+            let of = rustix::fs::fstatfs(root)?;
+            let xfs = i64::from(of.f_type) == libc::XFS_SUPER_MAGIC as i64;
+            let fsid = if xfs {
+                0
+            } else {
+                rustix::fs::fstatvfs(root)?.f_fsid
+            };
+            Fingerprint::new()
+                .with(&i64::from(of.f_type).to_le_bytes())
+                .with(&fsid.to_le_bytes())
+        }
+    };
+    let directory = match handle {
+        Some(handle) => handle.fingerprint(),
+        None => stat(root)?.stx_ino,
+    };
+    Ok(id.with(&directory.to_le_bytes()).done())
+}

@@ -1,0 +1,134 @@
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use hermitfs_api::{Context, DirEntry, Inode, Kind, Name};
+use rustix::fs::{FileType, Mode, RawDir, SeekFrom, openat, seek};
+use rustix::io::{Errno, Result};
+
+use crate::brick::{Brick, Held, LIST, LOOK, View};
+
+/// What getdents(2) is given at once: about a thousand short names.
+const BUFFER: usize = 32 << 10;
+/// Room for one entry, at least.
+const LEAST: usize = 1 << 10;
+/// What an entry takes, more or less.
+const USUAL: usize = 40;
+
+impl Brick {
+    pub(crate) fn readdir(
+        self: &Arc<Brick>,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        from: u64,
+        max: usize,
+        plus: bool,
+    ) -> Result<Vec<DirEntry>> {
+        if dir.kind() != Kind::Directory {
+            return Err(Errno::NOTDIR);
+        }
+        let view = self.view(cx);
+        let stream = self.stream(view, dir, from)?;
+        let (mut entries, more) = read(&stream, max)?;
+        if let Some(last) = entries.last() {
+            if more {
+                seek(&stream, position(last.next))?;
+            }
+            view.streams.keep(dir.identity(), last.next, stream);
+        }
+        if dir.identity() == self.root {
+            // Above the root is nothing that concerns users.
+            for entry in entries.iter_mut().filter(|entry| &*entry.name == b"..") {
+                entry.ino = self.root.ino;
+            }
+        }
+        if plus {
+            let held = self.hold_dir(view, dir)?;
+            for entry in &mut entries {
+                self.look_closer(view, dir, &held, entry)?;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The directory, open where reading goes on.
+    fn stream(&self, view: &View, dir: &Inode, from: u64) -> Result<OwnedFd> {
+        if from != 0
+            && let Some(stream) = view.streams.take(dir.identity(), from)
+        {
+            return Ok(stream);
+        }
+        let stream = self.reopen(view, dir, LIST)?;
+        if from != 0 {
+            seek(&stream, position(from))?;
+        }
+        Ok(stream)
+    }
+
+    fn look_closer(
+        self: &Arc<Brick>,
+        view: &View,
+        dir: &Arc<Inode>,
+        held: &Held<'_>,
+        entry: &mut DirEntry,
+    ) -> Result<()> {
+        let Ok(name) = Name::new(&entry.name) else {
+            return Ok(());
+        };
+        let found = openat(held, name.as_bytes(), LOOK, Mode::empty())
+            .and_then(|fd| self.capture(view, fd, Some((dir, name))));
+        match found {
+            Ok(found) => entry.entry = Some(found),
+            // Vanished meanwhile, or a mount that is not ours to enter.
+            Err(Errno::NOENT | Errno::STALE | Errno::XDEV) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// ext4's positions fill all 63 bits, and the last one of xfs or btrfs is the highest there is.
+fn position(cookie: u64) -> SeekFrom {
+    SeekFrom::Start(cookie)
+}
+
+/// At most `max` entries from where the stream stands, and whether the kernel gave more.
+fn read(stream: &OwnedFd, max: usize) -> Result<(Vec<DirEntry>, bool)> {
+    let room = max.saturating_mul(USUAL).clamp(LEAST, BUFFER);
+    let mut buffer = Vec::with_capacity(room);
+    let mut raw = RawDir::new(stream, buffer.spare_capacity_mut());
+    let mut entries = Vec::new();
+    if max == 0 {
+        return Ok((entries, false));
+    }
+    while let Some(entry) = raw.next() {
+        let entry = entry?;
+        let full = entries.len() + 1 >= max;
+        entries.push(DirEntry {
+            name: entry.file_name().to_bytes().into(),
+            ino: entry.ino(),
+            kind: kind(entry.file_type()),
+            next: entry.next_entry_cookie(),
+            entry: None,
+        });
+        if raw.is_buffer_empty() {
+            return Ok((entries, false));
+        }
+        if full {
+            return Ok((entries, true));
+        }
+    }
+    Ok((entries, false))
+}
+
+fn kind(kind: FileType) -> Option<Kind> {
+    Some(match kind {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice => Kind::CharDevice,
+        FileType::BlockDevice => Kind::BlockDevice,
+        FileType::Unknown => return None,
+    })
+}

@@ -1,0 +1,67 @@
+use std::io;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// Options of `storage/posix` in a volfile.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// The directory that is the brick. A symbolic link here is followed: it is the
+    /// administrator's, not a user's.
+    pub directory: PathBuf,
+    /// Whether to use the file system's handles where it has them. `false` works as if it had
+    /// none: one descriptor for each object that anybody holds, and nothing survives a restart.
+    #[serde(default = "yes")]
+    pub handles: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Options {
+    /// A brick on `directory`, all else as it is by default.
+    pub fn new(directory: impl Into<PathBuf>) -> Options {
+        Options {
+            directory: directory.into(),
+            handles: true,
+        }
+    }
+}
+
+/// Why a brick could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is not there, is no directory, or may not be read.
+    #[error("the brick {} cannot be opened: {source}", path.display())]
+    Directory {
+        /// As the option says.
+        path: PathBuf,
+        /// What open(2) said.
+        source: io::Error,
+    },
+    /// Its file system does not even tell what statx(2) has to.
+    #[error("the file system of the brick {} does not answer {call}: {source}", path.display())]
+    FileSystem {
+        /// As the option says.
+        path: PathBuf,
+        /// The system call.
+        call: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_is_required_and_unknown_keys_are_refused() {
+        let options: Options = toml::from_str("directory = '/srv/old'").unwrap();
+        assert_eq!(options, Options::new("/srv/old"));
+        assert!(toml::from_str::<Options>("").is_err());
+        assert!(toml::from_str::<Options>("directory = '/a'\ndirectroy = '/b'").is_err());
+    }
+}

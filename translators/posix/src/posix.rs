@@ -1,0 +1,311 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hermitfs_api::{
+    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Handle, Inode, Lend, Lent,
+    Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
+    StatFs, Translator, XattrFlags,
+};
+
+use crate::brick::Brick;
+use crate::options::{OpenError, Options};
+
+/// A brick: the leaf of kind `storage/posix`.
+pub struct Posix {
+    brick: Arc<Brick>,
+    /// Held, so that it is always in the table.
+    root: Arc<Inode>,
+}
+
+/// What the brick's kernel and file system can do, for a preflight to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Objects have handles that survive a restart. Without: a descriptor for each object held,
+    /// and nothing leads back to one after a restart.
+    pub handles: bool,
+    /// The kernel keeps our own reading of a source from changing it (a private clone of the
+    /// mount, read-only and noatime). Without: `O_NOATIME` and this crate's own refusals do.
+    pub private_view: bool,
+}
+
+impl Posix {
+    /// Opens the brick that the options name, and finds out what its file system can do.
+    pub fn open(options: &Options) -> std::result::Result<Posix, OpenError> {
+        let brick = Arc::new(Brick::open(options)?);
+        let root = brick.root().map_err(|error| OpenError::FileSystem {
+            path: options.directory.clone(),
+            call: "openat",
+            source: error.into(),
+        })?;
+        Ok(Posix { brick, root })
+    }
+
+    /// What the file system can do.
+    pub fn abilities(&self) -> Abilities {
+        Abilities {
+            handles: self.brick.handles,
+            private_view: self.brick.quiet_is_kept_by_kernel,
+        }
+    }
+}
+
+/// What the kernel said, as the contract has it.
+fn told<T>(result: rustix::io::Result<T>) -> Result<T> {
+    result.map_err(|errno| Error::new(Errno::from_raw(errno.raw_os_error())))
+}
+
+// Each answers at its first poll: there is nothing in here to wait for but the disk.
+#[async_trait]
+impl Translator for Posix {
+    async fn root(&self, cx: &Context) -> Result<Entry> {
+        let attr = told(self.brick.getattr(cx, &self.root, None))?;
+        Ok(Entry {
+            inode: self.root.clone(),
+            attr,
+        })
+    }
+
+    async fn lookup(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<Entry> {
+        told(self.brick.lookup(cx, dir, name))
+    }
+
+    async fn handle(&self, _: &Context, inode: &Arc<Inode>) -> Result<Handle> {
+        told(self.brick.handle(inode))
+    }
+
+    async fn resolve(&self, cx: &Context, handle: &Handle) -> Result<Entry> {
+        told(self.brick.resolve(cx, handle))
+    }
+
+    async fn locate(&self, _: &Context, inode: &Arc<Inode>) -> Result<Location> {
+        told(self.brick.locate(inode))
+    }
+
+    async fn whence(&self, _: &Context, inode: &Arc<Inode>) -> Result<(Arc<Inode>, NameBuf)> {
+        told(self.brick.whence(inode))
+    }
+
+    async fn getattr(&self, cx: &Context, inode: &Arc<Inode>, file: Option<&File>) -> Result<Attr> {
+        told(self.brick.getattr(cx, inode, file))
+    }
+
+    async fn setattr(
+        &self,
+        cx: &Context,
+        inode: &Arc<Inode>,
+        file: Option<&File>,
+        set: &SetAttr,
+    ) -> Result<Attr> {
+        told(self.brick.setattr(cx, inode, file, set))
+    }
+
+    async fn readlink(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>> {
+        told(self.brick.readlink(cx, inode))
+    }
+
+    async fn mknod(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        make: &Make,
+    ) -> Result<Entry> {
+        told(self.brick.mknod(cx, dir, name, make))
+    }
+
+    async fn mkdir(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        mode: u32,
+        umask: u32,
+    ) -> Result<Entry> {
+        told(self.brick.mkdir(cx, dir, name, mode, umask))
+    }
+
+    async fn symlink(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        target: &[u8],
+    ) -> Result<Entry> {
+        told(self.brick.symlink(cx, dir, name, target))
+    }
+
+    async fn link(
+        &self,
+        cx: &Context,
+        inode: &Arc<Inode>,
+        dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Result<Entry> {
+        told(self.brick.link(cx, inode, dir, name))
+    }
+
+    async fn unlink(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
+        told(self.brick.unlink(cx, dir, name))
+    }
+
+    async fn rmdir(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
+        told(self.brick.rmdir(cx, dir, name))
+    }
+
+    async fn rename(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        new_dir: &Arc<Inode>,
+        new_name: &Name,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        told(self.brick.rename(cx, dir, name, new_dir, new_name, flags))
+    }
+
+    async fn create(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        flags: OpenFlags,
+        mode: u32,
+        umask: u32,
+    ) -> Result<(Entry, Arc<File>)> {
+        told(self.brick.create(cx, dir, name, flags, mode, umask))
+    }
+
+    async fn open(&self, cx: &Context, inode: &Arc<Inode>, flags: OpenFlags) -> Result<Arc<File>> {
+        told(self.brick.open_file(cx, inode, flags))
+    }
+
+    async fn read(
+        &self,
+        _: &Context,
+        file: &Arc<File>,
+        at: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize> {
+        told(self.brick.read(file, at, buffer))
+    }
+
+    async fn write(&self, cx: &Context, file: &Arc<File>, at: u64, data: &[u8]) -> Result<usize> {
+        told(self.brick.write(cx, file, at, data))
+    }
+
+    async fn flush(&self, _: &Context, file: &Arc<File>) -> Result<()> {
+        told(self.brick.flush(file))
+    }
+
+    async fn release(&self, _: &Context, file: &Arc<File>) -> Result<()> {
+        told(self.brick.opened(file).map(drop))
+    }
+
+    async fn fsync(&self, _: &Context, file: &Arc<File>, datasync: bool) -> Result<()> {
+        told(self.brick.fsync(file, datasync))
+    }
+
+    async fn fsyncdir(&self, cx: &Context, dir: &Arc<Inode>, datasync: bool) -> Result<()> {
+        told(self.brick.fsyncdir(cx, dir, datasync))
+    }
+
+    async fn readdir(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        from: u64,
+        max: usize,
+        plus: bool,
+    ) -> Result<Vec<DirEntry>> {
+        told(self.brick.readdir(cx, dir, from, max, plus))
+    }
+
+    async fn getxattr(&self, cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<Vec<u8>> {
+        told(self.brick.getxattr(cx, inode, name))
+    }
+
+    async fn listxattr(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>> {
+        told(self.brick.listxattr(cx, inode))
+    }
+
+    async fn setxattr(
+        &self,
+        cx: &Context,
+        inode: &Arc<Inode>,
+        name: &[u8],
+        value: &[u8],
+        flags: XattrFlags,
+    ) -> Result<()> {
+        told(self.brick.setxattr(cx, inode, name, value, flags))
+    }
+
+    async fn removexattr(&self, cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
+        told(self.brick.removexattr(cx, inode, name))
+    }
+
+    async fn get_flags(&self, cx: &Context, inode: &Arc<Inode>) -> Result<u32> {
+        told(self.brick.get_flags(cx, inode))
+    }
+
+    async fn set_flags(&self, cx: &Context, inode: &Arc<Inode>, flags: u32) -> Result<()> {
+        told(self.brick.set_flags(cx, inode, flags))
+    }
+
+    async fn fallocate(
+        &self,
+        cx: &Context,
+        file: &Arc<File>,
+        how: Allocate,
+        at: u64,
+        len: u64,
+    ) -> Result<()> {
+        told(self.brick.fallocate(cx, file, how, at, len))
+    }
+
+    async fn lseek(&self, _: &Context, file: &Arc<File>, at: u64, seek: Seek) -> Result<u64> {
+        told(self.brick.lseek(file, at, seek))
+    }
+
+    async fn copy_file_range(
+        &self,
+        cx: &Context,
+        from: &Arc<File>,
+        from_at: u64,
+        to: &Arc<File>,
+        to_at: u64,
+        len: u64,
+    ) -> Result<u64> {
+        told(self.brick.copy_range(cx, (from, from_at), (to, to_at), len))
+    }
+
+    async fn statfs(&self, cx: &Context, inode: &Arc<Inode>) -> Result<StatFs> {
+        told(self.brick.statfs(cx, inode))
+    }
+
+    // One mount is the only way to a brick: the kernel's own locks there are right and free.
+    async fn getlk(&self, _: &Context, _: &Arc<File>, _: &Lock) -> Result<Option<Lock>> {
+        Err(Errno::ENOSYS.into())
+    }
+
+    async fn setlk(&self, _: &Context, _: &Arc<File>, _: &Lock, _: bool) -> Result<()> {
+        Err(Errno::ENOSYS.into())
+    }
+
+    async fn lend(&self, cx: &Context, inode: &Arc<Inode>, lend: Lend) -> Result<Option<Lent>> {
+        told(self.brick.lend(cx, inode, lend))
+    }
+
+    async fn quiet(&self, _: &Context, inode: &Arc<Inode>) -> Result<bool> {
+        told(self.brick.quiet(inode))
+    }
+
+    async fn sync(&self, _: &Context) -> Result<()> {
+        told(self.brick.sync())
+    }
+
+    async fn role(&self, role: Role) -> Result<()> {
+        self.brick.play(role);
+        Ok(())
+    }
+}
