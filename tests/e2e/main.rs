@@ -10,4 +10,5 @@ mod killed;
 mod live;
 mod plain;
 mod posix;
+mod requests;
 mod trouble;

@@ -92,7 +92,18 @@ impl Crew {
 
     /// Ends the work. Each worker compares everything once more; what they did is printed.
     #[track_caller]
-    pub fn stop(mut self) -> u64 {
+    pub fn stop(self) -> u64 {
+        self.end(|seed, text| println!("worker {seed}: {text}"))
+    }
+
+    /// The same without a word.
+    #[track_caller]
+    pub fn stop_quietly(self) -> u64 {
+        self.end(|_, _| {})
+    }
+
+    #[track_caller]
+    fn end(mut self, tell: impl Fn(u64, &str)) -> u64 {
         std::fs::write(&self.stop, b"").unwrap();
         let started = Instant::now();
         let mut operations = 0;
@@ -109,7 +120,7 @@ impl Crew {
             };
             let text = text(said);
             assert!(status.success(), "worker {seed} ({status}): {text}");
-            println!("worker {seed}: {}", text.trim_end());
+            tell(*seed, text.trim_end());
             operations += text
                 .split(' ')
                 .next()

@@ -10,6 +10,7 @@ pub mod migration;
 pub mod mounted;
 pub mod need;
 pub mod odd;
+pub mod requests;
 pub mod setup;
 pub mod shell;
 pub mod sys;

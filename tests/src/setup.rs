@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::need::{Program, find, missing_packages};
 
@@ -13,6 +13,24 @@ pub fn project_root() -> PathBuf {
         .parent()
         .map(Path::to_owned)
         .unwrap_or_default()
+}
+
+/// Builds the programs of the project for speed, unless `HERMITFS_BIN` names one to be used.
+pub fn build_release() -> Result<()> {
+    if std::env::var_os("HERMITFS_BIN").is_some() {
+        return Ok(());
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--quiet", "--workspace", "--bins"])
+        .current_dir(project_root())
+        .stdin(Stdio::null())
+        .status()
+        .context("cargo build")?;
+    ensure!(status.success(), "hermitfs could not be built");
+    let binary = crate::hermitfs::binary();
+    ensure!(binary.is_file(), "{} was not built", binary.display());
+    Ok(())
 }
 
 /// Installs Debian's packages for what is missing of a list; does nothing when all is there.

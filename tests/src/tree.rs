@@ -137,9 +137,9 @@ impl Tree {
         self.objects.len() <= 1
     }
 
-    /// Bytes of content, holes included.
-    pub fn bytes(&self) -> u64 {
-        self.objects.values().map(|object| object.size).sum()
+    /// Bytes of content that take room on disk.
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.objects.values().map(|object| object.allocated).sum()
     }
 
     /// An object by its path.
@@ -439,4 +439,129 @@ fn xattrs(full: &Path) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
 /// xfs shows an ACL a second time, to root, by the name under which it keeps it.
 pub fn is_shown_twice(xattr: &[u8]) -> bool {
     xattr.starts_with(b"trusted.SGI_ACL_")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::process::Command;
+
+    use super::*;
+    use crate::odd::{Odd, set_mtime};
+
+    fn set_xattr(path: &Path, name: &str, value: &[u8]) {
+        rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    }
+
+    /// A way to spoil a copy, and the word for it.
+    type Damage = (&'static str, fn(&Path));
+
+    const DAMAGES: &[Damage] = &[
+        ("missing", |copy| {
+            fs::remove_file(copy.join("sizes/4097")).unwrap()
+        }),
+        ("extra", |copy| fs::write(copy.join("extra"), b"").unwrap()),
+        ("mode", |copy| {
+            fs::set_permissions(copy.join("sizes/1"), fs::Permissions::from_mode(0o4755)).unwrap()
+        }),
+        ("owner", |copy| {
+            chown(copy.join("sizes/0"), Some(7), None).unwrap()
+        }),
+        ("size", |copy| {
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .open(copy.join("sparse/all-hole"))
+                .unwrap();
+            file.set_len((64 << 20) + 1).unwrap();
+        }),
+        ("content", |copy| {
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .open(copy.join("sparse/hole-first"))
+                .unwrap();
+            file.write_at(b"x", 123_456).unwrap();
+        }),
+        ("mtime", |copy| {
+            let path = copy.join("wide");
+            let time = fs::metadata(&path).unwrap().modified().unwrap();
+            set_mtime(&path, time + std::time::Duration::from_nanos(1));
+        }),
+        ("xattrs", |copy| {
+            set_xattr(&copy.join("symlinks/dangling"), "trusted.more", b"")
+        }),
+        ("xattrs", |copy| {
+            rustix::fs::removexattr(copy.join("acl-parent"), "system.posix_acl_default").unwrap()
+        }),
+        ("xattrs", |copy| {
+            rustix::fs::removexattr(copy.join("xattrs/capable"), "security.capability").unwrap()
+        }),
+        ("names", |copy| {
+            fs::copy(copy.join("links/here/pair1"), copy.join("fresh")).unwrap();
+            fs::rename(copy.join("fresh"), copy.join("links/there/pair1")).unwrap();
+        }),
+        ("holes", |copy| {
+            let filled = vec![0; 8 << 20];
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .open(copy.join("sparse/hole-last"))
+                .unwrap();
+            file.write_all_at(&filled[4096..], 4096).unwrap();
+        }),
+        ("content", |copy| {
+            let path = copy.join("symlinks/absolute");
+            fs::remove_file(&path).unwrap();
+            symlink("/etc/passwe", path).unwrap();
+        }),
+    ];
+
+    #[test]
+    fn a_good_copy_has_no_difference_and_every_damage_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let original = dir.path().join("original");
+        fs::create_dir(&original).unwrap();
+        assert_eq!(Odd::small().build(&original, 1), Vec::<String>::new());
+        let copied = || {
+            let copy = tempfile::tempdir_in(dir.path()).unwrap().keep();
+            let status = Command::new("cp")
+                .arg("-a")
+                .arg(original.join("."))
+                .arg(&copy)
+                .status();
+            assert!(status.unwrap().success());
+            // cp -a leaves inode flags behind.
+            for (name, flag) in [
+                ("nodump", rustix::fs::IFlags::NODUMP),
+                ("noatime", rustix::fs::IFlags::NOATIME),
+            ] {
+                let file = File::open(copy.join("flags").join(name)).unwrap();
+                let flags = rustix::fs::ioctl_getflags(&file).unwrap();
+                rustix::fs::ioctl_setflags(&file, flags | flag).unwrap();
+            }
+            copy
+        };
+        let source = Tree::of(&original);
+        source.assert_equal(&Tree::of(&copied()));
+        for (word, damage) in DAMAGES {
+            let copy = copied();
+            damage(&copy);
+            let found = source.differences(&Tree::of(&copy));
+            assert!(
+                found.iter().any(|difference| difference.what == *word),
+                "{word}: {found:?}"
+            );
+            fs::remove_dir_all(copy).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_quiet_view_leaves_a_tree_exactly_as_it_was_and_a_touch_does_not() {
+        let lab = crate::lab::Lab::new("quiet");
+        let there = lab.dir("there");
+        fs::write(there.join("file"), b"1").unwrap();
+        let view = lab.quiet_view(&there);
+        let before = Tree::of(&view);
+        Tree::of(&view).assert_unchanged_since(&before);
+        chown(there.join("file"), Some(0), None).unwrap();
+        assert_eq!(Tree::of(&view).changes_since(&before).len(), 1);
+    }
 }
