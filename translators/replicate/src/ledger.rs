@@ -162,7 +162,6 @@ pub(crate) struct Ledger {
     epoch: u64,
     staged: u64,
     trees: u64,
-    in_flight: u64,
     unverified: bool,
     records: Vec<Record>,
 }
@@ -222,7 +221,6 @@ impl Ledger {
                 Touch::Body { data, escaped, .. } => self.dirty_body(oid, *data, *escaped, now),
             };
             self.state_mut(oid, &piece, |state| state.in_flight += 1);
-            self.in_flight += 1;
             ticket.0.push((oid, piece));
         }
         Ok(ticket)
@@ -231,7 +229,6 @@ impl Ledger {
     /// An operation is over, however it ended.
     pub(crate) fn end(&mut self, ticket: Ticket, now: Millis, rest: Millis) {
         for (oid, piece) in ticket.0 {
-            self.in_flight -= 1;
             let generation = self.next_generation();
             self.state_mut(oid, &piece, |state| {
                 state.in_flight -= 1;
@@ -1099,11 +1096,6 @@ impl Ledger {
     /// Directories that no crawl has finished.
     pub(crate) fn trees(&self) -> u64 {
         self.trees
-    }
-
-    /// Operations of users that are under way.
-    pub(crate) fn in_flight(&self) -> u64 {
-        self.in_flight
     }
 
     /// A point that [`Ledger::reached`] can be asked about: all that is marked now.

@@ -1,6 +1,6 @@
 //! What the journal says: every durable change of a [`Ledger`](crate::ledger::Ledger).
 
-use hermitfs_api::{Identity, Kind, Name, NameBuf, Time};
+use hermitfs_api::{Identity, Kind, NameBuf, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::ranges::Ranges;
@@ -70,12 +70,6 @@ pub(crate) enum Piece {
     Tree,
     /// One name in it.
     Name(Bytes),
-}
-
-impl Piece {
-    pub(crate) fn name(name: &Name) -> Piece {
-        Piece::Name(name.as_bytes().into())
-    }
 }
 
 /// The name in a record. Only validated names are recorded, and a damaged record fails its

@@ -349,7 +349,10 @@ impl Healer {
                 .link(&HEAL, &image.inode, slot.sink_dir, slot.name)
                 .await
             {
-                Ok(_) => return Ok(true),
+                Ok(_) => {
+                    self.leave_place(oid).await?;
+                    return Ok(true);
+                }
                 // Flags forbid it, or it is being removed: by way of its place, or a copy.
                 Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ESTALE) => {}
                 Err(error) if error.errno() == Errno::EPERM => {
@@ -359,6 +362,7 @@ impl Healer {
                         .link(&HEAL, &image.inode, slot.sink_dir, slot.name)
                         .await;
                     linked.at_sink("link")?;
+                    self.leave_place(oid).await?;
                     self.mark_attributes(&wanted.inode).await;
                     return Ok(true);
                 }
@@ -435,6 +439,19 @@ impl Healer {
         let here = here().await;
         self.ledger(|ledger| ledger.set_place(oid, handle, here));
         Ok(true)
+    }
+
+    /// An image that has got its name by a link needs no other place.
+    async fn leave_place(&self, oid: Oid) -> Step<()> {
+        let _moving = self.moves.lock().await;
+        let place = self.ledger(|ledger| ledger.place_of(oid).cloned());
+        if let Some(place @ Place::Staged(_)) = &place
+            && let Some(found) = self.stand(place, 0).await?
+        {
+            self.remove(&found.dir, &found.name, &found.entry).await?;
+        }
+        self.ledger(|ledger| ledger.unplace(oid));
+        Ok(())
     }
 
     async fn loosened(&self, there: &Entry) -> bool {

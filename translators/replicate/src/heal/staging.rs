@@ -37,7 +37,11 @@ impl Healer {
         }
         let slot = Oid::from(dir.identity());
         let claimant = self.ledger(|ledger| ledger.claimant(slot, name.as_bytes()));
-        if let Some(owner) = claimant.filter(|owner| Some(*owner) != wanted) {
+        // What has another name on the sink is not lost with this one.
+        let linked = there.inode.kind() != Kind::Directory
+            && there.attr.nlink > 1
+            && claimant.is_some_and(|owner| self.ledger(|l| l.image(owner)).is_some());
+        if let Some(owner) = claimant.filter(|owner| Some(*owner) != wanted && !linked) {
             // Written down before: a kill in between loses the hint, and costs a copy.
             let number = self.ledger(|ledger| {
                 let number = ledger.new_stage();
