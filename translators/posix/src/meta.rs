@@ -108,7 +108,7 @@ impl Brick {
         };
         match list {
             Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
-            list => list,
+            list => Ok(without_doubles(list?)),
         }
     }
 
@@ -240,4 +240,19 @@ fn time(time: Option<SetTime>) -> Timespec {
             tv_nsec: nsec.min(999_999_999).into(),
         },
     }
+}
+
+/// xfs lists an ACL twice for root: as such, and by the name under which it keeps it. Only the
+/// first means anything elsewhere.
+fn without_doubles(list: Vec<u8>) -> Vec<u8> {
+    const DOUBLE: &[u8] = b"trusted.SGI_ACL_";
+    let is_double = |name: &[u8]| name.starts_with(DOUBLE);
+    if !list.split(|byte| *byte == 0).any(is_double) {
+        return list;
+    }
+    list.split_inclusive(|byte| *byte == 0)
+        .filter(|name| !is_double(name))
+        .flatten()
+        .copied()
+        .collect()
 }
