@@ -1,1 +1,27 @@
-//! (in the making)
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod convert;
+mod directory;
+mod door;
+mod error;
+mod files;
+mod gate;
+mod ioctl;
+mod kernel;
+mod modes;
+mod mount;
+mod mountinfo;
+mod nodes;
+mod numbers;
+mod opening;
+mod options;
+mod place;
+mod statistics;
+mod work;
+
+pub use error::MountError;
+pub use mount::{Mount, Placement};
+pub use mountinfo::{MountInfo, is_dead};
+pub use options::{InvalidOption, Options};
+pub use statistics::{Op, Snapshot};

@@ -1,0 +1,281 @@
+//! What a door knows of its volume, and the requests that are more than one operation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use fuser::{FileAttr, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
+use hermitfs_api::{
+    Context, Entry, Errno, Error, File, Inode, Kind, Name, OpenFlags, Result, Translator,
+};
+
+use crate::convert::{absent, access, errno, file_attr};
+use crate::files::{Files, Open};
+use crate::gate::Gate;
+use crate::modes::Mode;
+use crate::nodes::{Nodes, known};
+use crate::numbers::ROOT;
+use crate::opening::{Granted, Openings};
+use crate::options::Options;
+use crate::statistics::{Op, Snapshot, Statistics};
+use crate::work::Work;
+
+pub(crate) struct Door {
+    pub(crate) volume: Arc<dyn Translator>,
+    pub(crate) options: Options,
+    pub(crate) nodes: Nodes,
+    pub(crate) files: Files,
+    pub(crate) openings: Openings,
+    pub(crate) work: Work,
+    pub(crate) statistics: Arc<Statistics>,
+    /// The kernel does without OPENDIR once it was told so.
+    pub(crate) no_opendir: AtomicBool,
+    /// Bytes that a READDIR had room for last time; fuser does not tell.
+    pub(crate) readdir_room: AtomicUsize,
+}
+
+/// An object that the kernel gets to know.
+pub(crate) struct Found {
+    pub(crate) id: u64,
+    pub(crate) attr: FileAttr,
+    pub(crate) generation: Generation,
+}
+
+impl Door {
+    pub(crate) fn new(volume: Arc<dyn Translator>, root: Arc<Inode>, options: Options) -> Door {
+        let statistics = Arc::new(Statistics::new());
+        Door {
+            nodes: Nodes::new(root),
+            files: Files::new(),
+            openings: Openings::new(options.passthrough),
+            work: Work {
+                gate: Gate::new(options.threads),
+                statistics: statistics.clone(),
+            },
+            no_opendir: AtomicBool::new(false),
+            readdir_room: AtomicUsize::new(32 * 1024),
+            statistics,
+            volume,
+            options,
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.statistics.snapshot(self.nodes.len(), self.files.len())
+    }
+
+    pub(crate) fn node(&self, id: u64) -> Result<Arc<Inode>> {
+        known(self.nodes.get(id))
+    }
+
+    pub(crate) fn file(&self, handle: FileHandle) -> Result<Arc<File>> {
+        self.files.get(handle.0).ok_or(Error::new(Errno::EBADF))
+    }
+
+    /// The one place where an error of an operation is logged.
+    pub(crate) fn fail(&self, op: Op, error: &Error) -> fuser::Errno {
+        match error.story() {
+            Some(story) => tracing::warn!(%op, errno = %error.errno(), %story),
+            None if error.errno() == Errno::EIO => tracing::warn!(%op, errno = %error.errno()),
+            None => tracing::trace!(%op, errno = %error.errno()),
+        }
+        errno(error)
+    }
+
+    /// Attributes of a node, with the number that users see.
+    pub(crate) fn shown(&self, id: u64, attr: &hermitfs_api::Attr) -> FileAttr {
+        file_attr(if id == ROOT { attr.ino } else { id }, attr)
+    }
+
+    /// Counts one look-up. The answer has to reach the kernel, or be taken back by `forget`.
+    pub(crate) fn found(&self, entry: &Entry) -> Found {
+        let id = self.nodes.remember(&entry.inode);
+        Found {
+            id,
+            attr: file_attr(id, &entry.attr),
+            generation: Generation(generation(&entry.inode)),
+        }
+    }
+
+    /// A look-up, where absence is an answer that can be remembered like any other.
+    pub(crate) async fn lookup(&self, cx: &Context, dir: u64, name: &[u8]) -> Result<Found> {
+        let (dir, name) = (self.node(dir)?, Name::new(name)?);
+        match self.volume.lookup(cx, &dir, name).await {
+            Ok(entry) => Ok(self.found(&entry)),
+            Err(error) if error.errno() == Errno::ENOENT => Ok(Found {
+                id: 0,
+                attr: absent(),
+                generation: Generation(0),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a file and answers. The mode is found first: whether a brick's file is quiet can
+    /// only be told while we hold no descriptor of our own to write through.
+    pub(crate) async fn open(&self, cx: &Context, id: u64, flags: OpenFlags, reply: ReplyOpen) {
+        match self.opened(cx, id, flags, &reply).await {
+            Ok((handle, granted)) => match granted.backing {
+                Some(backing) => {
+                    reply.opened_passthrough(handle, fopen_flags(granted.mode), &backing);
+                }
+                None => reply.opened(handle, fopen_flags(granted.mode)),
+            },
+            Err(error) => reply.error(self.fail(Op::Open, &error)),
+        }
+    }
+
+    async fn opened(
+        &self,
+        cx: &Context,
+        id: u64,
+        flags: OpenFlags,
+        reply: &ReplyOpen,
+    ) -> Result<(FileHandle, Granted)> {
+        let inode = self.node(id)?;
+        let volume = &*self.volume;
+        let granted = self
+            .openings
+            .open(volume, cx, &inode, access(flags), reply)
+            .await?;
+        match self.volume.open(cx, &inode, flags).await {
+            Ok(file) => Ok((self.handle(file, granted.mode), granted)),
+            Err(error) => {
+                self.openings.release(inode.identity(), granted.mode);
+                Err(error)
+            }
+        }
+    }
+
+    fn handle(&self, file: Arc<File>, mode: Mode) -> FileHandle {
+        if mode.is_backed() {
+            self.statistics.bypassing.fetch_add(1, Ordering::Relaxed);
+        }
+        FileHandle(self.files.insert(Open { file, mode }))
+    }
+
+    pub(crate) async fn release(&self, cx: &Context, handle: FileHandle) -> Result<()> {
+        let open = self
+            .files
+            .remove(handle.0)
+            .ok_or(Error::new(Errno::EBADF))?;
+        let released = self.volume.release(cx, &open.file).await;
+        let identity = open.file.inode().identity();
+        drop(open.file);
+        self.openings.release(identity, open.mode);
+        if open.mode.is_backed() {
+            self.statistics.bypassing.fetch_sub(1, Ordering::Relaxed);
+        }
+        released
+    }
+
+    pub(crate) async fn create(
+        &self,
+        cx: &Context,
+        dir: u64,
+        name: &[u8],
+        raw_flags: i32,
+        mode: u32,
+        umask: u32,
+        reply: ReplyCreate,
+    ) {
+        match self
+            .created(cx, dir, name, raw_flags, mode, umask, &reply)
+            .await
+        {
+            Ok((found, handle, granted)) => {
+                let lifetime = self.options.entry_lifetime.min(self.options.attr_lifetime);
+                let Found {
+                    attr, generation, ..
+                } = found;
+                let flags = fopen_flags(granted.mode);
+                match granted.backing {
+                    Some(backing) => {
+                        reply.created_passthrough(
+                            &lifetime, &attr, generation, handle, flags, &backing,
+                        );
+                    }
+                    None => reply.created(&lifetime, &attr, generation, handle, flags),
+                }
+            }
+            Err(error) => reply.error(self.fail(Op::Create, &error)),
+        }
+    }
+
+    async fn created(
+        &self,
+        cx: &Context,
+        dir: u64,
+        name: &[u8],
+        raw_flags: i32,
+        mode: u32,
+        umask: u32,
+        reply: &ReplyCreate,
+    ) -> Result<(Found, FileHandle, Granted)> {
+        let (dir, name) = (self.node(dir)?, Name::new(name)?);
+        let flags = crate::convert::open_flags(raw_flags);
+        let volume = &*self.volume;
+        // Whoever took the name may be gone again when we look: then it is free once more.
+        for _ in 0..16 {
+            match volume
+                .create(cx, &dir, name, flags, mode & 0o7777, umask)
+                .await
+            {
+                Ok((entry, file)) => {
+                    let opened = self
+                        .openings
+                        .open(volume, cx, &entry.inode, access(flags), reply);
+                    let granted = match opened.await {
+                        Ok(granted) => granted,
+                        Err(error) => {
+                            volume.release(cx, &file).await.ok();
+                            return Err(error);
+                        }
+                    };
+                    return Ok((self.found(&entry), self.handle(file, granted.mode), granted));
+                }
+                Err(error) if error.errno() != Errno::EEXIST || raw_flags & libc::O_EXCL != 0 => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+            let entry = match volume.lookup(cx, &dir, name).await {
+                Err(error) if error.errno() == Errno::ENOENT => continue,
+                found => found?,
+            };
+            if entry.attr.kind != Kind::File {
+                // The kernel walks the path again, and finds out for itself what it is.
+                return Err(Errno::ESTALE.into());
+            }
+            let inode = &entry.inode;
+            let granted = self
+                .openings
+                .open(volume, cx, inode, access(flags), reply)
+                .await?;
+            return match volume.open(cx, inode, flags).await {
+                Ok(file) => Ok((self.found(&entry), self.handle(file, granted.mode), granted)),
+                Err(error) => {
+                    self.openings.release(inode.identity(), granted.mode);
+                    Err(error)
+                }
+            };
+        }
+        Err(Errno::ESTALE.into())
+    }
+}
+
+/// The kernel keeps 32 bits of it.
+pub(crate) fn generation(inode: &Inode) -> u64 {
+    let generation = inode.identity().generation;
+    (generation ^ generation >> 32) & 0xffff_ffff
+}
+
+fn fopen_flags(mode: Mode) -> FopenFlags {
+    match mode {
+        Mode::Cached { keep: true } => FopenFlags::FOPEN_KEEP_CACHE,
+        Mode::Cached { keep: false } => FopenFlags::empty(),
+        // KEEP_CACHE together with passthrough is EIO. The bit of passthrough itself is set by
+        // the reply that carries the backing.
+        Mode::Passthrough => FopenFlags::empty(),
+        Mode::Interposed => FopenFlags::FOPEN_DIRECT_IO,
+    }
+}

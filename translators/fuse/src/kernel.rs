@@ -1,0 +1,821 @@
+//! The kernel's requests, translated. What is more than a translation stands in the other files.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, PollEvents, PollFlags, PollNotifier, ReplyAttr, ReplyBmap,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
+};
+use hermitfs_api::{
+    Allocate, Context, Errno, Error, Kind, Make, Name, RenameFlags, Result, Seek, SetAttr,
+    XattrFlags, block_on,
+};
+
+use crate::convert::{context, open_flags, rdev_in, set_time};
+use crate::door::{Door, Found};
+use crate::options::Options;
+use crate::statistics::Op;
+use crate::work::fence;
+
+/// Largest read and write.
+pub(crate) const MAX_IO: u32 = 1 << 20;
+
+/// The largest value of an extended attribute that Linux knows (`XATTR_SIZE_MAX`).
+const XATTR_MAX: usize = 1 << 16;
+
+/// What the session talks to.
+pub(crate) struct Kernel(pub(crate) Arc<Door>);
+
+thread_local! {
+    /// Where reads go. One for each thread, as large as the largest so far.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Kernel {
+    /// Works on a request that owns all it needs.
+    fn run<F>(&self, op: Op, request: impl FnOnce(Arc<Door>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let door = self.0.clone();
+        self.0.work.run(op, request(door));
+    }
+
+    /// The same where the answer is nothing or an error.
+    fn run_empty<F>(&self, op: Op, reply: ReplyEmpty, request: impl FnOnce(Arc<Door>) -> F)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.run(op, |door| {
+            let request = request(door.clone());
+            async move {
+                match request.await {
+                    Ok(()) => reply.ok(),
+                    Err(error) => reply.error(door.fail(op, &error)),
+                }
+            }
+        });
+    }
+
+    /// The same where the answer is an object.
+    fn run_entry<F>(&self, op: Op, reply: ReplyEntry, request: impl FnOnce(Arc<Door>) -> F)
+    where
+        F: Future<Output = Result<Found>> + Send + 'static,
+    {
+        self.run(op, |door| {
+            let request = request(door.clone());
+            async move {
+                match request.await {
+                    Ok(Found {
+                        attr, generation, ..
+                    }) => {
+                        let Options {
+                            attr_lifetime,
+                            entry_lifetime,
+                            ..
+                        } = &door.options;
+                        reply.entry_with_ttls(attr_lifetime, entry_lifetime, &attr, generation);
+                    }
+                    Err(error) => reply.error(door.fail(op, &error)),
+                }
+            }
+        });
+    }
+
+    /// The same where the answer is bytes, for which the caller has room or wants the size.
+    fn run_xattr<F>(
+        &self,
+        op: Op,
+        room: u32,
+        reply: ReplyXattr,
+        request: impl FnOnce(Arc<Door>) -> F,
+    ) where
+        F: Future<Output = Result<Vec<u8>>> + Send + 'static,
+    {
+        self.run(op, |door| {
+            let request = request(door.clone());
+            async move {
+                match request.await {
+                    Ok(value) if value.len() > XATTR_MAX => reply.error(fuser::Errno::E2BIG),
+                    Ok(value) if room == 0 => reply.size(value.len() as u32),
+                    Ok(value) if value.len() > room as usize => reply.error(fuser::Errno::ERANGE),
+                    Ok(value) => reply.data(&value),
+                    Err(error) => reply.error(door.fail(op, &error)),
+                }
+            }
+        });
+    }
+}
+
+fn owned(name: &OsStr) -> Box<[u8]> {
+    name.as_bytes().into()
+}
+
+impl Filesystem for Kernel {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let door = &self.0;
+        let offered = config.capabilities();
+        // Never WRITEBACK_CACHE (it forbids passthrough, and hides from us when writes happen)
+        // and never OVER_IO_URING (the mount hangs: nobody serves the rings). Locks stay with the
+        // kernel: one mount is the only way in, so its own are right, killable and free.
+        let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_DONT_MASK
+            | InitFlags::FUSE_POSIX_ACL
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
+            | InitFlags::FUSE_PASSTHROUGH;
+        let agreed = wanted & offered;
+        config.add_capabilities(agreed).ok();
+        if agreed.contains(InitFlags::FUSE_PASSTHROUGH) {
+            // Deeper, an overlayfs could be a brick, but none could stand on this mount.
+            config.set_max_stack_depth(1).ok();
+            door.openings.set_able(true);
+        }
+        door.no_opendir.store(
+            agreed.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
+            Ordering::Relaxed,
+        );
+        config.set_max_write(MAX_IO).ok();
+        if let Err(most) = config.set_max_readahead(MAX_IO) {
+            config.set_max_readahead(most).ok();
+        }
+        config.set_max_background(door.options.max_background).ok();
+        tracing::debug!(abi = ?config.kernel_abi(), ?agreed, "the kernel agrees");
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (cx, name) = (context(request), owned(name));
+        self.run_entry(Op::Lookup, reply, |door| async move {
+            door.lookup(&cx, dir.0, &name).await
+        });
+    }
+
+    fn forget(&self, _request: &Request, node: INodeNo, lookups: u64) {
+        // Not answered, and never sent elsewhere: each comes after the last request for its node.
+        let door = &self.0;
+        door.statistics.count(Op::Forget);
+        fence(Op::Forget, &door.statistics, || {
+            door.nodes.forget(node.0, lookups)
+        });
+    }
+
+    fn getattr(&self, request: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let cx = context(request);
+        self.run(Op::Getattr, |door| async move {
+            let file = fh.and_then(|fh| door.files.get(fh.0));
+            let attr = async {
+                let inode = door.node(node.0)?;
+                door.volume.getattr(&cx, &inode, file.as_deref()).await
+            };
+            match attr.await {
+                Ok(attr) => reply.attr(&door.options.attr_lifetime, &door.shown(node.0, &attr)),
+                Err(error) => reply.error(door.fail(Op::Getattr, &error)),
+            }
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let cx = context(request);
+        let set = SetAttr {
+            mode: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        self.run(Op::Setattr, |door| async move {
+            let file = fh.and_then(|fh| door.files.get(fh.0));
+            let attr = async {
+                let inode = door.node(node.0)?;
+                match set == SetAttr::default() {
+                    true => door.volume.getattr(&cx, &inode, file.as_deref()).await,
+                    false => {
+                        door.volume
+                            .setattr(&cx, &inode, file.as_deref(), &set)
+                            .await
+                    }
+                }
+            };
+            match attr.await {
+                Ok(attr) => reply.attr(&door.options.attr_lifetime, &door.shown(node.0, &attr)),
+                Err(error) => reply.error(door.fail(Op::Setattr, &error)),
+            }
+        });
+    }
+
+    fn readlink(&self, request: &Request, node: INodeNo, reply: ReplyData) {
+        let cx = context(request);
+        self.run(Op::Readlink, |door| async move {
+            let target = async { door.volume.readlink(&cx, &door.node(node.0)?).await };
+            match target.await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(door.fail(Op::Readlink, &error)),
+            }
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        dir: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (cx, name) = (context(request), owned(name));
+        self.run_entry(Op::Mknod, reply, |door| async move {
+            let kind = match mode & libc::S_IFMT {
+                0 => Kind::File,
+                _ => Kind::from_mode(mode).ok_or(Error::new(Errno::EINVAL))?,
+            };
+            let rdev = if kind.is_device() { rdev_in(rdev) } else { 0 };
+            let make = Make {
+                kind,
+                mode: mode & 0o7777,
+                umask,
+                rdev,
+            };
+            let (dir, name) = (door.node(dir.0)?, Name::new(&name)?);
+            Ok(door.found(&door.volume.mknod(&cx, &dir, name, &make).await?))
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        dir: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (cx, name) = (context(request), owned(name));
+        self.run_entry(Op::Mkdir, reply, |door| async move {
+            let (dir, name) = (door.node(dir.0)?, Name::new(&name)?);
+            Ok(door.found(
+                &door
+                    .volume
+                    .mkdir(&cx, &dir, name, mode & 0o7777, umask)
+                    .await?,
+            ))
+        });
+    }
+
+    fn unlink(&self, request: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (cx, name) = (context(request), owned(name));
+        self.run_empty(Op::Unlink, reply, |door| async move {
+            door.volume
+                .unlink(&cx, &door.node(dir.0)?, Name::new(&name)?)
+                .await
+        });
+    }
+
+    fn rmdir(&self, request: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (cx, name) = (context(request), owned(name));
+        self.run_empty(Op::Rmdir, reply, |door| async move {
+            door.volume
+                .rmdir(&cx, &door.node(dir.0)?, Name::new(&name)?)
+                .await
+        });
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        dir: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (cx, name, target) = (context(request), owned(name), owned(target.as_os_str()));
+        self.run_entry(Op::Symlink, reply, |door| async move {
+            let (dir, name) = (door.node(dir.0)?, Name::new(&name)?);
+            Ok(door.found(&door.volume.symlink(&cx, &dir, name, &target).await?))
+        });
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        dir: INodeNo,
+        name: &OsStr,
+        new_dir: INodeNo,
+        new_name: &OsStr,
+        flags: fuser::RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (cx, name, new_name) = (context(request), owned(name), owned(new_name));
+        self.run_empty(Op::Rename, reply, |door| async move {
+            let flags = match flags {
+                flags if flags.is_empty() => RenameFlags::Replace,
+                fuser::RenameFlags::RENAME_NOREPLACE => RenameFlags::NoReplace,
+                fuser::RenameFlags::RENAME_EXCHANGE => RenameFlags::Exchange,
+                _ => return Err(Errno::EINVAL.into()),
+            };
+            let (dir, new_dir) = (door.node(dir.0)?, door.node(new_dir.0)?);
+            let (name, new_name) = (Name::new(&name)?, Name::new(&new_name)?);
+            door.volume
+                .rename(&cx, &dir, name, &new_dir, new_name, flags)
+                .await
+        });
+    }
+
+    fn link(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        dir: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (cx, name) = (context(request), owned(name));
+        self.run_entry(Op::Link, reply, |door| async move {
+            let (inode, dir) = (door.node(node.0)?, door.node(dir.0)?);
+            Ok(door.found(
+                &door
+                    .volume
+                    .link(&cx, &inode, &dir, Name::new(&name)?)
+                    .await?,
+            ))
+        });
+    }
+
+    fn open(&self, request: &Request, node: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
+        let (cx, flags) = (context(request), open_flags(flags.0));
+        self.run(Op::Open, |door| async move {
+            door.open(&cx, node.0, flags, reply).await
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        dir: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (cx, name) = (context(request), owned(name));
+        self.run(Op::Create, |door| async move {
+            door.create(&cx, dir.0, &name, flags, mode, umask, reply)
+                .await;
+        });
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        at: u64,
+        size: u32,
+        _flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let (cx, size, door) = (context(request), size as usize, &self.0);
+        let file = match door.file(fh) {
+            Ok(file) => file,
+            Err(error) => return reply.error(door.fail(Op::Read, &error)),
+        };
+        let answer =
+            move |door: &Door, reply: ReplyData, read: Result<usize>, buffer: &[u8]| match read {
+                Ok(read) => reply.data(&buffer[..read.min(size)]),
+                Err(error) => reply.error(door.fail(Op::Read, &error)),
+            };
+        let here = |(file, reply)| {
+            BUFFER.with_borrow_mut(|buffer| {
+                if buffer.len() < size {
+                    buffer.resize(size, 0);
+                }
+                let buffer = &mut buffer[..size];
+                let read = block_on(door.volume.read(&cx, &file, at, buffer));
+                answer(door, reply, read, buffer);
+            });
+        };
+        let elsewhere = |(file, reply)| {
+            let door = door.clone();
+            async move {
+                let mut buffer = vec![0; size];
+                let read = door.volume.read(&cx, &file, at, &mut buffer).await;
+                answer(&door, reply, read, &buffer);
+            }
+        };
+        door.work
+            .run_borrowing(Op::Read, (file, reply), here, elsewhere);
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        at: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let door = &self.0;
+        let mut cx = context(request);
+        if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            // Mapped stores that the kernel writes back, on nobody's behalf.
+            cx = Context {
+                uid: 0,
+                gid: 0,
+                pid: 0,
+                ..cx
+            };
+        }
+        let file = match door.file(fh) {
+            Ok(file) => file,
+            Err(error) => return reply.error(door.fail(Op::Write, &error)),
+        };
+        let answer = |door: &Door, reply: ReplyWrite, written: Result<usize>| match written {
+            Ok(written) => reply.written(written as u32),
+            Err(error) => reply.error(door.fail(Op::Write, &error)),
+        };
+        let here = |(file, reply)| {
+            answer(
+                door,
+                reply,
+                block_on(door.volume.write(&cx, &file, at, data)),
+            );
+        };
+        let elsewhere = |(file, reply)| {
+            let (door, data) = (door.clone(), data.to_vec());
+            async move {
+                let written = door.volume.write(&cx, &file, at, &data).await;
+                answer(&door, reply, written);
+            }
+        };
+        door.work
+            .run_borrowing(Op::Write, (file, reply), here, elsewhere);
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        if !self.0.options.flush {
+            return reply.error(fuser::Errno::ENOSYS);
+        }
+        let cx = context(request);
+        self.run_empty(Op::Flush, reply, |door| async move {
+            door.volume.flush(&cx, &door.file(fh)?).await
+        });
+    }
+
+    fn release(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        _flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let cx = context(request);
+        self.run_empty(Op::Release, reply, |door| async move {
+            door.release(&cx, fh).await
+        });
+    }
+
+    fn fsync(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let cx = context(request);
+        self.run_empty(Op::Fsync, reply, |door| async move {
+            door.volume.fsync(&cx, &door.file(fh)?, datasync).await
+        });
+    }
+
+    fn opendir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _flags: fuser::OpenFlags,
+        reply: ReplyOpen,
+    ) {
+        self.0.statistics.count(Op::Opendir);
+        if self.0.no_opendir.load(Ordering::Relaxed) {
+            // Asked once: from then on the kernel opens directories by itself, and caches them.
+            return reply.error(fuser::Errno::ENOSYS);
+        }
+        let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+        reply.opened(FileHandle(0), flags);
+    }
+
+    fn readdir(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        from: u64,
+        reply: ReplyDirectory,
+    ) {
+        let cx = context(request);
+        self.run(Op::Readdir, |door| async move {
+            door.readdir(cx, node.0, from, reply).await
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        from: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let cx = context(request);
+        self.run(Op::Readdirplus, |door| async move {
+            door.readdirplus(cx, node.0, from, reply).await;
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let cx = context(request);
+        self.run_empty(Op::Fsyncdir, reply, |door| async move {
+            door.volume
+                .fsyncdir(&cx, &door.node(node.0)?, datasync)
+                .await
+        });
+    }
+
+    fn statfs(&self, request: &Request, node: INodeNo, reply: ReplyStatfs) {
+        let cx = context(request);
+        self.run(Op::Statfs, |door| async move {
+            let statfs = async { door.volume.statfs(&cx, &door.node(node.0)?).await };
+            match statfs.await {
+                Ok(s) => reply.statfs(
+                    s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
+                ),
+                Err(error) => reply.error(door.fail(Op::Statfs, &error)),
+            }
+        });
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (cx, name, value) = (context(request), owned(name), value.to_vec());
+        self.run_empty(Op::Setxattr, reply, |door| async move {
+            let flags = match flags {
+                0 => XattrFlags::Any,
+                libc::XATTR_CREATE => XattrFlags::Create,
+                libc::XATTR_REPLACE => XattrFlags::Replace,
+                _ => return Err(Errno::EINVAL.into()),
+            };
+            door.volume
+                .setxattr(&cx, &door.node(node.0)?, &name, &value, flags)
+                .await
+        });
+    }
+
+    fn getxattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let (cx, name) = (context(request), owned(name));
+        self.run_xattr(Op::Getxattr, size, reply, |door| async move {
+            door.volume.getxattr(&cx, &door.node(node.0)?, &name).await
+        });
+    }
+
+    fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let cx = context(request);
+        self.run_xattr(Op::Listxattr, size, reply, |door| async move {
+            door.volume.listxattr(&cx, &door.node(node.0)?).await
+        });
+    }
+
+    fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (cx, name) = (context(request), owned(name));
+        self.run_empty(Op::Removexattr, reply, |door| async move {
+            door.volume
+                .removexattr(&cx, &door.node(node.0)?, &name)
+                .await
+        });
+    }
+
+    fn ioctl(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        data: &[u8],
+        room: u32,
+        reply: ReplyIoctl,
+    ) {
+        let cx = context(request);
+        let data = data[..data.len().min(8)].to_vec();
+        self.run(Op::Ioctl, |door| async move {
+            door.ioctl(cx, node.0, command, data, room, reply).await;
+        });
+    }
+
+    fn fallocate(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        at: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let cx = context(request);
+        self.run_empty(Op::Fallocate, reply, |door| async move {
+            let how = Allocate::from_bits(mode).ok_or(Error::new(Errno::EOPNOTSUPP))?;
+            door.volume
+                .fallocate(&cx, &door.file(fh)?, how, at, len)
+                .await
+        });
+    }
+
+    fn lseek(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        at: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let cx = context(request);
+        self.run(Op::Lseek, |door| async move {
+            let found = async {
+                let seek = match whence {
+                    libc::SEEK_DATA => Seek::Data,
+                    libc::SEEK_HOLE => Seek::Hole,
+                    _ => return Err(Errno::EINVAL.into()),
+                };
+                let at = u64::try_from(at).map_err(|_| Error::new(Errno::ENXIO))?;
+                door.volume.lseek(&cx, &door.file(fh)?, at, seek).await
+            };
+            match found.await {
+                Ok(found) => reply.offset(found as i64),
+                Err(error) => reply.error(door.fail(Op::Lseek, &error)),
+            }
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        at: u64,
+        _to_node: INodeNo,
+        to_fh: FileHandle,
+        to_at: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let cx = context(request);
+        // The answer has 32 bits; copying less is allowed.
+        let len = len.min(1 << 30);
+        self.run(Op::CopyFileRange, |door| async move {
+            let copied = async {
+                let (from, to) = (door.file(fh)?, door.file(to_fh)?);
+                door.volume
+                    .copy_file_range(&cx, &from, at, &to, to_at, len)
+                    .await
+            };
+            match copied.await {
+                Ok(copied) => reply.written(copied as u32),
+                Err(error) => reply.error(door.fail(Op::CopyFileRange, &error)),
+            }
+        });
+    }
+
+    // From here on: operations that this door has not got. ENOSYS is heard once each.
+
+    fn access(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _mask: fuser::AccessFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn getlk(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _fh: FileHandle,
+        _owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _kind: i32,
+        _pid: u32,
+        reply: ReplyLock,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn setlk(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _fh: FileHandle,
+        _owner: LockOwner,
+        _start: u64,
+        _end: u64,
+        _kind: i32,
+        _pid: u32,
+        _sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _request: &Request, _node: INodeNo, _size: u32, _block: u64, reply: ReplyBmap) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn poll(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _fh: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+}

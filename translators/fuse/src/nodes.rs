@@ -1,0 +1,197 @@
+//! What the kernel knows: node ids, and how often each was given out.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use hermitfs_api::{Inode, Result};
+use parking_lot::Mutex;
+
+use crate::numbers::{Numbers, ROOT, again};
+
+const SHARDS: usize = 64;
+
+/// Node ids are inode numbers: they need no more than a spread over the bits.
+#[derive(Default)]
+pub(crate) struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+}
+
+pub(crate) type Map<V> = HashMap<u64, V, BuildHasherDefault<Spread>>;
+
+struct Node {
+    inode: Arc<Inode>,
+    lookups: u64,
+}
+
+pub(crate) struct Nodes {
+    root: Arc<Inode>,
+    numbers: Numbers,
+    shards: Vec<Mutex<Map<Node>>>,
+}
+
+impl Nodes {
+    pub(crate) fn new(root: Arc<Inode>) -> Nodes {
+        let numbers = Numbers::new(root.identity().dev);
+        Nodes {
+            root,
+            numbers,
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// The object behind a node id; `None` when it was never given out or is forgotten.
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<Inode>> {
+        if id == ROOT {
+            return Some(self.root.clone());
+        }
+        self.shard(id)
+            .lock()
+            .get(&id)
+            .map(|node| node.inode.clone())
+    }
+
+    /// The node id under which the kernel gets to know an object, one more time.
+    pub(crate) fn remember(&self, inode: &Arc<Inode>) -> u64 {
+        let new = inode.identity();
+        let mut id = self.numbers.shown(new.dev, new.ino);
+        loop {
+            match self.shard(id).lock().entry(id) {
+                Entry::Vacant(free) => {
+                    free.insert(Node {
+                        inode: inode.clone(),
+                        lookups: 1,
+                    });
+                    return id;
+                }
+                Entry::Occupied(mut taken) => {
+                    let node = taken.get_mut();
+                    let old = node.inode.identity();
+                    if (old.dev, old.ino) == (new.dev, new.ino) {
+                        // The brick has used the number again, so the old object is gone for
+                        // good, and only its FORGET is still to come. The kernel tells the two
+                        // apart by the generation that goes with the answer.
+                        node.lookups += 1;
+                        node.inode = inode.clone();
+                        return id;
+                    }
+                }
+            }
+            id = again(id);
+        }
+    }
+
+    /// The kernel forgets a node `lookups` times.
+    pub(crate) fn forget(&self, id: u64, lookups: u64) {
+        let mut shard = self.shard(id).lock();
+        let Entry::Occupied(mut node) = shard.entry(id) else {
+            return;
+        };
+        node.get_mut().lookups = node.get().lookups.saturating_sub(lookups);
+        if node.get().lookups == 0 {
+            let node = node.remove();
+            if shard.capacity() > 64 && shard.len() < shard.capacity() / 8 {
+                shard.shrink_to_fit();
+            }
+            drop(shard);
+            drop(node);
+        }
+    }
+
+    /// The number that a directory's entry shows.
+    pub(crate) fn shown(&self, dir: &Inode, ino: u64) -> u64 {
+        self.numbers.shown(dir.identity().dev, ino)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    fn shard(&self, id: u64) -> &Mutex<Map<Node>> {
+        let mut spread = Spread::default();
+        spread.write_u64(id);
+        &self.shards[(spread.finish() >> 20) as usize % SHARDS]
+    }
+}
+
+/// ESTALE: the kernel asks for what it has forgotten.
+pub(crate) fn known<T>(found: Option<T>) -> Result<T> {
+    found.ok_or(hermitfs_api::Error::new(hermitfs_api::Errno::ESTALE))
+}
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::{Identity, Kind};
+
+    use super::*;
+
+    fn inode(dev: u64, ino: u64, generation: u64) -> Arc<Inode> {
+        Arc::new(Inode::new(
+            Identity {
+                dev,
+                ino,
+                generation,
+            },
+            Kind::File,
+            (),
+        ))
+    }
+
+    #[test]
+    fn a_node_lives_until_it_is_forgotten_as_often_as_it_was_given_out() {
+        let nodes = Nodes::new(inode(1, 2, 0));
+        let file = inode(1, 12, 0);
+        assert_eq!(nodes.remember(&file), 12);
+        assert_eq!(nodes.remember(&file), 12);
+        nodes.forget(12, 1);
+        assert!(nodes.get(12).is_some());
+        nodes.forget(12, 1);
+        assert!(nodes.get(12).is_none());
+        assert_eq!((nodes.len(), Arc::strong_count(&file)), (0, 1));
+        nodes.forget(12, 1);
+        assert!(nodes.get(ROOT).is_some(), "the root is never forgotten");
+    }
+
+    #[test]
+    fn a_number_used_again_leads_to_the_new_object() {
+        let nodes = Nodes::new(inode(1, 2, 0));
+        let (old, new) = (inode(1, 12, 0), inode(1, 12, 1));
+        nodes.remember(&old);
+        assert_eq!(nodes.remember(&new), 12);
+        nodes.forget(12, 1);
+        assert!(Arc::ptr_eq(&nodes.get(12).unwrap(), &new));
+    }
+
+    #[test]
+    fn two_living_objects_never_share_a_node() {
+        let nodes = Nodes::new(inode(1, 2, 0));
+        let shifted = nodes.remember(&inode(9, 12, 0));
+        let other = nodes.remember(&inode(1, shifted, 0));
+        assert_ne!(shifted, other);
+        assert_eq!(nodes.len(), 2);
+    }
+
+    #[test]
+    fn a_million_nodes_cost_less_than_a_hundred_bytes_each() {
+        assert!(
+            size_of::<(u64, Node)>() <= 24,
+            "twice that at the table's emptiest, and a byte"
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! Drives [`modes`](crate::modes): asks the volume and the kernel what a decision needs.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use fuser::{BackingId, ReplyCreate, ReplyOpen};
+use hermitfs_api::{Context, Errno, Error, Identity, Inode, Lend, Lent, Result, Translator};
+use parking_lot::Mutex;
+
+use crate::modes::{Access, Facts, Mode, Modes, Step};
+
+const SHARDS: usize = 16;
+
+/// Inodes in one shard with no open file, of which is remembered that a mapping escaped.
+const REMEMBERED: usize = 512;
+
+/// What makes a backing of a brick's descriptor: the reply that will carry it.
+pub(crate) trait Backer: Sync {
+    fn back(&self, brick: &Lent) -> io::Result<BackingId>;
+}
+
+impl Backer for ReplyOpen {
+    fn back(&self, brick: &Lent) -> io::Result<BackingId> {
+        self.open_backing(brick.as_fd())
+    }
+}
+
+impl Backer for ReplyCreate {
+    fn back(&self, brick: &Lent) -> io::Result<BackingId> {
+        self.open_backing(brick.as_fd())
+    }
+}
+
+/// How to open a file, counted until [`Openings::release`].
+pub(crate) struct Granted {
+    pub(crate) mode: Mode,
+    /// There for the modes that are backed. One for all opens of an inode.
+    pub(crate) backing: Option<Arc<BackingId>>,
+}
+
+struct Opened {
+    modes: Modes,
+    backing: Option<Arc<BackingId>>,
+    inode: Weak<Inode>,
+}
+
+pub(crate) struct Openings {
+    /// What the kernel and our privileges allow.
+    able: AtomicBool,
+    /// What was asked for.
+    wanted: AtomicBool,
+    shards: Vec<Mutex<HashMap<Identity, Opened>>>,
+}
+
+impl Openings {
+    pub(crate) fn new(wanted: bool) -> Openings {
+        Openings {
+            able: AtomicBool::new(false),
+            wanted: AtomicBool::new(wanted),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    pub(crate) fn set_able(&self, able: bool) {
+        self.able.store(able, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_wanted(&self, wanted: bool) {
+        self.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    fn passthrough(&self) -> bool {
+        self.able.load(Ordering::Relaxed) && self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Finds the mode for an open. Nothing is locked while the volume is asked; when another open
+    /// of the same inode came in between, the decision starts again with what is known by then.
+    pub(crate) async fn open(
+        &self,
+        volume: &dyn Translator,
+        cx: &Context,
+        inode: &Arc<Inode>,
+        access: Access,
+        backer: &impl Backer,
+    ) -> Result<Granted> {
+        let mut facts = Facts {
+            passthrough: self.passthrough(),
+            ..Facts::default()
+        };
+        let mut offer = None;
+        loop {
+            match self.step(inode, access, facts, &mut offer) {
+                Ok(granted) => return Ok(granted),
+                Err(Step::AskBacking) => {
+                    offer = self.backing(volume, cx, inode, backer).await.map(Arc::new);
+                    facts.backing = Some(offer.is_some());
+                }
+                Err(Step::AskMark) => {
+                    let lent = volume.lend(cx, inode, Lend::Write).await;
+                    facts.marked = Some(matches!(lent, Ok(Some(_))));
+                }
+                Err(Step::AskQuiet) => {
+                    facts.quiet = Some(volume.quiet(cx, inode).await.unwrap_or(false));
+                }
+                Err(Step::Refuse | Step::Open(_)) => {
+                    // The volume lends for reading but not for this. What is open now cannot be
+                    // changed; no file will get there again.
+                    self.set_able(false);
+                    return Err(Error::with_story(
+                        Errno::EBUSY,
+                        "open for reading past the door, and the volume lends nothing to write to",
+                    ));
+                }
+            }
+        }
+    }
+
+    fn step(
+        &self,
+        inode: &Arc<Inode>,
+        access: Access,
+        facts: Facts,
+        offer: &mut Option<Arc<BackingId>>,
+    ) -> std::result::Result<Granted, Step> {
+        let mut shard = self.shard(inode.identity()).lock();
+        let opened = shard.entry(inode.identity()).or_insert_with(|| Opened {
+            modes: Modes::default(),
+            backing: None,
+            inode: Arc::downgrade(inode),
+        });
+        match opened.modes.open(access, facts) {
+            Step::Open(mode) if mode.is_backed() => {
+                let backing = opened.backing.get_or_insert_with_option(offer);
+                Ok(Granted { mode, backing })
+            }
+            Step::Open(mode) => Ok(Granted {
+                mode,
+                backing: None,
+            }),
+            step => {
+                if opened.modes.is_idle() {
+                    shard.remove(&inode.identity());
+                }
+                Err(step)
+            }
+        }
+    }
+
+    async fn backing(
+        &self,
+        volume: &dyn Translator,
+        cx: &Context,
+        inode: &Arc<Inode>,
+        backer: &impl Backer,
+    ) -> Option<BackingId> {
+        let brick = volume.lend(cx, inode, Lend::Read).await.ok().flatten()?;
+        match backer.back(&brick) {
+            Ok(backing) => Some(backing),
+            Err(error) => {
+                // EPERM is about us (no CAP_SYS_ADMIN), all else about this file's file system.
+                if error.raw_os_error() == Some(libc::EPERM) {
+                    self.set_able(false);
+                    tracing::info!("not permitted to pass files through: going on without");
+                } else {
+                    tracing::debug!(?inode, %error, "cannot be passed through");
+                }
+                None
+            }
+        }
+    }
+
+    /// An open is gone; the kernel has counted it out before.
+    pub(crate) fn release(&self, identity: Identity, mode: Mode) {
+        let mut shard = self.shard(identity).lock();
+        let Some(opened) = shard.get_mut(&identity) else {
+            return;
+        };
+        opened.modes.release(mode);
+        // Closed below, when the lock is gone.
+        let mut _backing = None;
+        if !opened.modes.is_backed() {
+            _backing = opened.backing.take();
+        }
+        if opened.modes.is_idle() {
+            shard.remove(&identity);
+        } else if shard.len() > REMEMBERED && shard.values().any(|other| other.modes.is_closed()) {
+            shard.retain(|_, other| !other.modes.is_closed() || other.inode.strong_count() > 0);
+        }
+        drop(shard);
+    }
+
+    fn shard(&self, identity: Identity) -> &Mutex<HashMap<Identity, Opened>> {
+        &self.shards[(identity.ino ^ identity.ino >> 4) as usize % SHARDS]
+    }
+}
+
+/// The first backing of an inode stays; another that was made meanwhile is dropped.
+trait FirstStays<T> {
+    fn get_or_insert_with_option(&mut self, offer: &mut Option<T>) -> Option<T>;
+}
+
+impl<T: Clone> FirstStays<T> for Option<T> {
+    fn get_or_insert_with_option(&mut self, offer: &mut Option<T>) -> Option<T> {
+        if self.is_none() {
+            *self = offer.take();
+        }
+        self.clone()
+    }
+}
