@@ -1,1 +1,116 @@
-//! (in the making)
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod control;
+mod options;
+mod place;
+mod rule;
+mod wait;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hermitfs_api::*;
+
+pub use control::FaultControl;
+use control::Verdict;
+pub use options::Options;
+use place::{Call, Part};
+pub use rule::{Action, BadRule, Rule};
+
+/// The filter. See the [crate's page](crate).
+pub struct Fault {
+    below: Arc<dyn Translator>,
+    control: Arc<FaultControl>,
+    stop: Box<dyn Fn(Fop) + Send + Sync>,
+}
+
+impl Fault {
+    /// Before a child. A `stop` kills this process.
+    pub fn new(below: Arc<dyn Translator>, options: Options) -> Fault {
+        Fault::with_stop(below, options, |_| wait::kill_ourselves())
+    }
+
+    /// Before a child, with another idea of what a `stop` does. When it returns, the operation
+    /// that was stopped stays unanswered.
+    pub fn with_stop(
+        below: Arc<dyn Translator>,
+        options: Options,
+        stop: impl Fn(Fop) + Send + Sync + 'static,
+    ) -> Fault {
+        let control = Arc::new(FaultControl::new(options.rules));
+        Fault {
+            below,
+            control,
+            stop: Box::new(stop),
+        }
+    }
+
+    /// Its rules and counts, while it is in use.
+    pub fn control(&self) -> Arc<FaultControl> {
+        self.control.clone()
+    }
+
+    async fn judge(&self, fop: Fop, call: &Call<'_>) -> Option<Verdict> {
+        let paths = if self.control.asks_for_place(fop, call.origin) {
+            call.paths(&*self.below).await
+        } else {
+            Vec::new()
+        };
+        self.control.judge(fop, call.origin, &paths)
+    }
+
+    async fn act(&self, fop: Fop, verdict: Verdict) -> Result<()> {
+        tracing::debug!(operation = fop.name(), ?verdict, "a fault on demand");
+        match verdict.action {
+            Action::Fail(errno) => Err(Error::with_story(errno, "a fault on demand")),
+            Action::Delay(time) => {
+                wait::delay(time).await;
+                Ok(())
+            }
+            Action::Stop => {
+                (self.stop)(fop);
+                wait::never().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+macro_rules! fault {
+    ($($(#[doc = $doc:literal])* $class:ident $fop:ident: fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
+        #[async_trait]
+        impl Filter for Fault {
+            fn below(&self) -> &dyn Translator {
+                &*self.below
+            }
+
+            $(async fn $name(&self, $($arg: $ty),*) -> $ret {
+                if !self.control.comes(Fop::$fop) {
+                    return self.below.$name($($arg),*).await;
+                }
+                let verdict = {
+                    let mut call = Call::default();
+                    $($arg.tell(&mut call);)*
+                    self.judge(Fop::$fop, &call).await
+                };
+                let Some(verdict) = verdict else {
+                    return self.below.$name($($arg),*).await;
+                };
+                if !verdict.late {
+                    self.act(Fop::$fop, verdict).await?;
+                }
+                let answer = self.below.$name($($arg),*).await?;
+                if verdict.late {
+                    self.act(Fop::$fop, verdict).await?;
+                }
+                Ok(answer)
+            })*
+        }
+    };
+}
+
+hermitfs_api::with_operations!(fault);
+
+#[cfg(test)]
+mod tests;
