@@ -409,6 +409,9 @@ fn private_clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     openat(&tree, c".", LIST, Mode::empty())
 }
 
+/// `XFS_SUPER_MAGIC`
+const XFS: u64 = 0x5846_5342;
+
 /// Which brick this is, across reboots: the file system and the directory on it.
 fn brick_id(root: BorrowedFd<'_>, handle: Option<&FileHandle>) -> Result<u64> {
     let id = match sys::file_system_uuid(root) {
@@ -416,14 +419,14 @@ fn brick_id(root: BorrowedFd<'_>, handle: Option<&FileHandle>) -> Result<u64> {
         Err(_) => {
             // XFS makes its fsid of the device's number, which is another one after a reboot.
             let of = rustix::fs::fstatfs(root)?;
-            let xfs = i64::from(of.f_type) == libc::XFS_SUPER_MAGIC as i64;
+            let xfs = u64::try_from(of.f_type) == Ok(XFS);
             let fsid = if xfs {
                 0
             } else {
                 rustix::fs::fstatvfs(root)?.f_fsid
             };
             Fingerprint::new()
-                .with(&i64::from(of.f_type).to_le_bytes())
+                .with(&of.f_type.to_le_bytes())
                 .with(&fsid.to_le_bytes())
         }
     };

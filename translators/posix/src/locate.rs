@@ -30,7 +30,10 @@ impl Brick {
         let view = self.view(cx);
         let entry = match handle::open(self.id, handle).ok_or(Errno::STALE)? {
             Opened::ByKernel(handle) => {
-                let fd = self.by_handle(view, &handle)?;
+                let fd = self.by_handle(view, &handle).map_err(|error| match error {
+                    Errno::INVAL | Errno::OVERFLOW => Errno::STALE, // not even the form is right
+                    error => error,
+                })?;
                 self.capture(view, fd, None)?
             }
             Opened::ByNumber { ino, generation } => {
@@ -80,6 +83,14 @@ impl Brick {
         if inode.kind() != Kind::Directory {
             return self.node(inode)?.last_seen().ok_or(Errno::NOENT);
         }
+        match self.above(inode) {
+            Err(Errno::STALE) => Err(Errno::NOENT),
+            found => found,
+        }
+    }
+
+    /// The directory above a directory, and the name there. ESTALE when it is removed, or outside.
+    fn above(self: &Arc<Brick>, inode: &Inode) -> Result<(Arc<Inode>, NameBuf)> {
         let view = self.home(inode)?;
         let fd = self.hold(view, inode)?;
         for _ in 0..PATIENCE {
@@ -88,7 +99,7 @@ impl Brick {
                 Err(Errno::NAMETOOLONG) => break,
                 Err(error) => return Err(error),
             };
-            let up = openat(&fd, c"..", LOOK, Mode::empty())?;
+            let up = go_up(&fd, LOOK)?;
             let name = path
                 .as_bytes()
                 .rsplit(|&b| b == b'/')
@@ -99,10 +110,10 @@ impl Brick {
             {
                 return Ok((self.capture(view, up, None)?.inode, name));
             }
+            must_have_a_name(&fd)?;
         }
-        let name = self.climb(inode)?.pop().ok_or(Errno::NOENT)?;
-        let up = openat(&fd, c"..", LOOK, Mode::empty())?;
-        Ok((self.capture(view, up, None)?.inode, name))
+        let name = self.climb(inode)?.pop().ok_or(Errno::STALE)?;
+        Ok((self.capture(view, go_up(&fd, LOOK)?, None)?.inode, name))
     }
 
     fn stands_at(&self, view: &View, dir: &OwnedFd, name: &Name, inode: &Inode) -> bool {
@@ -141,9 +152,7 @@ impl Brick {
             {
                 return Ok(names);
             }
-            if stat(&fd)?.stx_nlink == 0 {
-                return Err(Errno::STALE);
-            }
+            must_have_a_name(&fd)?;
         }
         self.climb(dir)
     }
@@ -183,7 +192,7 @@ impl Brick {
                 path.reverse();
                 return Ok(path);
             }
-            let up = openat(&fd, c"..", LIST, Mode::empty())?;
+            let up = go_up(&fd, LIST)?;
             let above = match self.identify(view, up.as_fd()) {
                 Ok(above) => above.identity,
                 Err(Errno::XDEV) => return Err(Errno::STALE),
@@ -196,6 +205,24 @@ impl Brick {
             fd = up;
         }
         Err(Errno::STALE)
+    }
+}
+
+/// Opens the directory above. ESTALE for one that was moved out: from a clone of the brick's
+/// mount the kernel does not let `..` lead to where its root cannot reach.
+fn go_up(dir: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
+    openat(dir, c"..", flags, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT => Errno::STALE,
+        error => error,
+    })
+}
+
+/// ESTALE for a directory that was removed.
+fn must_have_a_name(dir: impl AsFd) -> Result<()> {
+    if stat(dir)?.stx_nlink == 0 {
+        Err(Errno::STALE)
+    } else {
+        Ok(())
     }
 }
 

@@ -1,0 +1,106 @@
+use std::fs;
+
+use hermitfs_api::{OpenFlags, Role, SetAttr};
+
+use super::*;
+
+fn without(dir: &Path) -> Brick {
+    let options = Options {
+        handles: false,
+        ..Options::new(dir)
+    };
+    let posix = Posix::open(&options).unwrap();
+    assert!(!posix.abilities().handles);
+    Brick {
+        posix,
+        dir: dir.to_owned(),
+    }
+}
+
+#[test]
+fn a_file_system_without_handles_is_served_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("d/e")).unwrap();
+    fs::write(dir.path().join("d/f"), "text").unwrap();
+    let brick = without(dir.path());
+    now(brick.role(Role::Source)).unwrap();
+    let (d, e, f) = (brick.find("d"), brick.find("d/e"), brick.find("d/f"));
+    assert!(Arc::ptr_eq(&f, &brick.find("d/f")));
+    assert_eq!(brick.path_of(&e), "/d/e");
+    assert_eq!(brick.path_of(&f), "/d/f");
+    assert_eq!(brick.whence_of(&e).1, name("e").to_owned());
+    for cx in [root(), healer()] {
+        let file = now(brick.open(&cx, &f, OpenFlags::READ)).unwrap();
+        assert_eq!(now(brick.read(&cx, &file, 0, &mut [0; 10])).unwrap(), 4);
+        assert_eq!(now(brick.readdir(&cx, &d, 0, 100, true)).unwrap().len(), 4);
+        now(brick.listxattr(&cx, &f)).unwrap();
+    }
+    let cx = user(1000, 1000);
+    let flags = OpenFlags::READ_WRITE;
+    let (made, file) = now(brick.create(&cx, &d, name("new"), flags, 0o644, 0)).unwrap();
+    now(brick.write(&cx, &file, 0, b"new")).unwrap();
+    drop(file);
+    assert!(
+        now(brick.quiet(&root(), &made.inode)).unwrap(),
+        "what is held is not open"
+    );
+    let file = now(brick.open(&cx, &made.inode, OpenFlags::WRITE)).unwrap();
+    now(brick.unlink(&root(), &d, name("new"))).unwrap();
+    let size = SetAttr {
+        size: Some(1),
+        ..SetAttr::default()
+    };
+    assert_eq!(
+        now(brick.setattr(&cx, &made.inode, None, &size))
+            .unwrap()
+            .size,
+        1
+    );
+    drop(file);
+    assert_eq!(now(brick.getattr(&cx, &made.inode, None)).unwrap().nlink, 0);
+    let set = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    assert_eq!(
+        errno(now(brick.setattr(&healer(), &f, None, &set))),
+        Errno::EROFS
+    );
+}
+
+#[test]
+fn a_number_tells_which_object_but_leads_to_none_that_nobody_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("f"), "text").unwrap();
+    let brick = without(dir.path());
+    let f = brick.find("f");
+    let handle = now(brick.handle(&root(), &f)).unwrap();
+    assert!(Arc::ptr_eq(
+        &now(brick.resolve(&root(), &handle)).unwrap().inode,
+        &f
+    ));
+    let top = now(brick.handle(&root(), &brick.top())).unwrap();
+    drop(f);
+    assert_eq!(errno(now(brick.resolve(&root(), &handle))), Errno::ESTALE);
+    assert_eq!(
+        now(brick.handle(&root(), &brick.find("f"))).unwrap(),
+        handle
+    );
+    let again = without(dir.path());
+    assert_eq!(errno(now(again.resolve(&root(), &handle))), Errno::ESTALE);
+    assert!(
+        now(again.resolve(&root(), &top)).is_ok(),
+        "the root is always there"
+    );
+}
+
+#[test]
+fn the_root_that_is_none_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    for path in ["file", "missing"] {
+        let path = dir.path().join(path);
+        let error = Posix::open(&Options::new(&path)).err().unwrap().to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+    }
+}
