@@ -11,4 +11,5 @@ mod live;
 mod plain;
 mod posix;
 mod requests;
+mod stopped;
 mod trouble;

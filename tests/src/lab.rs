@@ -1,9 +1,10 @@
 //! A place for one test: a temporary directory, disks, and the promise that nothing stays behind.
 
-use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
+use rustix::fs::Mode;
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
@@ -14,20 +15,22 @@ use crate::mounted::Mounted;
 /// Everything that a test has made, taken away when it ends, also by a panic.
 pub struct Lab {
     dir: TempDir,
-    daemons: RefCell<Vec<i32>>,
+    daemons: Mutex<Vec<i32>>,
 }
 
 impl Lab {
     /// A new place; the name is for people who look on.
     pub fn new(name: &str) -> Lab {
         crate::need::a_machine_for_mounts();
+        // Of the whole process, and never set back: tests run side by side.
+        rustix::process::umask(Mode::empty());
         let dir = tempfile::Builder::new()
             .prefix(&format!("hermitfs-{name}-"))
             .tempdir()
             .unwrap_or_else(|error| panic!("no temporary directory: {error}"));
         Lab {
             dir,
-            daemons: RefCell::default(),
+            daemons: Mutex::default(),
         }
     }
 
@@ -98,7 +101,14 @@ impl Lab {
 
     /// Remembers a daemon, by the pid that its own status told, to be ended with this lab.
     pub(crate) fn remember_daemon(&self, pid: i32) {
-        self.daemons.borrow_mut().push(pid);
+        self.daemons.lock().unwrap().push(pid);
+    }
+
+    fn daemons(&self) -> Vec<i32> {
+        self.daemons
+            .lock()
+            .map(|daemons| daemons.clone())
+            .unwrap_or_default()
     }
 
     /// What was made here and is still there: mounts, loop devices, daemons.
@@ -121,8 +131,7 @@ impl Lab {
         }
         let ours = |pid: &i32| crate::hermitfs::is_daemon(*pid);
         left.extend(
-            self.daemons
-                .borrow()
+            self.daemons()
                 .iter()
                 .copied()
                 .filter(|pid| ours(pid))
@@ -148,8 +157,7 @@ fn mounts_below(directory: &Path) -> Vec<PathBuf> {
 impl Drop for Lab {
     fn drop(&mut self) {
         for pid in self
-            .daemons
-            .borrow()
+            .daemons()
             .iter()
             .copied()
             .filter(|pid| crate::hermitfs::is_daemon(*pid))

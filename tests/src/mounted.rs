@@ -22,21 +22,31 @@ pub struct Mounted<'lab> {
 impl<'lab> Mounted<'lab> {
     /// Mounts a volfile below the lab, under this name.
     pub fn volfile(lab: &'lab Lab, name: &str, volfile: &Path, set: &[&str]) -> Mounted<'lab> {
-        let path = lab.dir(name);
+        let mut mounted = Mounted::prepare(lab, name);
+        mounted.use_volfile(volfile, set);
+        mounted.start();
+        mounted
+    }
+
+    /// A mount point without a mount.
+    pub fn prepare(lab: &'lab Lab, name: &str) -> Mounted<'lab> {
+        Mounted {
+            lab,
+            state: lab.dir("state"),
+            path: lab.dir(name),
+            arguments: Vec::new(),
+            pid: 0,
+        }
+    }
+
+    /// What the next start mounts.
+    pub fn use_volfile(&mut self, volfile: &Path, set: &[&str]) {
         let mut arguments: Vec<OsString> = vec!["mount".into(), "-f".into(), volfile.into()];
         for assignment in set {
             arguments.extend(["--set".into(), assignment.into()]);
         }
-        arguments.push(path.clone().into());
-        let mut mounted = Mounted {
-            lab,
-            state: lab.dir("state"),
-            path,
-            arguments,
-            pid: 0,
-        };
-        mounted.start();
-        mounted
+        arguments.push(self.path.clone().into());
+        self.arguments = arguments;
     }
 
     /// Mounts (again) and learns the daemon's pid.
@@ -50,8 +60,10 @@ impl<'lab> Mounted<'lab> {
             command(&self.state).args(&self.arguments),
             Duration::from_secs(60),
         );
-        if outcome.code == exit::OK {
-            self.pid = self.status().pid();
+        if outcome.code == exit::OK
+            && let Some(status) = Status::of(&self.state, &self.path)
+        {
+            self.pid = status.pid();
             self.lab.remember_daemon(self.pid);
         }
         outcome
@@ -82,6 +94,11 @@ impl<'lab> Mounted<'lab> {
     pub fn kill(&self) {
         signal_daemon(self.pid, Signal::KILL);
         self.wait_gone();
+    }
+
+    /// Whether the daemon that was started last is there.
+    pub fn is_alive(&self) -> bool {
+        is_daemon(self.pid)
     }
 
     /// Waits for a daemon that ends by itself.

@@ -59,7 +59,7 @@ const MOST_OBJECTS: usize = 260;
 /// Builds a worker's directory, on the source before a migration: `operations` random ones. A
 /// worker with the same seed knows what is in there.
 pub fn populate(base: &Path, seed: u64, operations: usize) {
-    let old = rustix::process::umask(Mode::empty());
+    rustix::process::umask(Mode::empty());
     std::fs::create_dir(base).unwrap();
     rustix::fs::chmod(base, Mode::from_raw_mode(0o755)).unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -76,7 +76,17 @@ pub fn populate(base: &Path, seed: u64, operations: usize) {
             );
         }
     }
-    rustix::process::umask(old);
+}
+
+/// Builds a directory by a script of operations.
+pub fn build(base: &Path, script: &[Operation]) {
+    rustix::process::umask(Mode::empty());
+    std::fs::create_dir_all(base).unwrap();
+    rustix::fs::chmod(base, Mode::from_raw_mode(0o755)).unwrap();
+    for operation in script {
+        act(base, &mut Held::default(), operation)
+            .unwrap_or_else(|error| panic!("{operation:?}: {error}"));
+    }
 }
 
 fn replay(seed: u64, operations: usize) -> Model {
@@ -129,6 +139,36 @@ impl Worker {
             random,
             report: Report::default(),
         }
+    }
+
+    /// A worker that knows what [`build`] has built with this script, and survives kills.
+    pub fn scripted(base: &Path, built: &[Operation]) -> Worker {
+        let mut worker = Worker::new(Options {
+            base: base.to_owned(),
+            seed: 0,
+            built: 0,
+            operations: 0,
+            until: None,
+            survive_kills: true,
+        });
+        for operation in built {
+            let _ = worker.model.apply(operation);
+        }
+        worker
+    }
+
+    /// Does a script and then [`run`](Worker::run)s to the end. What was under way when the
+    /// mount died is tried again.
+    pub fn follow(mut self, script: &[Operation]) -> Result<Report, String> {
+        for operation in script {
+            let before = self.report.disconnects;
+            let tell = |wrong| format!("{operation:?}: {wrong}");
+            self.step(operation).map_err(tell)?;
+            if self.report.disconnects != before {
+                self.step(operation).map_err(tell)?;
+            }
+        }
+        self.run()
     }
 
     /// Works to the end; then everything must be as the model says. The error is a sentence
