@@ -66,6 +66,9 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// And when there is nothing more to do.
 const SYNC_IDLE: Duration = Duration::from_millis(300);
 
+/// Before a forecast is worth the reading.
+const COUNT_AFTER: Duration = Duration::from_secs(3);
+
 /// How long a drain may be expected to take for a pair to be called ready.
 const READY_WITHIN: f64 = 4.0;
 
@@ -96,6 +99,11 @@ impl Replicate {
         let (source, root) = (self.users.source.clone(), self.users.root.clone());
         let (stop, scouted) = (self.stop.clone(), self.scouted.clone());
         threads.extend(spawn("count".into(), move || {
+            // What is over in a moment needs no forecast.
+            let soon = Instant::now() + COUNT_AFTER;
+            while Instant::now() < soon && !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(100));
+            }
             let counted = block_on(count(&*source, root, &stop));
             *scouted.lock() = counted.ok();
         }));
@@ -199,8 +207,8 @@ impl Replicate {
                 status.bytes_done.min(bytes)
             };
         }
-        if let Some((files, bytes)) = scouted {
-            let complete = status.crawl_left == 0 && !status.unverified;
+        let complete = status.crawl_left == 0 && !status.unverified;
+        if let Some((files, bytes)) = scouted.or(complete.then_some((0, 0))) {
             // Users make and remove files while we count: what is complete is complete.
             let total = |counted: u64, done: u64| if complete { done } else { counted.max(done) };
             status.files_total = Some(total(files, status.files_done));

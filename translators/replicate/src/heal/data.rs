@@ -113,7 +113,7 @@ impl Healer {
         Ok(())
     }
 
-    async fn copy(
+    pub(super) async fn copy(
         &self,
         from: &Arc<File>,
         to: &Arc<File>,

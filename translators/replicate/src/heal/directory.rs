@@ -56,7 +56,7 @@ impl Healer {
         } else {
             Image::Old(&there)
         };
-        let body = self.meta(&dir, &attr, &sink_dir, before).await;
+        let body = self.meta(&dir, &attr, &sink_dir, None, before).await;
         let (healed, trouble) = match body {
             Ok(()) => (true, None),
             Err(Setback::Object(trouble)) => (true, Some(trouble)),
@@ -220,6 +220,7 @@ impl Healer {
         if self.ledger(|ledger| ledger.name_in_flight(slot, name.as_bytes())) {
             return Err(Setback::Later(10));
         }
+        let epoch = self.ledger(|ledger| ledger.epoch());
         let wanted = look(&*self.source, dir, name).await.at_source("look up")?;
         let there = match absent {
             true => None,
@@ -245,6 +246,7 @@ impl Healer {
             sink_dir,
             name,
             there,
+            epoch,
         };
         if wanted.inode.kind() == Kind::Directory {
             self.child(&slot, &wanted, under).await?;
@@ -472,8 +474,9 @@ impl Healer {
         let at = Oid::from(slot.dir.identity());
         let source = &wanted.inode;
         // The generation first, then what it stands for.
-        let (body, escaped, claimant, image, place) = self.ledger(|ledger| {
+        let (untouched, body, escaped, claimant, image, place) = self.ledger(|ledger| {
             (
+                ledger.untouched(oid, slot.epoch),
                 ledger.body_work(oid),
                 ledger.body_escaped(oid),
                 ledger.claimant(at, slot.name.as_bytes()),
@@ -481,11 +484,14 @@ impl Healer {
                 ledger.place_of(oid).cloned(),
             )
         });
-        let attr = self
-            .source
-            .getattr(&HEAL, source, None)
-            .await
-            .at_source("read attributes")?;
+        // What the look-up told still holds, unless somebody may have changed it since.
+        let attr = match untouched {
+            true => wanted.attr,
+            false => {
+                let now = self.source.getattr(&HEAL, source, None).await;
+                now.at_source("read attributes")?
+            }
+        };
         if let Some(there) = &slot.there {
             let stands = Oid::from(there.inode.identity());
             let same_kind = there.inode.kind() == attr.kind;
@@ -608,4 +614,6 @@ struct Slot<'a> {
     sink_dir: &'a Arc<Inode>,
     name: &'a Name,
     there: Option<Entry>,
+    /// The ledger's epoch before the source was looked at.
+    epoch: u64,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hermitfs_api::{Attr, Errno, Inode, Kind, SetAttr, SetTime, XattrFlags};
+use hermitfs_api::{Attr, Errno, File, Inode, Kind, SetAttr, SetTime, XattrFlags};
 
 use super::{HEAL, Healer};
 use crate::trouble::{Blame, Setback, Side, Step, Trouble};
@@ -44,6 +44,7 @@ impl Healer {
         source: &Arc<Inode>,
         attr: &Attr,
         image: &Arc<Inode>,
+        open: Option<&File>,
         before: Image<'_>,
     ) -> Step<()> {
         let mut held_back = None;
@@ -80,18 +81,18 @@ impl Healer {
         };
         let after = if wanted == there && !(owner && wanted.contains_key(CAPABILITY)) {
             self.sink
-                .setattr(&HEAL, image, None, &both)
+                .setattr(&HEAL, image, open, &both)
                 .await
                 .at_sink("set attributes")?
         } else {
             self.sink
-                .setattr(&HEAL, image, None, &owned)
+                .setattr(&HEAL, image, open, &owned)
                 .await
                 .at_sink("set attributes")?;
             self.xattrs(image, &wanted, &there, owner, &mut held_back)
                 .await?;
             self.sink
-                .setattr(&HEAL, image, None, &timed)
+                .setattr(&HEAL, image, open, &timed)
                 .await
                 .at_sink("set attributes")?
         };

@@ -188,7 +188,7 @@ impl Healer {
         let there = self.sink.getattr(&HEAL, &self.sink_root, None).await?;
         let before = meta::Image::Old(&there);
         match self
-            .meta(&self.source_root, &attr, &self.sink_root, before)
+            .meta(&self.source_root, &attr, &self.sink_root, None, before)
             .await
         {
             Err(Setback::Sink(trouble) | Setback::Object(trouble)) => {

@@ -102,7 +102,8 @@ impl Healer {
         {
             return Err(Setback::Later(500));
         }
-        self.meta(source, &attr, image, Image::Old(&there)).await
+        self.meta(source, &attr, image, None, Image::Old(&there))
+            .await
     }
 
     async fn content(
@@ -156,7 +157,7 @@ impl Healer {
             )
             .await?;
         }
-        self.meta(source, attr, &there.inode, Image::Old(&there.attr))
+        self.meta(source, attr, &there.inode, None, Image::Old(&there.attr))
             .await
     }
 
@@ -202,7 +203,10 @@ impl Healer {
         };
         let body = match attr.kind {
             Kind::Directory => Ok(()),
-            _ => self.meta(source, attr, &image.inode, Image::New).await,
+            _ => {
+                self.meta(source, attr, &image.inode, None, Image::New)
+                    .await
+            }
         };
         self.tally.files.fetch_add(1, Ordering::Relaxed);
         Ok((image.inode, body))
@@ -227,9 +231,11 @@ impl Healer {
             .await
             .at_sink("create")?;
         let mut done = Ok(());
-        let last_is_hole = attr.blocks * 512 < attr.size;
-        if attr.size > 0 {
-            if last_is_hole {
+        if attr.blocks * 512 >= attr.size && attr.size <= SMALL {
+            // Not worth a look for holes.
+            done = self.copy(&from, &to, 0, attr.size, Before::Empty).await;
+        } else {
+            if attr.blocks * 512 < attr.size {
                 done = self.resize(&to, attr.size).await;
             }
             if done.is_ok() {
@@ -238,19 +244,25 @@ impl Healer {
                     .await;
             }
         }
+        // Both stay open until all is set: an open file is quicker to reach.
+        let body = match done {
+            Ok(()) => {
+                self.meta(source, attr, &entry.inode, Some(&to), Image::New)
+                    .await
+            }
+            Err(setback) => Err(setback),
+        };
         drop(self.source.release(&HEAL, &from).await);
         drop(self.sink.release(&HEAL, &to).await);
-        match done {
+        if let Err(Setback::Sink(trouble)) = body {
             // Half a file is no image.
-            Err(Setback::Sink(trouble)) => {
-                drop(self.sink.unlink(&HEAL, sink_dir, name).await);
-                return Err(Setback::Sink(trouble));
-            }
-            Err(setback) => return Ok((entry.inode, Err(setback))),
-            Ok(()) => {}
+            drop(self.sink.unlink(&HEAL, sink_dir, name).await);
+            return Err(Setback::Sink(trouble));
         }
-        let body = self.meta(source, attr, &entry.inode, Image::New).await;
         self.tally.files.fetch_add(1, Ordering::Relaxed);
         Ok((entry.inode, body))
     }
 }
+
+/// Up to this size a file without holes is read in one go.
+const SMALL: u64 = 128 << 10;
