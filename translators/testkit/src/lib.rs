@@ -11,6 +11,7 @@ mod explore;
 mod memory;
 mod step;
 mod tree;
+pub mod workload;
 
 pub use explore::{Bounds, Chooser, Explored, explore, explore_random, replay};
 pub use memory::{Memory, Settings};

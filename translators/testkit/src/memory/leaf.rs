@@ -290,8 +290,6 @@ impl Translator for Memory {
         let number = inner.number(inode)?;
         match inode.kind() {
             Kind::File => {}
-            Kind::Directory if changes => return Err(Errno::EISDIR.into()),
-            Kind::Symlink => return Err(Errno::ELOOP.into()),
             _ => return Err(Errno::EINVAL.into()),
         }
         let appends = flags.0 & libc::O_APPEND != 0;

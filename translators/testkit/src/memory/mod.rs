@@ -124,6 +124,11 @@ impl Memory {
         Tree::of(self, names).expect("a tree in memory can be read")
     }
 
+    /// All paths but the root, relative to it, and what stands there.
+    pub(crate) fn paths(&self) -> Vec<(String, Kind)> {
+        self.0.lock().state.paths()
+    }
+
     /// How many objects there are, the root and what is unlinked but held included.
     pub fn objects(&self) -> usize {
         self.0.lock().state.objects.len()

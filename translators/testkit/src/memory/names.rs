@@ -107,8 +107,7 @@ impl State {
         make: &Make,
     ) -> Result<u64> {
         let body = match make.kind {
-            Kind::Directory => return Err(Errno::EPERM.into()),
-            Kind::Symlink => return Err(Errno::EINVAL.into()),
+            Kind::Directory | Kind::Symlink => return Err(Errno::EINVAL.into()),
             Kind::File => Body::File(Content::default()),
             _ => Body::Special,
         };

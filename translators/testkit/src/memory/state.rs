@@ -296,6 +296,31 @@ impl State {
             .sum()
     }
 
+    /// All paths that are text, each after its directory's, and what stands there.
+    pub(super) fn paths(&self) -> Vec<(String, Kind)> {
+        let mut all = Vec::new();
+        let mut todo = vec![(self.root(), String::new())];
+        while let Some((dir, path)) = todo.pop() {
+            let Body::Directory(directory) = &self.get(dir).body else {
+                continue;
+            };
+            for (name, &(number, _)) in &directory.names {
+                let name = String::from_utf8_lossy(name.as_bytes());
+                let path = if path.is_empty() {
+                    name.into()
+                } else {
+                    format!("{path}/{name}")
+                };
+                let kind = self.get(number).kind;
+                if kind == Kind::Directory {
+                    todo.push((number, path.clone()));
+                }
+                all.push((path, kind));
+            }
+        }
+        all
+    }
+
     /// A new object without a name yet.
     pub(super) fn make(
         &mut self,

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -47,28 +47,54 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn visit(
-        &mut self,
-        dir: BorrowedFd<'_>,
-        name: &std::ffi::CStr,
-        path: Vec<u8>,
-    ) -> io::Result<()> {
+    fn visit(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: Vec<u8>) -> io::Result<()> {
         let fail = |error: Errno| {
             io::Error::new(
                 io::Error::from(error).kind(),
                 format!("{}: {error}", path.escape_ascii()),
             )
         };
+        let found = Found::at(dir, name).map_err(fail)?;
+        if let Some(object) = found.linked {
+            self.links.entry(object).or_default().push(path.clone());
+        }
+        if let Some(here) = &found.directory {
+            for name in names(here).map_err(fail)? {
+                let at_root = path.len() == 1;
+                if at_root && self.without.iter().any(|w| w.as_bytes() == name.as_bytes()) {
+                    continue;
+                }
+                let slash = if at_root { &b""[..] } else { b"/" };
+                self.visit(
+                    here.as_fd(),
+                    &name,
+                    [&path, slash, name.to_bytes()].concat(),
+                )?;
+            }
+        }
+        self.tree.0.insert(path, found.node);
+        Ok(())
+    }
+}
+
+/// What stands under a name.
+pub(crate) struct Found {
+    pub(crate) node: Node,
+    /// Which object it is, when it has several names.
+    linked: Option<(u64, u64, u64)>,
+    /// Open, if it is a directory.
+    directory: Option<OwnedFd>,
+}
+
+impl Found {
+    pub(crate) fn at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Found, Errno> {
         let wanted = StatxFlags::BASIC_STATS;
-        let stat = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, wanted).map_err(fail)?;
+        let stat = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
         let kind = Kind::from_mode(u32::from(stat.stx_mode)).unwrap_or(Kind::File);
-        let open = |flags| {
-            rustix::fs::openat(
-                dir,
-                name,
-                flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY,
-                Mode::empty(),
-            )
+        let open = |flags: OFlags| {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+            let quiet = rustix::fs::openat(dir, name, flags | OFlags::NOATIME, Mode::empty());
+            quiet.or_else(|_| rustix::fs::openat(dir, name, flags, Mode::empty()))
         };
         let mut node = Node {
             kind,
@@ -78,7 +104,7 @@ impl Walk<'_> {
             size: if kind == Kind::File { stat.stx_size } else { 0 },
             content: Blocks::default(),
             mtime: Time::new(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
-            xattrs: xattrs(dir, name).map_err(fail)?,
+            xattrs: xattrs(dir, name)?,
             target: None,
             rdev: match kind.is_device() {
                 true => rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
@@ -87,47 +113,30 @@ impl Walk<'_> {
             flags: 0,
             same_as: None,
         };
-        if kind == Kind::Symlink {
-            node.target = Some(
-                rustix::fs::readlinkat(dir, name, Vec::new())
-                    .map_err(fail)?
-                    .into_bytes(),
-            );
-        }
-        if kind != Kind::Directory && stat.stx_nlink > 1 {
-            let dev = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
-            self.links
-                .entry((dev, stat.stx_ino, 0))
-                .or_default()
-                .push(path.clone());
-        }
-        if kind == Kind::File {
-            let file = open(OFlags::NOATIME)
-                .or_else(|_| open(OFlags::empty()))
-                .map_err(fail)?;
-            node.flags = flags(file.as_fd());
-            node.content = content(file.as_fd(), stat.stx_size).map_err(fail)?;
-        }
-        if kind == Kind::Directory {
-            let here = open(OFlags::DIRECTORY | OFlags::NOATIME)
-                .or_else(|_| open(OFlags::DIRECTORY))
-                .map_err(fail)?;
-            node.flags = flags(here.as_fd());
-            for name in names(&here).map_err(fail)? {
-                let at_root = path.len() == 1;
-                if at_root && self.without.iter().any(|w| w.as_bytes() == name.as_bytes()) {
-                    continue;
-                }
-                let slash = if at_root { &b""[..] } else { b"/" };
-                self.visit(
-                    here.as_fd(),
-                    &name,
-                    [&path, slash, name.as_bytes()].concat(),
-                )?;
+        let mut directory = None;
+        match kind {
+            Kind::Symlink => {
+                node.target = Some(rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes());
             }
+            Kind::File => {
+                let file = open(OFlags::empty())?;
+                node.flags = flags(file.as_fd());
+                node.content = content(file.as_fd(), stat.stx_size)?;
+            }
+            Kind::Directory => {
+                let here = open(OFlags::DIRECTORY)?;
+                node.flags = flags(here.as_fd());
+                directory = Some(here);
+            }
+            _ => {}
         }
-        self.tree.0.insert(path, node);
-        Ok(())
+        let dev = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+        let several = kind != Kind::Directory && stat.stx_nlink > 1;
+        Ok(Found {
+            node,
+            linked: several.then_some((dev, stat.stx_ino, 0)),
+            directory,
+        })
     }
 }
 
@@ -147,7 +156,7 @@ fn flags(fd: BorrowedFd<'_>) -> u32 {
 }
 
 /// The links of /proc lead to any name, of a symbolic link too, without its path.
-fn xattrs(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Errno> {
+fn xattrs(dir: BorrowedFd<'_>, name: &CStr) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Errno> {
     let prefix = format!("/proc/self/fd/{}/", dir.as_raw_fd());
     let path =
         CString::new([prefix.as_bytes(), name.to_bytes()].concat()).map_err(|_| Errno::INVAL)?;

@@ -1,5 +1,5 @@
-mod disk;
-mod walk;
+pub(crate) mod disk;
+pub(crate) mod walk;
 
 use std::collections::BTreeMap;
 
@@ -116,6 +116,14 @@ impl Tree {
         lines
     }
 
+    /// The same with all mtimes alike, to compare trees that were made at different times.
+    pub fn without_times(mut self) -> Tree {
+        self.0
+            .values_mut()
+            .for_each(|node| node.mtime = Time::default());
+        self
+    }
+
     /// Panics with every difference when there is one.
     #[track_caller]
     pub fn assert_same(a: &Tree, b: &Tree) {
@@ -141,7 +149,7 @@ impl Tree {
 }
 
 impl Node {
-    fn diff(&self, other: &Node) -> Vec<String> {
+    pub(crate) fn diff(&self, other: &Node) -> Vec<String> {
         let mut lines = Vec::new();
         let mut differ = |what: &str, a: String, b: String| {
             if a != b {

@@ -77,7 +77,7 @@ async fn list(
     }
 }
 
-async fn node(volume: &dyn Translator, cx: &Context, entry: &Entry) -> Result<Node> {
+pub(crate) async fn node(volume: &dyn Translator, cx: &Context, entry: &Entry) -> Result<Node> {
     let Entry { inode, attr } = entry;
     let kind = inode.kind();
     let flags = match volume.get_flags(cx, inode).await {
