@@ -57,22 +57,10 @@ fn another_mount_is_not_entered_nor_removed() {
     let (_dir, brick) = on_tmp();
     let sub = brick.dir.join("sub");
     std::fs::create_dir(&sub).unwrap();
-    image::run(
-        "mount",
-        &["-t", "tmpfs", "none"]
-            .map(std::ffi::OsStr::new)
-            .into_iter()
-            .chain([sub.as_os_str()])
-            .collect::<Vec<_>>(),
-        "mount",
-    );
-    struct Umount(PathBuf);
-    impl Drop for Umount {
-        fn drop(&mut self) {
-            image::umount(&self.0);
-        }
-    }
-    let _umount = Umount(sub.clone());
+    let mount = ["-t", "tmpfs", "none"].map(std::ffi::OsStr::new);
+    let arguments: Vec<_> = mount.into_iter().chain([sub.as_os_str()]).collect();
+    image::run("mount", &arguments, "mount");
+    let _umount = image::Umount(sub.clone());
     assert_eq!(
         errno(now(brick.lookup(&root(), &brick.top(), name("sub")))),
         Errno::EXDEV

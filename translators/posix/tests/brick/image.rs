@@ -64,8 +64,17 @@ impl Drop for Image {
     }
 }
 
+/// Unmounts when it is dropped.
+pub(crate) struct Umount(pub(crate) PathBuf);
+
+impl Drop for Umount {
+    fn drop(&mut self) {
+        umount(&self.0);
+    }
+}
+
 /// Lazily: a test that failed may still have something open.
-pub(crate) fn umount(at: &Path) {
+fn umount(at: &Path) {
     let _ = Command::new("umount").arg("-l").arg(at).status();
 }
 

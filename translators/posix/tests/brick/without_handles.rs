@@ -104,3 +104,36 @@ fn the_root_that_is_none_is_refused_by_name() {
         assert!(error.contains(path.to_str().unwrap()), "{error}");
     }
 }
+
+#[test]
+fn a_file_system_that_has_neither_handles_nor_xattrs_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = ["-t", "ramfs", "none"].map(std::ffi::OsStr::new);
+    let arguments: Vec<_> = mount.into_iter().chain([dir.path().as_os_str()]).collect();
+    image::run("mount", &arguments, "mount");
+    let _umount = image::Umount(dir.path().to_owned());
+    let brick = Brick::at(dir.path());
+    assert!(!brick.abilities().handles);
+    let cx = user(1000, 1000);
+    let flags = OpenFlags::READ_WRITE;
+    fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .unwrap();
+    let (made, file) =
+        now(brick.create(&cx, &brick.top(), name("f"), flags, 0o666, 0o022)).unwrap();
+    assert_eq!((made.attr.uid, made.attr.mode), (1000, 0o644));
+    now(brick.write(&cx, &file, 0, b"text")).unwrap();
+    let f = brick.find("f");
+    assert!(Arc::ptr_eq(&f, &made.inode));
+    assert_eq!(now(brick.listxattr(&root(), &f)).unwrap(), b"");
+    assert_eq!(
+        errno(now(brick.getxattr(&root(), &f, b"user.x"))),
+        Errno::EOPNOTSUPP
+    );
+    let set = now(brick.setxattr(&root(), &f, b"user.x", b"", Default::default()));
+    assert_eq!(errno(set), Errno::EOPNOTSUPP);
+    now(brick.unlink(&root(), &brick.top(), name("f"))).unwrap();
+    assert_eq!(now(brick.getattr(&root(), &f, None)).unwrap().size, 4);
+}
