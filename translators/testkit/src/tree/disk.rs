@@ -8,7 +8,7 @@ use hermitfs_api::{Kind, Time};
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
 
-use super::{BLOCK, Blocks, Node, OWNERS_FLAGS, Tree};
+use super::{BLOCK, Blocks, Node, OWNERS_FLAGS, Tree, is_storage};
 
 impl Tree {
     /// The tree of a directory on disk, without some names at its root. As root, and while
@@ -166,7 +166,10 @@ fn xattrs(dir: BorrowedFd<'_>, name: &CStr) -> Result<BTreeMap<Vec<u8>, Vec<u8>>
         names => names?,
     };
     let mut all = BTreeMap::new();
-    for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+    for name in names
+        .split(|&b| b == 0)
+        .filter(|name| !name.is_empty() && !is_storage(name))
+    {
         all.insert(
             name.to_vec(),
             whole(|buffer| rustix::fs::lgetxattr(&path, name, buffer))?,

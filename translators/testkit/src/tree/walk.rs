@@ -6,7 +6,7 @@ use hermitfs_api::{
     Translator, block_on,
 };
 
-use super::{BLOCK, Blocks, Node, OWNERS_FLAGS, Tree};
+use super::{BLOCK, Blocks, Node, OWNERS_FLAGS, Tree, is_storage};
 
 impl Tree {
     /// The tree that a translator shows, without some names at its root. Waits for the
@@ -120,7 +120,10 @@ async fn xattrs(
         Err(error) => return Err(error),
     };
     let mut all = BTreeMap::new();
-    for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+    for name in names
+        .split(|&b| b == 0)
+        .filter(|name| !name.is_empty() && !is_storage(name))
+    {
         all.insert(name.to_vec(), volume.getxattr(cx, inode, name).await?);
     }
     Ok(all)

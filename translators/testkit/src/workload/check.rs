@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
     use crate::workload::{Disk, Mix, Ops};
-    use hermitfs_api::{Allocate, Errno};
+    use hermitfs_api::Errno;
 
     /// The first difference between a directory on disk and the model.
     fn differs_on_disk(ops: &[Op]) -> Option<String> {
@@ -96,11 +96,11 @@ mod tests {
 
     #[test]
     fn the_model_answers_as_a_file_system_does() {
-        let shifting = [Allocate::Collapse, Allocate::Insert];
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path()).unwrap();
+        let mix = Mix::default().fit_for(|op| op.on_disk(&disk));
         for seed in 0..6 {
-            let mut mix = Mix::default();
-            mix.allocate.extend(shifting);
-            let ops: Vec<Op> = Ops::new(seed, mix).take(1500).collect();
+            let ops: Vec<Op> = Ops::new(seed, mix.clone()).take(1500).collect();
             if differs_on_disk(&ops).is_some() {
                 let least = shrink(ops, |ops| differs_on_disk(ops).is_some());
                 let why = differs_on_disk(&least).unwrap_or_default();

@@ -27,7 +27,7 @@ impl Op {
     pub fn on_disk(&self, disk: &Disk) -> Answer {
         match self.calls(disk.0.as_fd()) {
             Ok(answer) => answer,
-            Err(error) => Answer::Refused(Errno::from_raw(error.raw_os_error())),
+            Err(error) => self.refused(Errno::from_raw(error.raw_os_error())),
         }
     }
 

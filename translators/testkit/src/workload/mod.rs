@@ -169,6 +169,19 @@ impl Op {
         }
     }
 
+    /// POSIX lets a directory that is not empty be ENOTEMPTY or EEXIST (xfs says that to rename).
+    fn refused(&self, errno: Errno) -> Answer {
+        let may_be_either = match self {
+            Op::Rename { flags, .. } => *flags == RenameFlags::Replace,
+            Op::Rmdir { .. } => true,
+            _ => false,
+        };
+        Answer::Refused(match errno {
+            Errno::EEXIST if may_be_either => Errno::ENOTEMPTY,
+            errno => errno,
+        })
+    }
+
     /// The second path of a link or rename.
     pub fn new_path(&self) -> Option<&str> {
         match self {

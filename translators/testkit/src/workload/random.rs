@@ -48,6 +48,50 @@ impl Default for Mix {
     }
 }
 
+impl Mix {
+    /// Leaves out what a file system has not got, by trying it there on a file `probe`, which is removed
+    /// again. Shifting modes of fallocate(2) are tried too, and added where they work.
+    pub fn fit_for(mut self, mut run: impl FnMut(&Op) -> Answer) -> Mix {
+        let path = String::from("probe");
+        let mut works = |op: Op| run(&op) == Answer::Done;
+        works(Op::Create {
+            path: path.clone(),
+            mode: 0o600,
+        });
+        let data = Data {
+            len: 16_384,
+            seed: 0,
+        };
+        works(Op::Write {
+            path: path.clone(),
+            at: 0,
+            data,
+        });
+        self.allocate.extend([Allocate::Collapse, Allocate::Insert]);
+        self.allocate.retain(|&how| {
+            works(Op::Fallocate {
+                path: path.clone(),
+                how,
+                at: 4096,
+                len: 4096,
+            })
+        });
+        let mut set = |name: &str, value: &[u8]| {
+            let (name, value) = (name.into(), value.into());
+            works(Op::SetXattr {
+                path: path.clone(),
+                name,
+                value,
+                flags: XattrFlags::Any,
+            })
+        };
+        self.xattrs.retain(|name| set(name, b"value"));
+        self.acls &= set("system.posix_acl_access", &[2, 0, 0, 0]);
+        works(Op::Unlink { path });
+        self
+    }
+}
+
 /// Random operations without an end, the same for the same seed and mix.
 #[derive(Debug)]
 pub struct Ops {

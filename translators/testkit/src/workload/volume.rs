@@ -13,7 +13,7 @@ impl Op {
     pub async fn on(&self, volume: &dyn Translator, cx: &Context) -> Answer {
         match self.run(volume, cx).await {
             Ok(answer) => answer,
-            Err(error) => Answer::Refused(error.errno()),
+            Err(error) => self.refused(error.errno()),
         }
     }
 
