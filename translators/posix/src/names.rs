@@ -135,9 +135,6 @@ impl Brick {
         let view = self.to_change(cx)?;
         self.changing_names(cx)?;
         {
-            if inode.kind() == Kind::Directory {
-                return Err(Errno::PERM);
-            }
             let object = self.hold(view, inode)?;
             let at = self.hold_dir(view, dir)?;
             linkat(&object, c"", &at, name.as_bytes(), AtFlags::EMPTY_PATH)?;

@@ -16,6 +16,7 @@ mod meta;
 mod source;
 mod unlinked;
 mod without_handles;
+mod workload;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
