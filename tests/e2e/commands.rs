@@ -243,3 +243,33 @@ fn every_volfile_that_is_shipped_is_right_and_can_be_drawn() {
     }
     assert!(seen >= 2, "only {seen} volfiles");
 }
+
+#[test]
+fn a_volfile_written_for_glusterfs_mounts_as_it_is() {
+    let lab = Lab::new("gluster");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 256),
+        lab.disk("new", Format::Btrfs, 256),
+    );
+    Odd::small().build(old.path(), 44);
+    let brick = |name: &str, directory: &std::path::Path| {
+        format!(
+            "volume {name}\n  type storage/posix\n  option directory {}\nend-volume\n\n",
+            directory.display()
+        )
+    };
+    let volfile = lab.file(
+        "pair.vol",
+        &format!(
+            "# as GlusterFS writes it\n{}{}volume pair\n  type cluster/replicate\n  subvolumes old new\nend-volume\n",
+            brick("old", old.path()),
+            brick("new", new.path())
+        ),
+    );
+    let mount = hermitfs_tests::mounted::Mounted::volfile(&lab, "mnt", &volfile, &[]);
+    fs::write(mount.join("more"), b"written").unwrap();
+    mount.command("heal", &["--wait"]).expect(exit::OK);
+    assert_eq!(fs::read(new.join("more")).unwrap(), b"written");
+    assert_eq!(fs::read(old.join("more")).unwrap(), b"written");
+    assert!(new.join("links/there/four").exists());
+}

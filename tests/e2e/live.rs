@@ -7,7 +7,9 @@ use std::time::Duration;
 use hermitfs_tests::crew::{self, Crew};
 use hermitfs_tests::disk::Format;
 use hermitfs_tests::lab::Lab;
+use hermitfs_tests::mounted::Mounted;
 use hermitfs_tests::odd::Odd;
+use hermitfs_tests::tree::Tree;
 
 /// So much to copy that users meet much that is not healed yet.
 fn bulk(root: &Path) {
@@ -73,4 +75,45 @@ fn a_mount_that_is_ready_stays_a_mirror() {
     migration.wait_ready(Duration::from_secs(120));
     migration.assert_bricks_equal();
     migration.cut_over();
+}
+
+#[test]
+fn two_sinks_follow_one_source() {
+    let lab = Lab::new("live-sinks");
+    let disks = [
+        lab.disk("old", Format::Ext4, 1024),
+        lab.disk("new-1", Format::Btrfs, 1024),
+        lab.disk("new-2", Format::Xfs, 1024),
+    ];
+    let volfile = lab.file(
+        "two.vol",
+        "[volume.old]\ntype = \"storage/posix\"\ndirectory = \"${old}\"\n\n\
+         [volume.one]\ntype = \"storage/posix\"\ndirectory = \"${one}\"\n\n\
+         [volume.two]\ntype = \"storage/posix\"\ndirectory = \"${two}\"\n\n\
+         [volume.all]\ntype = \"cluster/replicate\"\nsource = \"old\"\nsinks = [\"one\", \"two\"]\n",
+    );
+    let seeds = crew::seeds(2);
+    crew::build(disks[0].path(), &seeds);
+    let set = ["old", "one", "two"]
+        .iter()
+        .zip(&disks)
+        .map(|(name, disk)| format!("{name}={}", disk.path().display()))
+        .collect::<Vec<_>>();
+    let mount = Mounted::volfile(
+        &lab,
+        "mnt",
+        &volfile,
+        &set.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    let mut crew = Crew::start(&lab, mount.path(), &seeds, false);
+    crew.work_for(Duration::from_secs(6 * crew::soak()));
+    crew.stop();
+    mount.command("heal", &["--wait"]).expect(0);
+    let source = Tree::of(disks[0].path());
+    for sink in &disks[1..] {
+        let mut sink = Tree::of(sink.path());
+        sink.forget_below(".hermitfs");
+        sink.copy_root_times_of(&source);
+        source.assert_equal(&sink);
+    }
 }
