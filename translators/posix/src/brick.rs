@@ -1,30 +1,21 @@
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hermitfs_api::{Attr, Context, Entry, File, Identity, Inode, Kind, Name, Role};
-use rustix::fs::{CWD, Mode, OFlags, Statx, StatxFlags, makedev, open, openat};
+use rustix::fs::{CWD, Mode, OFlags, open, openat};
 use rustix::io::{Errno, Result};
-use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::attr::{attr, stat};
 use crate::data::Opened;
-use crate::descriptors::Descriptors;
 use crate::handle::{FileHandle, Fingerprint};
 use crate::node::Node;
 use crate::options::{OpenError, Options};
-use crate::streams::Streams;
+use crate::probe::{brick_id, private_clone, probe_handles};
 use crate::sys;
 use crate::table::Table;
-
-/// How an object is held that is only looked at.
-pub(crate) const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// How a directory is opened to read it.
-pub(crate) const LIST: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+use crate::view::{Held, LIST, LOOK, View, proc_path};
 
 /// A directory of a real file system, and all that is known of it.
 ///
@@ -47,79 +38,11 @@ pub(crate) struct Brick {
     pub(crate) table: Table,
 }
 
-/// A mount through which the brick is looked at.
-pub(crate) struct View {
-    /// The brick's directory, open for reading.
-    pub(crate) root: OwnedFd,
-    /// Id of the mount that it is on, as long as this mount is held.
-    mount: u64,
-    /// Flags that every open for reading gets on top.
-    extra: OFlags,
-    pub(crate) dirs: Descriptors,
-    pub(crate) streams: Streams,
-}
-
-/// A descriptor to work with, from wherever it came.
-pub(crate) enum Held<'a> {
-    Own(OwnedFd),
-    Shared(Arc<OwnedFd>),
-    Lent(BorrowedFd<'a>),
-}
-
-impl AsFd for Held<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Held::Own(fd) => fd.as_fd(),
-            Held::Shared(fd) => fd.as_fd(),
-            Held::Lent(fd) => fd.as_fd(),
-        }
-    }
-}
-
-impl Held<'_> {
-    /// Its path in proc: the one way to xattrs and new descriptors from an `O_PATH` descriptor.
-    pub(crate) fn proc_path(&self) -> String {
-        proc_path(self.as_fd())
-    }
-}
-
-fn proc_path(fd: BorrowedFd<'_>) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
-}
-
 /// What an object behind a descriptor turned out to be.
 pub(crate) struct Found {
     pub(crate) identity: Identity,
     pub(crate) attr: Attr,
     handle: Option<FileHandle>,
-}
-
-impl View {
-    fn new(root: OwnedFd, extra: OFlags) -> Result<View> {
-        let mount = stat(&root)?.stx_mnt_id;
-        Ok(View {
-            root,
-            mount,
-            extra,
-            dirs: Descriptors::new(),
-            streams: Streams::new(),
-        })
-    }
-
-    /// EXDEV for what another file system, or a bind, has put there. A btrfs subvolume is on the
-    /// same mount.
-    fn must_be_on(&self, stat: &Statx) -> Result<()> {
-        let known = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
-        if known && stat.stx_mnt_id != self.mount {
-            Err(Errno::XDEV)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn by_handle(&self, handle: &FileHandle, flags: OFlags) -> Result<OwnedFd> {
-        sys::open_by_handle_at(self.root.as_fd(), &handle.raw()?, flags)
-    }
 }
 
 impl Brick {
@@ -383,56 +306,4 @@ fn identify(view: &View, fd: BorrowedFd<'_>, handles: bool) -> Result<Found> {
         attr,
         handle,
     })
-}
-
-/// The root's handle, if it leads back to the root.
-fn probe_handles(root: BorrowedFd<'_>) -> Option<FileHandle> {
-    let (raw, _) = sys::name_to_handle_at(root).ok()?;
-    let again = stat(sys::open_by_handle_at(root, &raw, LOOK).ok()?).ok()?;
-    let root = stat(root).ok()?;
-    let same = again.stx_ino == root.stx_ino && device(&again) == device(&root);
-    FileHandle::keep(&raw).ok().filter(|_| same)
-}
-
-fn device(stat: &Statx) -> u64 {
-    makedev(stat.stx_dev_major, stat.stx_dev_minor)
-}
-
-/// A mount of the brick that is nowhere in the tree of mounts, and that the kernel keeps
-/// read-only and without access times. Its descriptor is open for reading: an `O_PATH` one, as
-/// open_tree gives it, cannot stand for the mount of a handle.
-fn private_clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let empty_path = OpenTreeFlags::AT_EMPTY_PATH;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | empty_path;
-    let tree = open_tree(root, c"", flags)?;
-    sys::make_quiet(tree.as_fd())?;
-    openat(&tree, c".", LIST, Mode::empty())
-}
-
-/// `XFS_SUPER_MAGIC`
-const XFS: u64 = 0x5846_5342;
-
-/// Which brick this is, across reboots: the file system and the directory on it.
-fn brick_id(root: BorrowedFd<'_>, handle: Option<&FileHandle>) -> Result<u64> {
-    let id = match sys::file_system_uuid(root) {
-        Ok(uuid) => Fingerprint::new().with(&uuid),
-        Err(_) => {
-            // XFS makes its fsid of the device's number, which is another one after a reboot.
-            let of = rustix::fs::fstatfs(root)?;
-            let xfs = u64::try_from(of.f_type) == Ok(XFS);
-            let fsid = if xfs {
-                0
-            } else {
-                rustix::fs::fstatvfs(root)?.f_fsid
-            };
-            Fingerprint::new()
-                .with(&of.f_type.to_le_bytes())
-                .with(&fsid.to_le_bytes())
-        }
-    };
-    let directory = match handle {
-        Some(handle) => handle.fingerprint(),
-        None => stat(root)?.stx_ino,
-    };
-    Ok(id.with(&directory.to_le_bytes()).done())
 }

@@ -10,7 +10,8 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec, pread, pwrite, retry_on_intr};
 
-use crate::brick::{Brick, Held, LIST};
+use crate::brick::Brick;
+use crate::view::{Held, LIST};
 use crate::{caller, sys};
 
 /// The leaf's part of an open file.

@@ -14,10 +14,12 @@ mod names;
 mod node;
 mod options;
 mod posix;
+mod probe;
 mod streams;
 #[allow(unsafe_code, reason = "system calls that rustix does not have")]
 mod sys;
 mod table;
+mod view;
 
 pub use options::{OpenError, Options};
 pub use posix::{Abilities, Posix};

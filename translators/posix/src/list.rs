@@ -5,7 +5,8 @@ use hermitfs_api::{Context, DirEntry, Inode, Kind, Name};
 use rustix::fs::{FileType, Mode, RawDir, SeekFrom, openat, seek};
 use rustix::io::{Errno, Result};
 
-use crate::brick::{Brick, Held, LIST, LOOK, View};
+use crate::brick::Brick;
+use crate::view::{Held, LIST, LOOK, View};
 
 /// What getdents(2) is given at once: about a thousand short names.
 const BUFFER: usize = 32 << 10;

@@ -9,8 +9,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, openat, openat2, r
 use rustix::io::{Errno, Result};
 
 use crate::attr::{stat, wanted};
-use crate::brick::{Brick, Held, LIST, LOOK, View};
+use crate::brick::Brick;
 use crate::handle::{self, Opened};
+use crate::view::{Held, LIST, LOOK, View};
 
 /// How often to look again where somebody renamed a directory above meanwhile.
 const PATIENCE: usize = 8;

@@ -10,7 +10,8 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 
 use crate::attr::{attr, stat};
-use crate::brick::{Brick, Held, View};
+use crate::brick::Brick;
+use crate::view::{Held, View};
 use crate::{caller, sys};
 
 /// The longest value, and list of names, that Linux has (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).

@@ -10,10 +10,11 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 
-use crate::brick::{Brick, Held, LOOK};
+use crate::brick::Brick;
 use crate::caller;
 use crate::data::{Opened, open_flags};
 use crate::table;
+use crate::view::{Held, LOOK};
 
 /// What stood at a name that goes: held, so that it lives on for those who have it open.
 struct Victim {

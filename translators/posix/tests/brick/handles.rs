@@ -1,6 +1,6 @@
 use std::fs;
 
-use hermitfs_api::{Handle, RenameFlags};
+use hermitfs_api::{Handle, Identity, RenameFlags};
 
 use super::*;
 
@@ -170,4 +170,57 @@ fn a_name_that_looks_deleted_is_a_name() {
         now(brick.locate(&root(), &made)).unwrap().path,
         [name(odd).to_owned()]
     );
+}
+
+#[test]
+fn identity_and_attributes_are_of_one_object_while_names_change() {
+    use hermitfs_api::{Kind, Make};
+    let (_dir, brick) = on_tmp();
+    let top = brick.top();
+    let make = Make {
+        kind: Kind::File,
+        mode: 0o644,
+        umask: 0,
+        rdev: 0,
+    };
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for side in ["a", "b"] {
+            let (brick, top, stop) = (&brick, &top, &stop);
+            scope.spawn(move || {
+                // Whatever these answer: they are in each other's way on purpose.
+                for _ in 0..3_000 {
+                    let _ = now(brick.mknod(&root(), top, name(side), &make));
+                    let _ = now(brick.rename(
+                        &root(),
+                        top,
+                        name(side),
+                        top,
+                        name("x"),
+                        RenameFlags::Replace,
+                    ));
+                    let _ = now(brick.unlink(&root(), top, name("x")));
+                    let _ = now(brick.mkdir(&root(), top, name("x"), 0o755, 0));
+                    let _ = now(brick.rmdir(&root(), top, name("x")));
+                }
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        for cx in [root(), healer()] {
+            let (brick, top, stop) = (&brick, &top, &stop);
+            scope.spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let Ok(entry) = now(brick.lookup(&cx, top, name("x"))) else {
+                        continue;
+                    };
+                    let Identity { dev, ino, .. } = entry.inode.identity();
+                    assert_eq!((entry.attr.dev, entry.attr.ino), (dev, ino));
+                    assert_eq!(entry.attr.kind, entry.inode.kind());
+                    if let Ok(attr) = now(brick.getattr(&cx, &entry.inode, None)) {
+                        assert_eq!((attr.kind, attr.ino), (entry.inode.kind(), ino));
+                    }
+                }
+            });
+        }
+    });
 }

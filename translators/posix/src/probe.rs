@@ -1,0 +1,64 @@
+//! What is found out about a brick when it is opened.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, Statx, makedev, openat};
+use rustix::io::Result;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::attr::stat;
+use crate::handle::{FileHandle, Fingerprint};
+use crate::sys;
+use crate::view::{LIST, LOOK};
+
+/// The root's handle, if it leads back to the root.
+pub(crate) fn probe_handles(root: BorrowedFd<'_>) -> Option<FileHandle> {
+    let (raw, _) = sys::name_to_handle_at(root).ok()?;
+    let again = stat(sys::open_by_handle_at(root, &raw, LOOK).ok()?).ok()?;
+    let root = stat(root).ok()?;
+    let same = again.stx_ino == root.stx_ino && device(&again) == device(&root);
+    FileHandle::keep(&raw).ok().filter(|_| same)
+}
+
+fn device(stat: &Statx) -> u64 {
+    makedev(stat.stx_dev_major, stat.stx_dev_minor)
+}
+
+/// A mount of the brick that is nowhere in the tree of mounts, and that the kernel keeps
+/// read-only and without access times. Its descriptor is open for reading: an `O_PATH` one, as
+/// open_tree gives it, cannot stand for the mount of a handle.
+pub(crate) fn private_clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let empty_path = OpenTreeFlags::AT_EMPTY_PATH;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | empty_path;
+    let tree = open_tree(root, c"", flags)?;
+    sys::make_quiet(tree.as_fd())?;
+    openat(&tree, c".", LIST, Mode::empty())
+}
+
+/// `XFS_SUPER_MAGIC`
+const XFS: u64 = 0x5846_5342;
+
+/// Which brick this is, across reboots: the file system and the directory on it.
+pub(crate) fn brick_id(root: BorrowedFd<'_>, handle: Option<&FileHandle>) -> Result<u64> {
+    let id = match sys::file_system_uuid(root) {
+        Ok(uuid) => Fingerprint::new().with(&uuid),
+        Err(_) => {
+            // XFS makes its fsid of the device's number, which is another one after a reboot.
+            let of = rustix::fs::fstatfs(root)?;
+            let xfs = u64::try_from(of.f_type) == Ok(XFS);
+            let fsid = if xfs {
+                0
+            } else {
+                rustix::fs::fstatvfs(root)?.f_fsid
+            };
+            Fingerprint::new()
+                .with(&of.f_type.to_le_bytes())
+                .with(&fsid.to_le_bytes())
+        }
+    };
+    let directory = match handle {
+        Some(handle) => handle.fingerprint(),
+        None => stat(root)?.stx_ino,
+    };
+    Ok(id.with(&directory.to_le_bytes()).done())
+}
