@@ -53,12 +53,11 @@ impl MountInfo {
     }
 }
 
-/// Whether what is mounted here has lost its server.
+/// Whether what is mounted here has lost its server. Asked by statfs(2), which always goes to the
+/// server: attributes may live on in the kernel's cache for long after it.
 pub fn is_dead(path: &Path) -> bool {
-    let error = fs::symlink_metadata(path)
-        .err()
-        .and_then(|error| error.raw_os_error());
-    matches!(error, Some(libc::ENOTCONN | libc::ECONNABORTED))
+    let error = rustix::fs::statfs(path).err();
+    error.is_some_and(|error| matches!(error.raw_os_error(), libc::ENOTCONN | libc::ECONNABORTED))
 }
 
 /// Holds a place without opening what is there.
