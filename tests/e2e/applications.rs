@@ -187,6 +187,8 @@ struct Cluster {
     data: PathBuf,
     sockets: PathBuf,
     server: Option<Running>,
+    /// Its System V segment, by which it knows whether a predecessor lives.
+    memory: String,
 }
 
 impl Cluster {
@@ -251,19 +253,23 @@ impl Cluster {
                 .unwrap();
             ready.success().then_some(())
         });
+        let lock = fs::read_to_string(self.data.join("postmaster.pid")).unwrap();
+        let segment = lock.lines().nth(6).unwrap_or_default();
+        self.memory = segment
+            .split_whitespace()
+            .nth(1)
+            .unwrap_or("none")
+            .to_owned();
     }
 
     /// SIGKILL to the postmaster, as a crash; its children notice and go.
     fn kill(&mut self) {
         drop(self.server.take());
-        let lock = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
-        let memory = lock.lines().nth(6).unwrap_or_default().to_owned();
         until(LONG, "PostgreSQL's processes to be gone", || {
-            let id = memory.split_whitespace().nth(1).unwrap_or("none");
             let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
             let used = segments.lines().any(|line| {
                 let fields: Vec<_> = line.split_whitespace().collect();
-                fields.get(1) == Some(&id) && fields.get(6) != Some(&"0")
+                fields.get(1) == Some(&self.memory.as_str()) && fields.get(6) != Some(&"0")
             });
             (!used).then_some(())
         });
@@ -313,6 +319,7 @@ fn postgresql_is_whole_on_both_bricks_though_killed_in_a_migration() {
         data: root.join("db/data"),
         sockets: lab.dir("sockets"),
         server: None,
+        memory: String::new(),
     };
     at(old.path()).initialise();
     Odd::small().build(&lab_dir(&old.join("odd")), 62);

@@ -33,7 +33,8 @@ pub const FOR_TESTS: &[Program] = &[
     program("git", "git"),
     program("sqlite3", "sqlite3"),
     program("pg_ctl", "postgresql"),
-    program("pgbench", "postgresql-contrib"),
+    program("pg_checksums", "postgresql"),
+    program("pgbench", "postgresql"),
 ];
 
 /// What the benchmark calls.
