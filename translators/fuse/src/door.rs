@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use fuser::{FileAttr, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
+use fuser::{FileAttr, FileHandle, FopenFlags, Generation, Notifier, ReplyCreate, ReplyOpen};
 use hermitfs_api::{
     Context, Entry, Errno, Error, File, Inode, Kind, Name, OpenFlags, Result, Translator,
 };
+use parking_lot::RwLock;
 
 use crate::convert::{absent, access, errno, file_attr};
 use crate::files::{Files, Open};
@@ -16,6 +17,7 @@ use crate::nodes::{Nodes, known};
 use crate::numbers::ROOT;
 use crate::opening::{Granted, Openings};
 use crate::options::Options;
+use crate::setids::SetIds;
 use crate::statistics::{Op, Snapshot, Statistics};
 use crate::work::Work;
 
@@ -27,6 +29,8 @@ pub(crate) struct Door {
     pub(crate) openings: Openings,
     pub(crate) work: Work,
     pub(crate) statistics: Arc<Statistics>,
+    pub(crate) set_ids: SetIds,
+    pub(crate) notifier: RwLock<Option<Notifier>>,
     /// The kernel does without OPENDIR once it was told so.
     pub(crate) no_opendir: AtomicBool,
     /// Bytes that a READDIR had room for last time; fuser does not tell.
@@ -51,6 +55,8 @@ impl Door {
                 gate: Gate::new(options.threads),
                 statistics: statistics.clone(),
             },
+            set_ids: SetIds::default(),
+            notifier: RwLock::default(),
             no_opendir: AtomicBool::new(false),
             readdir_room: AtomicUsize::new(32 * 1024),
             statistics,
@@ -67,7 +73,7 @@ impl Door {
         known(self.nodes.get(id))
     }
 
-    pub(crate) fn file(&self, handle: FileHandle) -> Result<Arc<File>> {
+    pub(crate) fn open_file(&self, handle: FileHandle) -> Result<Arc<Open>> {
         self.files.get(handle.0).ok_or(Error::new(Errno::EBADF))
     }
 
@@ -137,8 +143,14 @@ impl Door {
             .openings
             .open(volume, cx, &inode, access(flags), reply)
             .await?;
+        let falls = flags.truncates() && cx.uid != 0 && self.shows_set_ids(cx, &inode, None).await;
         match self.volume.open(cx, &inode, flags).await {
-            Ok(file) => Ok((self.handle(file, granted.mode), granted)),
+            Ok(file) => {
+                if falls {
+                    self.call_back_attributes(id);
+                }
+                Ok((self.handle(file, granted.mode), granted))
+            }
             Err(error) => {
                 self.openings.release(inode.identity(), granted.mode);
                 Err(error)
@@ -150,7 +162,7 @@ impl Door {
         if mode.is_backed() {
             self.statistics.bypassing.fetch_add(1, Ordering::Relaxed);
         }
-        FileHandle(self.files.insert(Open { file, mode }))
+        FileHandle(self.files.insert(file, mode))
     }
 
     pub(crate) async fn release(&self, cx: &Context, handle: FileHandle) -> Result<()> {
@@ -159,10 +171,10 @@ impl Door {
             .remove(handle.0)
             .ok_or(Error::new(Errno::EBADF))?;
         let released = self.volume.release(cx, &open.file).await;
-        let identity = open.file.inode().identity();
-        drop(open.file);
-        self.openings.release(identity, open.mode);
-        if open.mode.is_backed() {
+        let (identity, mode) = (open.file.inode().identity(), open.mode);
+        drop(open);
+        self.openings.release(identity, mode);
+        if mode.is_backed() {
             self.statistics.bypassing.fetch_sub(1, Ordering::Relaxed);
         }
         released

@@ -8,19 +8,20 @@ use parking_lot::RwLock;
 
 use crate::modes::Mode;
 use crate::nodes::Map;
+use crate::setids::Plain;
 
 const SHARDS: usize = 16;
 
 /// One open file.
-#[derive(Clone)]
 pub(crate) struct Open {
     pub(crate) file: Arc<File>,
     pub(crate) mode: Mode,
+    pub(crate) plain: Plain,
 }
 
 pub(crate) struct Files {
     next: AtomicU64,
-    shards: Vec<RwLock<Map<Open>>>,
+    shards: Vec<RwLock<Map<Arc<Open>>>>,
 }
 
 impl Files {
@@ -32,20 +33,22 @@ impl Files {
         }
     }
 
-    pub(crate) fn insert(&self, open: Open) -> u64 {
+    pub(crate) fn insert(&self, file: Arc<File>, mode: Mode) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
+        let open = Arc::new(Open {
+            file,
+            mode,
+            plain: Plain::default(),
+        });
         self.shard(handle).write().insert(handle, open);
         handle
     }
 
-    pub(crate) fn get(&self, handle: u64) -> Option<Arc<File>> {
-        self.shard(handle)
-            .read()
-            .get(&handle)
-            .map(|open| open.file.clone())
+    pub(crate) fn get(&self, handle: u64) -> Option<Arc<Open>> {
+        self.shard(handle).read().get(&handle).cloned()
     }
 
-    pub(crate) fn remove(&self, handle: u64) -> Option<Open> {
+    pub(crate) fn remove(&self, handle: u64) -> Option<Arc<Open>> {
         self.shard(handle).write().remove(&handle)
     }
 
@@ -53,7 +56,7 @@ impl Files {
         self.shards.iter().map(|shard| shard.read().len()).sum()
     }
 
-    fn shard(&self, handle: u64) -> &RwLock<Map<Open>> {
+    fn shard(&self, handle: u64) -> &RwLock<Map<Arc<Open>>> {
         &self.shards[handle as usize % SHARDS]
     }
 }

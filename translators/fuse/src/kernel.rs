@@ -17,12 +17,13 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 use hermitfs_api::{
-    Allocate, Context, Errno, Error, Kind, Make, Name, RenameFlags, Result, Seek, SetAttr,
-    XattrFlags, block_on,
+    Allocate, Errno, Error, Kind, Make, Name, RenameFlags, Result, Seek, SetAttr, XattrFlags,
+    block_on,
 };
 
 use crate::convert::{context, open_flags, rdev_in, set_time};
 use crate::door::{Door, Found};
+use crate::files::Open;
 use crate::options::Options;
 use crate::statistics::Op;
 use crate::work::fence;
@@ -178,9 +179,10 @@ impl Filesystem for Kernel {
         let cx = context(request);
         self.run(Op::Getattr, |door| async move {
             let file = fh.and_then(|fh| door.files.get(fh.0));
+            let file = file.as_ref().map(|open| &*open.file);
             let attr = async {
                 let inode = door.node(node.0)?;
-                door.volume.getattr(&cx, &inode, file.as_deref()).await
+                door.volume.getattr(&cx, &inode, file).await
             };
             match attr.await {
                 Ok(attr) => reply.attr(&door.options.attr_lifetime, &door.shown(node.0, &attr)),
@@ -218,16 +220,16 @@ impl Filesystem for Kernel {
         };
         self.run(Op::Setattr, |door| async move {
             let file = fh.and_then(|fh| door.files.get(fh.0));
+            let file = file.as_ref().map(|open| &*open.file);
             let attr = async {
                 let inode = door.node(node.0)?;
-                match set == SetAttr::default() {
-                    true => door.volume.getattr(&cx, &inode, file.as_deref()).await,
-                    false => {
-                        door.volume
-                            .setattr(&cx, &inode, file.as_deref(), &set)
-                            .await
-                    }
+                if set == SetAttr::default() {
+                    return door.volume.getattr(&cx, &inode, file).await;
                 }
+                door.set_ids.may_be_set(&set);
+                let attr = door.volume.setattr(&cx, &inode, file, &set).await;
+                door.set_ids.may_be_set(&set);
+                attr
             };
             match attr.await {
                 Ok(attr) => reply.attr(&door.options.attr_lifetime, &door.shown(node.0, &attr)),
@@ -402,50 +404,57 @@ impl Filesystem for Kernel {
     fn read(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         at: u64,
         size: u32,
         _flags: fuser::OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let (cx, size, door) = (context(request), size as usize, &self.0);
-        let file = match door.file(fh) {
-            Ok(file) => file,
+        let open = match door.open_file(fh) {
+            Ok(open) => open,
             Err(error) => return reply.error(door.fail(Op::Read, &error)),
         };
-        let answer =
-            move |door: &Door, reply: ReplyData, read: Result<usize>, buffer: &[u8]| match read {
+        // Only what fills the page cache comes without an owner. On a file of which parts bypass
+        // us (sendfile(2) and readahead(2) still do that) these pages would grow old unseen.
+        let ages = lock_owner.is_none() && open.mode.is_backed();
+        let answer = move |door: &Door, reply: ReplyData, read: Result<usize>, buffer: &[u8]| {
+            match read {
                 Ok(read) => reply.data(&buffer[..read.min(size)]),
                 Err(error) => reply.error(door.fail(Op::Read, &error)),
-            };
-        let here = |(file, reply)| {
+            }
+            if ages {
+                door.drop_pages(node.0, at, size);
+            }
+        };
+        let here = |(open, reply): (Arc<Open>, ReplyData)| {
             BUFFER.with_borrow_mut(|buffer| {
                 if buffer.len() < size {
                     buffer.resize(size, 0);
                 }
                 let buffer = &mut buffer[..size];
-                let read = block_on(door.volume.read(&cx, &file, at, buffer));
+                let read = block_on(door.volume.read(&cx, &open.file, at, buffer));
                 answer(door, reply, read, buffer);
             });
         };
-        let elsewhere = |(file, reply)| {
+        let elsewhere = |(open, reply): (Arc<Open>, ReplyData)| {
             let door = door.clone();
             async move {
                 let mut buffer = vec![0; size];
-                let read = door.volume.read(&cx, &file, at, &mut buffer).await;
+                let read = door.volume.read(&cx, &open.file, at, &mut buffer).await;
                 answer(&door, reply, read, &buffer);
             }
         };
-        door.work
-            .run_borrowing(Op::Read, (file, reply), here, elsewhere);
+        let work = &door.work;
+        work.run_borrowing(Op::Read, (open, reply), here, elsewhere);
     }
 
     fn write(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         at: u64,
         data: &[u8],
@@ -454,41 +463,35 @@ impl Filesystem for Kernel {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let door = &self.0;
-        let mut cx = context(request);
+        let (mut cx, door) = (context(request), &self.0);
         if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
             // Mapped stores that the kernel writes back, on nobody's behalf.
-            cx = Context {
-                uid: 0,
-                gid: 0,
-                pid: 0,
-                ..cx
-            };
+            (cx.uid, cx.gid, cx.pid) = (0, 0, 0);
         }
-        let file = match door.file(fh) {
-            Ok(file) => file,
+        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let open = match door.open_file(fh) {
+            Ok(open) => open,
             Err(error) => return reply.error(door.fail(Op::Write, &error)),
         };
         let answer = |door: &Door, reply: ReplyWrite, written: Result<usize>| match written {
             Ok(written) => reply.written(written as u32),
             Err(error) => reply.error(door.fail(Op::Write, &error)),
         };
-        let here = |(file, reply)| {
-            answer(
-                door,
-                reply,
-                block_on(door.volume.write(&cx, &file, at, data)),
-            );
+        let here = |(open, reply): (Arc<Open>, ReplyWrite)| {
+            let write = door.volume.write(&cx, &open.file, at, data);
+            let written = block_on(door.changing(&cx, node.0, &open, kills, write));
+            answer(door, reply, written);
         };
-        let elsewhere = |(file, reply)| {
+        let elsewhere = |(open, reply): (Arc<Open>, ReplyWrite)| {
             let (door, data) = (door.clone(), data.to_vec());
             async move {
-                let written = door.volume.write(&cx, &file, at, &data).await;
+                let write = door.volume.write(&cx, &open.file, at, &data);
+                let written = door.changing(&cx, node.0, &open, kills, write).await;
                 answer(&door, reply, written);
             }
         };
-        door.work
-            .run_borrowing(Op::Write, (file, reply), here, elsewhere);
+        let work = &door.work;
+        work.run_borrowing(Op::Write, (open, reply), here, elsewhere);
     }
 
     fn flush(
@@ -504,7 +507,7 @@ impl Filesystem for Kernel {
         }
         let cx = context(request);
         self.run_empty(Op::Flush, reply, |door| async move {
-            door.volume.flush(&cx, &door.file(fh)?).await
+            door.volume.flush(&cx, &door.open_file(fh)?.file).await
         });
     }
 
@@ -534,7 +537,9 @@ impl Filesystem for Kernel {
     ) {
         let cx = context(request);
         self.run_empty(Op::Fsync, reply, |door| async move {
-            door.volume.fsync(&cx, &door.file(fh)?, datasync).await
+            door.volume
+                .fsync(&cx, &door.open_file(fh)?.file, datasync)
+                .await
         });
     }
 
@@ -686,7 +691,7 @@ impl Filesystem for Kernel {
     fn fallocate(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         at: u64,
         len: u64,
@@ -696,9 +701,9 @@ impl Filesystem for Kernel {
         let cx = context(request);
         self.run_empty(Op::Fallocate, reply, |door| async move {
             let how = Allocate::from_bits(mode).ok_or(Error::new(Errno::EOPNOTSUPP))?;
-            door.volume
-                .fallocate(&cx, &door.file(fh)?, how, at, len)
-                .await
+            let (open, kills) = (door.open_file(fh)?, cx.uid != 0);
+            let change = door.volume.fallocate(&cx, &open.file, how, at, len);
+            door.changing(&cx, node.0, &open, kills, change).await
         });
     }
 
@@ -720,7 +725,9 @@ impl Filesystem for Kernel {
                     _ => return Err(Errno::EINVAL.into()),
                 };
                 let at = u64::try_from(at).map_err(|_| Error::new(Errno::ENXIO))?;
-                door.volume.lseek(&cx, &door.file(fh)?, at, seek).await
+                door.volume
+                    .lseek(&cx, &door.open_file(fh)?.file, at, seek)
+                    .await
             };
             match found.await {
                 Ok(found) => reply.offset(found as i64),
@@ -735,7 +742,7 @@ impl Filesystem for Kernel {
         _node: INodeNo,
         fh: FileHandle,
         at: u64,
-        _to_node: INodeNo,
+        to_node: INodeNo,
         to_fh: FileHandle,
         to_at: u64,
         len: u64,
@@ -747,10 +754,10 @@ impl Filesystem for Kernel {
         let len = len.min(1 << 30);
         self.run(Op::CopyFileRange, |door| async move {
             let copied = async {
-                let (from, to) = (door.file(fh)?, door.file(to_fh)?);
-                door.volume
-                    .copy_file_range(&cx, &from, at, &to, to_at, len)
-                    .await
+                let (from, to) = (door.open_file(fh)?, door.open_file(to_fh)?);
+                let (volume, kills) = (&door.volume, cx.uid != 0);
+                let copy = volume.copy_file_range(&cx, &from.file, at, &to.file, to_at, len);
+                door.changing(&cx, to_node.0, &to, kills, copy).await
             };
             match copied.await {
                 Ok(copied) => reply.written(copied as u32),

@@ -17,6 +17,8 @@ mod numbers;
 mod opening;
 mod options;
 mod place;
+mod recall;
+mod setids;
 mod statistics;
 mod work;
 

@@ -233,13 +233,14 @@ impl Live {
     }
 }
 
-/// Says ENDED however the thread ends.
-struct Ending(Arc<Live>);
+/// Says so however the thread ends.
+struct Ending(Arc<Door>, Arc<Live>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        *self.0.ended.lock() = true;
-        self.0.end.notify_all();
+        self.0.set_notifier(None);
+        *self.1.ended.lock() = true;
+        self.1.end.notify_all();
     }
 }
 
@@ -251,7 +252,8 @@ fn serve(door: &Arc<Door>, device: OwnedFd, live: &Arc<Live>) -> Result<(), Moun
     config.clone_fd = door.options.clone_fd;
     let session = Session::from_fd(Kernel(door.clone()), device, SessionACL::All, config)
         .map_err(MountError::step("agree with the kernel on a protocol"))?;
-    let ending = Ending(live.clone());
+    door.set_notifier(Some(session.notifier()));
+    let ending = Ending(door.clone(), live.clone());
     *live.started.lock() = true;
     let run = move || {
         let _ending = ending;
