@@ -1,0 +1,127 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands;
+use crate::exit::Result;
+
+const AFTER: &str = "\
+Exit codes: 0 done; 64 usage; 65 differences; 69 no daemon; 75 try again (busy, not ready);
+77 permission; 78 configuration or identity; 1 the rest.";
+
+/// Moves a file system that is in use onto new storage, then takes itself out of the picture.
+#[derive(Debug, Parser)]
+#[command(name = "hermitfs", version, after_help = AFTER, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Where the state of migrations and the daemons' sockets and logs live
+    #[arg(
+        long,
+        global = true,
+        env = "HERMITFS_STATE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/hermitfs"
+    )]
+    pub(crate) state_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Mount a volfile; a daemon goes on serving it
+    Mount(commands::mount::Mount),
+    /// Move OLD to NEW while it is in use at MOUNTPOINT
+    Migrate(commands::migrate::Migrate),
+    /// How far it is
+    Status(commands::status::Status),
+    /// Crawl (a part of) the tree now
+    Heal(commands::heal::Heal),
+    /// Each object that could not be healed
+    Errors(commands::errors::Errors),
+    /// Put the new brick in the mount's place and leave
+    Cutover(commands::cutover::Cutover),
+    /// Give up: unmount and forget; OLD is complete
+    Abort(commands::abort::Abort),
+    /// Show all mistakes of a volfile at once
+    Check(commands::check::Check),
+    /// Draw the stack of a volfile
+    Graph(commands::graph::Graph),
+    /// Print a completion script for a shell
+    Completions(commands::completions::Completions),
+    /// Print the manual page
+    Man(commands::man::Man),
+    /// The process that serves a mount (started by `mount` and `migrate`)
+    #[command(hide = true)]
+    Daemon(commands::daemon::Daemon),
+}
+
+impl Command {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        match self {
+            Command::Mount(command) => command.run(global),
+            Command::Migrate(command) => command.run(global),
+            Command::Status(command) => command.run(global),
+            Command::Heal(command) => command.run(global),
+            Command::Errors(command) => command.run(global),
+            Command::Cutover(command) => command.run(global),
+            Command::Abort(command) => command.run(global),
+            Command::Check(command) => command.run(),
+            Command::Graph(command) => command.run(),
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
+            Command::Daemon(command) => command.run(),
+        }
+    }
+}
+
+/// `NAME=VALUE`
+pub(crate) fn setting(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("expected NAME=VALUE".into()),
+    }
+}
+
+/// `5s`, `500ms`, `2min`; a bare number is seconds.
+pub(crate) fn duration(text: &str) -> std::result::Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_taken_as_people_write_them() {
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
+        assert!(duration("soon").is_err());
+        assert!(duration("-1").is_err());
+    }
+
+    #[test]
+    fn a_setting_has_a_name() {
+        assert_eq!(setting("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(setting("=b").is_err() && setting("a").is_err());
+    }
+}

@@ -1,0 +1,123 @@
+//! A command's side of the daemon's door.
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use hermitfs_proto::admin::v1::admin_client::AdminClient;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::cli::Global;
+use crate::exit::{Code, Failure, Result};
+use crate::mounts::Mounts;
+use crate::paths;
+use crate::run::Slot;
+
+/// What commands ask.
+pub(crate) type Admin = AdminClient<Channel>;
+
+/// A mount point, and where its daemon would be.
+pub(crate) struct Target {
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) slot: Slot,
+}
+
+impl Target {
+    /// Finds the mount point without asking the mount.
+    pub(crate) fn new(global: &Global, given: &Path) -> Result<Target> {
+        let mounts = Mounts::read().map_err(|error| {
+            Failure::other(format!("/proc/self/mountinfo cannot be read: {error}"))
+        })?;
+        let mountpoint = paths::mount_point(given, &mounts)?;
+        let state_dir = paths::future(&global.state_dir)?;
+        let slot = Slot::new(&state_dir, &mountpoint);
+        Ok(Target {
+            mountpoint,
+            state_dir,
+            slot,
+        })
+    }
+
+    /// Talks to the daemon; without one it is exit code 69.
+    pub(crate) fn talk<T, F: Future<Output = Result<T>>>(
+        &self,
+        talk: impl FnOnce(Admin) -> F,
+    ) -> Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::other(format!("no runtime: {error}")))?;
+        runtime.block_on(async { talk(self.connect().await?).await })
+    }
+
+    async fn connect(&self) -> Result<Admin> {
+        let stream = match self.slot.socket() {
+            // The descriptor in the path has to live until the connection stands.
+            Ok((path, _dir)) => UnixStream::connect(&path).await,
+            Err(error) => Err(error),
+        };
+        let mut stream = Some(stream.map_err(|error| self.nobody(&error))?);
+        // The address is of no use: the connection is there already.
+        let endpoint = Endpoint::from_static("http://hermitfs");
+        let connector = tower::service_fn(move |_| {
+            let stream = stream.take().map(TokioIo::new);
+            async move { stream.ok_or_else(|| std::io::Error::from(ErrorKind::NotConnected)) }
+        });
+        let channel = endpoint.connect_with_connector(connector).await;
+        channel.map(AdminClient::new).map_err(|error| {
+            Failure::new(
+                Code::NoDaemon,
+                format!("the daemon does not answer: {error}"),
+            )
+        })
+    }
+
+    fn nobody(&self, error: &std::io::Error) -> Failure {
+        let point = self.mountpoint.display();
+        if error.kind() == ErrorKind::PermissionDenied {
+            return Failure::new(
+                Code::Permission,
+                "this needs root: the daemon talks to root alone",
+            );
+        }
+        let dead = Mounts::read().is_ok_and(|mounts| {
+            mounts
+                .at(&self.mountpoint)
+                .is_some_and(|mount| mount.is_ours())
+                && hermitfs_fuse::is_dead(&self.mountpoint)
+        });
+        let sentence = if dead {
+            format!(
+                "the daemon that served {point} has died: the command that started it goes on where it was"
+            )
+        } else if matches!(
+            error.kind(),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused
+        ) {
+            format!(
+                "no hermitfs serves {point} (with its state in {})",
+                self.state_dir.display()
+            )
+        } else {
+            format!("no hermitfs answers for {point}: {error}")
+        };
+        Failure::new(Code::NoDaemon, sentence)
+    }
+}
+
+/// What the daemon said instead of an answer.
+pub(crate) fn refused(status: tonic::Status) -> Failure {
+    let code = match status.code() {
+        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => {
+            return Failure::new(Code::NoDaemon, "the daemon has ended meanwhile");
+        }
+        tonic::Code::PermissionDenied => Code::Permission,
+        tonic::Code::FailedPrecondition => Code::Configuration,
+        tonic::Code::InvalidArgument => Code::Usage,
+        _ => Code::Other,
+    };
+    Failure::new(code, status.message())
+}

@@ -1,0 +1,57 @@
+//! `hermitfs abort MOUNTPOINT`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use hermitfs_proto::admin::v1 as proto;
+use hermitfs_proto::admin::v1::abort_reply::Outcome;
+
+use super::cutover::not_done;
+use crate::cli::Global;
+use crate::client::{Target, refused};
+use crate::exit::{Failure, Result};
+use crate::screen::{self, human};
+
+/// Gives up: unmounts and forgets. The old brick is complete and was never touched.
+#[derive(Debug, Args)]
+pub(crate) struct Abort {
+    mountpoint: PathBuf,
+}
+
+impl Abort {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        let target = Target::new(global, &self.mountpoint)?;
+        let mountpoint = target.mountpoint.clone();
+        target.talk(|mut admin| async move {
+            let reply = admin
+                .abort(proto::AbortRequest {})
+                .await
+                .map_err(refused)?
+                .into_inner();
+            match reply.outcome {
+                Some(Outcome::Done(done)) => {
+                    let mut text = format!(
+                        "{} is unmounted; {} is complete and as its users left it.\n",
+                        mountpoint.display(),
+                        human::name(&done.old)
+                    );
+                    for partial in &done.partial {
+                        text.push_str(&format!(
+                            "{} holds a part of it, which nothing needs any more.\n",
+                            human::name(partial)
+                        ));
+                    }
+                    screen::print_error(&text);
+                    Ok(())
+                }
+                Some(Outcome::Refused(refused)) => Err(not_done(
+                    &refused,
+                    "not unmounted; everything goes on as before",
+                )),
+                None => Err(Failure::other(
+                    "the daemon gave no answer that this command knows",
+                )),
+            }
+        })
+    }
+}

@@ -1,0 +1,149 @@
+//! `hermitfs cutover MOUNTPOINT`
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use hermitfs_proto::admin::v1 as proto;
+use hermitfs_proto::admin::v1::cutover_reply::{Done, Outcome};
+
+use crate::cli::{self, Global};
+use crate::client::{Target, refused};
+use crate::exit::{Code, Failure, Result};
+use crate::screen::{self, Paint, human, paint};
+
+/// Puts the new brick in the mount's place: a plain directory on a plain file system.
+///
+/// Refuses with exit code 75 while something is in use or not healed; then everything goes on as
+/// before.
+#[derive(Debug, Args)]
+pub(crate) struct Cutover {
+    mountpoint: PathBuf,
+    /// How long users may be held while the last changes are healed
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = cli::duration)]
+    timeout: Duration,
+    /// Which sink, where there are several: its name in the volfile
+    #[arg(long, value_name = "SINK")]
+    to: Option<String>,
+}
+
+impl Cutover {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        let target = Target::new(global, &self.mountpoint)?;
+        let mountpoint = target.mountpoint.clone();
+        target.talk(|mut admin| async move {
+            let request = proto::CutoverRequest {
+                timeout_s: self.timeout.as_secs_f64(),
+                to: self.to,
+            };
+            let reply = admin.cutover(request).await.map_err(refused)?.into_inner();
+            match reply.outcome {
+                Some(Outcome::Done(done)) => {
+                    report(&mountpoint, &done);
+                    Ok(())
+                }
+                Some(Outcome::Refused(refused)) => Err(not_done(
+                    &refused,
+                    "no cut-over; everything goes on as before",
+                )),
+                None => Err(Failure::other(
+                    "the daemon gave no answer that this command knows",
+                )),
+            }
+        })
+    }
+}
+
+fn report(mountpoint: &Path, done: &Done) {
+    let colour = screen::colour_on_stderr();
+    let (old, new) = (human::name(&done.old), human::name(&done.new));
+    let mut text = format!(
+        "{} {} is now {new} itself; changes were held for {:.2} s.\n",
+        paint("Done.", Paint::Good, colour),
+        mountpoint.display(),
+        done.held_s
+    );
+    for path in &done.waived {
+        text.push_str(&format!("Waived, and different: {}\n", human::name(path)));
+    }
+    text.push_str(&format!(
+        "{old} is complete as of this moment and will not change any more: keep it as long as you like.\n\
+         To find {} like this after a reboot, put this line into /etc/fstab:\n",
+        mountpoint.display()
+    ));
+    screen::print_error(&text);
+    screen::print(&format!("{}\n", done.fstab.join("\n")));
+}
+
+/// Shows why not, and who is in the way.
+pub(crate) fn not_done(refused: &proto::Refused, last: &str) -> Failure {
+    screen::print_error(&explain(refused, screen::colour_on_stderr()));
+    let code = if refused.permanent {
+        Code::Configuration
+    } else {
+        Code::TryAgain
+    };
+    Failure::new(code, last)
+}
+
+fn explain(refused: &proto::Refused, colour: bool) -> String {
+    let mut out = String::new();
+    for reason in &refused.reasons {
+        out.push_str(&format!("{} {reason}\n", paint("-", Paint::Bad, colour)));
+    }
+    let wide = |text: fn(&proto::Usage) -> String| {
+        refused
+            .users
+            .iter()
+            .map(|usage| text(usage).chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let process = |usage: &proto::Usage| match usage.pid {
+        0 => usage.process.clone(),
+        pid => format!("{} ({pid})", usage.process),
+    };
+    let (first, second) = (wide(process), wide(|usage| usage.how.clone()));
+    for usage in &refused.users {
+        out.push_str(&format!(
+            "    {:first$}  {:second$}  {}\n",
+            process(usage),
+            usage.how,
+            human::name(&usage.path)
+        ));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_lists_who_uses_what() {
+        let usage = |pid, process: &str, how: &str, path: &str| proto::Usage {
+            pid,
+            process: process.into(),
+            how: how.into(),
+            path: path.into(),
+        };
+        let refused = proto::Refused {
+            reasons: vec!["/data is in use".into()],
+            users: vec![
+                usage(12, "vim", "open file", "/data/a"),
+                usage(4711, "bash", "working directory", "/data"),
+                usage(0, "the kernel", "swap", "/data/swap"),
+            ],
+            permanent: false,
+        };
+        assert_eq!(
+            explain(&refused, false),
+            "\
+- /data is in use
+    vim (12)     open file          /data/a
+    bash (4711)  working directory  /data
+    the kernel   swap               /data/swap
+"
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! `hermitfs heal MOUNTPOINT [PATH]`
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use hermitfs_proto::admin::v1 as proto;
+use hermitfs_proto::admin::v1::heal_progress::Reached;
+
+use super::errors;
+use crate::cli::Global;
+use crate::client::{Target, refused};
+use crate::exit::{Code, Failure, Result};
+use crate::screen::{self, human};
+
+/// Crawls the tree, or a part of it, now.
+#[derive(Debug, Args)]
+pub(crate) struct Heal {
+    mountpoint: PathBuf,
+    /// Where to begin: from the root of the mount, or below MOUNTPOINT
+    path: Option<OsString>,
+    /// Compare the content of everything again
+    #[arg(long)]
+    full: bool,
+    /// Return when all that was pending at the call, and everything unseen, is healed
+    #[arg(long)]
+    wait: bool,
+}
+
+impl Heal {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        let target = Target::new(global, &self.mountpoint)?;
+        let path = within(
+            &target.mountpoint,
+            self.path.as_deref().unwrap_or(OsStr::new("/")),
+        )?;
+        target.talk(|mut admin| async move {
+            let request = proto::HealRequest {
+                path,
+                full: self.full,
+                wait: self.wait,
+            };
+            let mut stream = admin.heal(request).await.map_err(refused)?.into_inner();
+            let mut told: Option<String> = None;
+            while let Some(progress) = stream.message().await.map_err(refused)? {
+                match progress.reached() {
+                    Reached::Done => return Ok(()),
+                    Reached::Failed => {
+                        let reply = admin
+                            .errors(proto::ErrorsRequest {})
+                            .await
+                            .map_err(refused)?;
+                        let mut left = reply.into_inner().errors;
+                        left.retain(|error| !error.waived);
+                        screen::print_error(&errors::list(&left, screen::colour_on_stderr()));
+                        return Err(Failure::new(
+                            Code::Differences,
+                            format!(
+                                "{} objects could not be healed",
+                                human::count(progress.errors)
+                            ),
+                        ));
+                    }
+                    Reached::NotYet | Reached::Unspecified if !self.wait => return Ok(()),
+                    Reached::NotYet | Reached::Unspecified => {
+                        // Why nothing moves, once for each reason.
+                        if progress.reason.is_some() && progress.reason != told {
+                            let reason = progress.reason.clone().unwrap_or_default();
+                            screen::print_error(&format!("waiting: {reason}\n"));
+                        }
+                        told = progress.reason;
+                    }
+                }
+            }
+            Err(Failure::new(
+                Code::NoDaemon,
+                "the daemon has ended meanwhile",
+            ))
+        })
+    }
+}
+
+/// A path as the daemon takes it: from the root of the volume. What begins with the mount point
+/// is taken to be below it; all else is below the root, with or without a leading slash.
+pub(crate) fn within(mountpoint: &Path, given: &OsStr) -> Result<Vec<u8>> {
+    let path = Path::new(given);
+    let inside = path.strip_prefix(mountpoint).unwrap_or(path);
+    let inside = inside.strip_prefix("/").unwrap_or(inside);
+    if inside
+        .components()
+        .any(|part| part == std::path::Component::ParentDir)
+    {
+        return Err(Failure::usage(format!(
+            "{}: `..` is not followed here",
+            path.display()
+        )));
+    }
+    let mut bytes = b"/".to_vec();
+    bytes.extend_from_slice(inside.as_os_str().as_bytes());
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_from_the_root_or_below_the_mount_point() {
+        let at = |given: &str| within(Path::new("/data"), OsStr::new(given)).unwrap();
+        assert_eq!(at("/"), b"/");
+        assert_eq!(at("/data"), b"/");
+        assert_eq!(at("/data/a/b"), b"/a/b");
+        assert_eq!(at("/a/b"), b"/a/b");
+        assert_eq!(at("a"), b"/a");
+        assert!(within(Path::new("/data"), OsStr::new("/a/../b")).is_err());
+    }
+}

@@ -1,0 +1,223 @@
+//! `hermitfs migrate OLD NEW MOUNTPOINT`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use hermitfs_proto::admin::v1 as proto;
+
+use super::errors;
+use crate::cli::Global;
+use crate::client::{Admin, Target, refused};
+use crate::daemon;
+use crate::exit::{Code, Failure, Result, need_root};
+use crate::order::Order;
+use crate::paths;
+use crate::run::Record;
+use crate::screen::progress::Progress;
+use crate::screen::{self, Paint, human, paint};
+
+/// The volume of every migration; `volfiles/migrate.vol` is the same file, to be changed.
+const VOLFILE: &str = include_str!("../../volfiles/migrate.vol");
+const NAME: &str = "(built in)";
+
+/// Moves OLD to NEW while it is in use at MOUNTPOINT; returns when the cut-over may come.
+///
+/// The same command after a crash or an unmount goes on where it was.
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// The directory to be moved
+    old: PathBuf,
+    /// The directory to move it to: empty, on the new storage
+    new: PathBuf,
+    /// Where users work meanwhile and afterwards: an empty directory
+    mountpoint: PathBuf,
+    /// Return once it is mounted
+    #[arg(long)]
+    no_wait: bool,
+    /// Take NEW though it is not empty (filled by rsync or a backup, say): all in it is compared,
+    /// and what OLD does not have is removed
+    #[arg(long)]
+    adopt: bool,
+}
+
+impl Migrate {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        need_root()?;
+        let target = Target::new(global, &self.mountpoint)?;
+        let (old, new) = (real(&self.old)?, real(&self.new)?);
+        if !running(&target, &old, &new)? {
+            let set = [
+                ("old".to_owned(), paths::text(&old)?),
+                ("new".to_owned(), paths::text(&new)?),
+            ];
+            daemon::start(&Order {
+                volfile: (NAME.into(), VOLFILE.into()),
+                // A dollar sign in a path is no variable: values are taken as they are.
+                set: set.into_iter().collect(),
+                mountpoint: target.mountpoint.clone(),
+                options: Vec::new(),
+                state_dir: target.state_dir.clone(),
+                adopt: self.adopt,
+                foreground: false,
+            })?;
+        }
+        if self.no_wait {
+            return Ok(());
+        }
+        target.talk(|admin| watch(admin, &target.mountpoint))
+    }
+}
+
+/// A brick's path without links, where it can be had: the daemon says what is wrong with it.
+fn real(path: &Path) -> Result<PathBuf> {
+    paths::future(path)
+}
+
+/// Whether the daemon of just this migration is at work. Another one there is refused.
+fn running(target: &Target, old: &Path, new: &Path) -> Result<bool> {
+    let Ok(None) = target.slot.lock() else {
+        return Ok(false);
+    };
+    let Some(record) = target.slot.record() else {
+        return Ok(false);
+    };
+    let Record {
+        pid,
+        bricks,
+        mountpoint,
+        ..
+    } = record;
+    let directories: Vec<&Path> = bricks
+        .iter()
+        .map(|(_, directory)| directory.as_path())
+        .collect();
+    if directories == [old, new] {
+        return Ok(true);
+    }
+    let served: Vec<String> = directories
+        .iter()
+        .map(|dir| dir.display().to_string())
+        .collect();
+    Err(Failure::configuration(format!(
+        "the mount point {} is in use: hermitfs (process {pid}) serves {} there",
+        mountpoint.display(),
+        served.join(", ")
+    )))
+}
+
+/// Shows how it goes until it is ready, or nothing is left but errors.
+async fn watch(mut admin: Admin, mountpoint: &Path) -> Result<()> {
+    let request = proto::StatusRequest { follow: true };
+    let mut stream = admin.status(request).await.map_err(refused)?.into_inner();
+    let mut progress = Progress::new();
+    loop {
+        let status = tokio::select! {
+            status = stream.message() => status.map_err(refused)?,
+            _ = tokio::signal::ctrl_c() => return Err(left(mountpoint)),
+        };
+        let Some(status) = status else {
+            return Err(Failure::new(
+                Code::NoDaemon,
+                "the daemon has ended meanwhile",
+            ));
+        };
+        if status.ready {
+            progress.finish(&status);
+            screen::print_error(&format!(
+                "{} Users can go on working in {}; `hermitfs cutover {}` ends the migration.\n",
+                paint("Ready.", Paint::Good, screen::colour_on_stderr()),
+                mountpoint.display(),
+                mountpoint.display()
+            ));
+            return Ok(());
+        }
+        if only_errors(&status) {
+            progress.finish(&status);
+            let reply = admin
+                .errors(proto::ErrorsRequest {})
+                .await
+                .map_err(refused)?;
+            let mut left = reply.into_inner().errors;
+            left.retain(|error| !error.waived);
+            screen::print_error(&errors::list(&left, screen::colour_on_stderr()));
+            return Err(Failure::new(
+                Code::Differences,
+                format!(
+                    "{} objects could not be healed, all else is; put it right, or say that it does not matter: \
+                     `hermitfs errors {} --waive PATH`",
+                    human::count(status.errors),
+                    mountpoint.display()
+                ),
+            ));
+        }
+        progress.show(&status);
+    }
+}
+
+/// Everything has been seen and done but what failed.
+fn only_errors(status: &proto::StatusReply) -> bool {
+    status.errors > 0
+        && status.crawl_left == 0
+        && !status.unverified
+        && status.reason.is_none()
+        && status.pending <= status.errors
+}
+
+fn left(mountpoint: &Path) -> Failure {
+    screen::print_error(&format!(
+        "\nNo longer watching; the migration goes on. `hermitfs status {} --watch` looks again.\n",
+        mountpoint.display()
+    ));
+    Failure::silent(Code::Other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volfile::{Source, Variables, load};
+
+    #[test]
+    fn the_built_in_volfile_is_good() {
+        let source = Source {
+            name: NAME.into(),
+            text: VOLFILE.into(),
+        };
+        let set = [("old", "/srv/$old"), ("new", "/srv/${new}")];
+        let variables = Variables {
+            set: set
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ..Variables::default()
+        };
+        let loaded = load(&source, &variables);
+        assert!(loaded.findings.is_empty());
+        let bricks = crate::build::bricks(&loaded.graph.unwrap());
+        let directories: Vec<_> = bricks
+            .iter()
+            .map(|brick| brick.directory.display().to_string())
+            .collect();
+        assert_eq!(directories, ["/srv/$old", "/srv/${new}"]);
+    }
+
+    #[test]
+    fn nothing_left_but_errors_is_told_from_healing() {
+        let errors = proto::StatusReply {
+            errors: 2,
+            pending: 2,
+            ..proto::StatusReply::default()
+        };
+        assert!(only_errors(&errors));
+        assert!(!only_errors(&proto::StatusReply {
+            pending: 3,
+            ..errors.clone()
+        }));
+        assert!(!only_errors(&proto::StatusReply {
+            crawl_left: 1,
+            ..errors.clone()
+        }));
+        assert!(!only_errors(&proto::StatusReply {
+            reason: Some("full".into()),
+            ..errors
+        }));
+    }
+}

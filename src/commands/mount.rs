@@ -1,0 +1,60 @@
+//! `hermitfs mount -f VOLFILE MOUNTPOINT`
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::check::{complain_of, stop};
+use crate::cli::{self, Global};
+use crate::client::Target;
+use crate::daemon;
+use crate::exit::{Result, need_root};
+use crate::order::{self, Order};
+use crate::volfile::{Variables, load};
+
+/// Builds the graph of a volfile and mounts it; returns when the mount answers.
+#[derive(Debug, Args)]
+pub(crate) struct Mount {
+    /// The volfile, TOML or GlusterFS' syntax
+    #[arg(short = 'f', long = "volfile", value_name = "VOLFILE")]
+    volfile: PathBuf,
+    /// A value for `${NAME}` in the volfile
+    #[arg(long, value_name = "NAME=VALUE", value_parser = cli::setting)]
+    set: Vec<(String, String)>,
+    /// Options of the mount, as mount(8) takes them: ro,noatime,threads=16
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Serve in this process, its log on the standard error
+    #[arg(long)]
+    foreground: bool,
+    /// Where to mount: an empty directory
+    mountpoint: PathBuf,
+}
+
+impl Mount {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        let source = order::read_volfile(&self.volfile)?;
+        let variables = Variables::with_environment(self.set.iter().cloned().collect());
+        let loaded = load(&source, &variables);
+        complain_of(&source, &loaded.findings);
+        if loaded.errors() > 0 {
+            return Err(stop(&source, loaded.errors()));
+        }
+        need_root()?;
+        let target = Target::new(global, &self.mountpoint)?;
+        let order = Order {
+            volfile: (source.name, source.text),
+            set: self.set.into_iter().collect(),
+            mountpoint: target.mountpoint,
+            options: self.options,
+            state_dir: target.state_dir,
+            adopt: false,
+            foreground: self.foreground,
+        };
+        if order.foreground {
+            daemon::foreground(order)
+        } else {
+            daemon::start(&order)
+        }
+    }
+}

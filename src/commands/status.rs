@@ -1,0 +1,169 @@
+//! `hermitfs status MOUNTPOINT`
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::Args;
+use hermitfs_proto::admin::v1 as proto;
+use serde_json::{Value, json};
+
+use crate::cli::Global;
+use crate::client::{Target, refused};
+use crate::exit::Result;
+use crate::screen;
+use crate::screen::overview::{directory, overview};
+
+/// Shows how far it is.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    mountpoint: PathBuf,
+    /// As JSON; with --watch a line for each change
+    #[arg(long)]
+    json: bool,
+    /// Go on until the daemon ends or Ctrl-C
+    #[arg(long)]
+    watch: bool,
+}
+
+impl Status {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        let target = Target::new(global, &self.mountpoint)?;
+        target.talk(|mut admin| async move {
+            let request = proto::StatusRequest { follow: self.watch };
+            let mut stream = admin.status(request).await.map_err(refused)?.into_inner();
+            let mut screen = Screen {
+                json: self.json,
+                watch: self.watch,
+                lines: 0,
+            };
+            loop {
+                match stream.message().await {
+                    Ok(Some(status)) => screen.show(&status),
+                    Ok(None) => return Ok(()),
+                    // While watching, the daemon's end is the end.
+                    Err(_) if self.watch && screen.lines > 0 => return Ok(()),
+                    Err(error) => return Err(refused(error)),
+                }
+            }
+        })
+    }
+}
+
+struct Screen {
+    json: bool,
+    watch: bool,
+    /// How many lines stand there that the next picture replaces.
+    lines: usize,
+}
+
+impl Screen {
+    fn show(&mut self, status: &proto::StatusReply) {
+        if self.json {
+            let value = json(status);
+            let text = if self.watch {
+                value.to_string()
+            } else {
+                format!("{value:#}")
+            };
+            screen::print(&format!("{text}\n"));
+            self.lines = 1;
+            return;
+        }
+        let text = overview(status, screen::colour_on_stdout());
+        if self.watch && std::io::stdout().is_terminal() {
+            let up = if self.lines > 0 {
+                format!("\x1b[{}A", self.lines)
+            } else {
+                String::new()
+            };
+            // Each line is cleared to its end, and what was below as well.
+            let text = text.replace('\n', "\x1b[K\n");
+            screen::print(&format!("{up}{text}\x1b[J"));
+        } else {
+            screen::print(&text);
+        }
+        self.lines = text.lines().count();
+    }
+}
+
+/// The fields that scripts may rely on.
+fn json(status: &proto::StatusReply) -> Value {
+    let progress = |progress: Option<proto::Progress>| {
+        let progress = progress.unwrap_or_default();
+        json!({ "done": progress.done, "total": progress.total })
+    };
+    let since = status
+        .since
+        .and_then(|since| Duration::try_from_secs_f64(since).ok());
+    let since =
+        since.map(|since| humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string());
+    let sinks: Vec<Value> = status
+        .sinks
+        .iter()
+        .map(|sink| json!({ "name": sink.name, "directory": directory(sink), "health": sink.health }))
+        .collect();
+    json!({
+        "state": status.state,
+        "reason": status.reason,
+        "ready": status.ready,
+        "pid": status.pid,
+        "mountpoint": status.mountpoint,
+        "volfile": status.volfile,
+        "volume_id": status.volume_id,
+        "source": status.source.as_ref().map(directory),
+        "sinks": sinks,
+        "since": since,
+        "files": progress(status.files),
+        "bytes": progress(status.bytes),
+        "rate": status.bytes_rate,
+        "files_rate": status.files_rate,
+        "eta_s": status.eta_s,
+        "pending": status.pending,
+        "oldest_pending_s": status.oldest_pending_s,
+        "crawl": if status.crawl_left == 0 { "complete" } else { "running" },
+        "crawl_left": status.crawl_left,
+        "unverified": status.unverified,
+        "errors": status.errors,
+        "waived": status.waived,
+        "panics": status.panics,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_every_field_of_the_contract_and_null_for_what_is_unknown() {
+        let status = proto::StatusReply {
+            files: Some(proto::Progress {
+                done: 3,
+                total: None,
+            }),
+            since: Some(86_400.0),
+            ..proto::StatusReply::default()
+        };
+        let value = json(&status);
+        for field in [
+            "state",
+            "pid",
+            "pending",
+            "oldest_pending_s",
+            "errors",
+            "crawl",
+            "ready",
+            "files",
+            "bytes",
+            "rate",
+            "eta_s",
+            "source",
+            "sinks",
+            "since",
+        ] {
+            assert!(value.get(field).is_some(), "{field}");
+        }
+        assert_eq!(value["files"], json!({ "done": 3, "total": null }));
+        assert_eq!(value["since"], "1970-01-02T00:00:00Z");
+    }
+}

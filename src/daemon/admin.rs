@@ -1,0 +1,217 @@
+//! The daemon's own door: the commands' calls, answered.
+
+use std::os::unix::net::UnixListener;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use futures_util::Stream;
+use hermitfs_api::{Location, NameBuf};
+use hermitfs_proto::admin::v1 as proto;
+use hermitfs_proto::admin::v1::admin_server::{Admin, AdminServer};
+use hermitfs_replicate::{Reached, Replicate};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream, WatchStream};
+use tonic::transport::Server;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Response, Status};
+
+use super::cutover;
+use super::serve::Daemon;
+
+type Answer<T> = Result<Response<T>, Status>;
+type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Answers until it is dropped.
+pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener) {
+    let listener = match tokio::net::UnixListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!("nobody can be answered: {error}"),
+    };
+    let service = AdminServer::with_interceptor(Door(daemon), only_root);
+    let served = Server::builder()
+        .add_service(service)
+        .serve_with_incoming(UnixListenerStream::new(listener))
+        .await;
+    if let Err(error) = served {
+        tracing::error!("the admin door is shut: {error}");
+    }
+}
+
+/// The socket is in a directory that only root can enter; whoever came by it is looked at all
+/// the same.
+fn only_root(request: Request<()>) -> Result<Request<()>, Status> {
+    let peer = request
+        .extensions()
+        .get::<UdsConnectInfo>()
+        .and_then(|info| info.peer_cred);
+    match peer {
+        Some(peer) if peer.uid() == 0 => Ok(request),
+        _ => Err(Status::permission_denied("only root may ask")),
+    }
+}
+
+struct Door(Arc<Daemon>);
+
+impl Door {
+    fn pair(&self) -> Result<Arc<Replicate>, Status> {
+        let none =
+            || Status::failed_precondition("this mount has no pair: there is nothing to heal");
+        self.0.pair.clone().ok_or_else(none)
+    }
+}
+
+/// Runs what waits for disks away from the thread that answers.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Status::internal("a bug stopped this; the daemon's log has it"))
+}
+
+#[tonic::async_trait]
+impl Admin for Door {
+    type StatusStream = Flow<proto::StatusReply>;
+
+    async fn status(&self, request: Request<proto::StatusRequest>) -> Answer<Self::StatusStream> {
+        if request.into_inner().follow {
+            let changes = WatchStream::new(self.0.status.subscribe());
+            return Ok(Response::new(Box::pin(changes.map(Ok))));
+        }
+        let daemon = self.0.clone();
+        let now = apart(move || daemon.now()).await?;
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(now)))))
+    }
+
+    type HealStream = Flow<proto::HealProgress>;
+
+    async fn heal(&self, request: Request<proto::HealRequest>) -> Answer<Self::HealStream> {
+        let pair = self.pair()?;
+        let request = request.into_inner();
+        let location = location(&request.path)?;
+        let (sender, receiver) = mpsc::channel(1);
+        // A thread of its own: the caller may wait for hours.
+        let spawned = std::thread::Builder::new()
+            .name("heal".into())
+            .spawn(move || {
+                heal(&pair, &location, &request, &sender);
+            });
+        spawned.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn errors(&self, _: Request<proto::ErrorsRequest>) -> Answer<proto::ErrorsReply> {
+        let pair = self.pair()?;
+        let errors = apart(move || pair.errors()).await?;
+        Ok(Response::new(proto::ErrorsReply {
+            errors: errors.into_iter().map(told).collect(),
+        }))
+    }
+
+    async fn waive(&self, request: Request<proto::WaiveRequest>) -> Answer<proto::WaiveReply> {
+        let pair = self.pair()?;
+        let path = request.into_inner().path;
+        tracing::warn!(path = %String::from_utf8_lossy(&path), "waived by an administrator");
+        let waived = apart(move || pair.waive(&path)).await?;
+        Ok(Response::new(proto::WaiveReply { waived }))
+    }
+
+    async fn cutover(
+        &self,
+        request: Request<proto::CutoverRequest>,
+    ) -> Answer<proto::CutoverReply> {
+        let (daemon, request) = (self.0.clone(), request.into_inner());
+        let limit = Duration::try_from_secs_f64(request.timeout_s)
+            .map_err(|_| Status::invalid_argument("no such time limit"))?;
+        let outcome =
+            apart(move || cutover::cut_over(&daemon, limit, request.to.as_deref())).await?;
+        Ok(Response::new(proto::CutoverReply {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn abort(&self, _: Request<proto::AbortRequest>) -> Answer<proto::AbortReply> {
+        let daemon = self.0.clone();
+        let outcome = apart(move || cutover::abort(&daemon)).await?;
+        Ok(Response::new(proto::AbortReply {
+            outcome: Some(outcome),
+        }))
+    }
+}
+
+fn heal(
+    pair: &Replicate,
+    location: &Location,
+    request: &proto::HealRequest,
+    sender: &mpsc::Sender<Result<proto::HealProgress, Status>>,
+) {
+    let goal = match pair.heal(location, request.full) {
+        Ok(goal) => goal,
+        Err(error) => {
+            let path = location.display();
+            let _ = sender.blocking_send(Err(Status::not_found(format!("{path}: {error}"))));
+            return;
+        }
+    };
+    loop {
+        let (reached, now) = (pair.reached(&goal), pair.status());
+        let (reached, errors) = match reached {
+            Reached::No => (proto::heal_progress::Reached::NotYet, now.errors),
+            Reached::Yes => (proto::heal_progress::Reached::Done, now.errors),
+            Reached::Failed(errors) => (proto::heal_progress::Reached::Failed, errors),
+        };
+        let progress = proto::HealProgress {
+            reached: reached.into(),
+            errors,
+            pending: now.pending,
+            reason: now.reason,
+        };
+        let ended = reached != proto::heal_progress::Reached::NotYet || !request.wait;
+        if sender.blocking_send(Ok(progress)).is_err() || ended {
+            return;
+        }
+        pair.wait_change(Duration::from_millis(500));
+    }
+}
+
+/// A path from the root of the volume, as its names.
+fn location(path: &[u8]) -> Result<Location, Status> {
+    let names = path
+        .split(|&byte| byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
+        .map(NameBuf::new)
+        .collect::<Result<Vec<NameBuf>, _>>();
+    let wrong =
+        |error| Status::invalid_argument(format!("{}: {error}", String::from_utf8_lossy(path)));
+    Ok(Location {
+        path: names.map_err(wrong)?,
+    })
+}
+
+fn told(error: hermitfs_replicate::ObjectError) -> proto::ObjectError {
+    proto::ObjectError {
+        path: error.path,
+        side: error.side,
+        operation: error.operation,
+        errno: error.errno,
+        reason: error.reason,
+        count: error.count,
+        since: error
+            .since
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs_f64(),
+        waived: error.waived,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_becomes_names_and_does_not_lead_out() {
+        assert_eq!(location(b"/").unwrap().path.len(), 0);
+        assert_eq!(location(b"/a//b/./c/").unwrap().display(), "/a/b/c");
+        assert!(location(b"/a/../b").is_err());
+    }
+}

@@ -1,0 +1,186 @@
+//! Gathering what [`crate::preflight`] decides on.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::build::Brick;
+use crate::exit::{Code, Failure, Result};
+use crate::mounts::Mounts;
+use crate::order::Order;
+use crate::paths;
+use crate::preflight::{Facts, Place, Standing};
+use crate::run::{Record, Slot};
+
+/// Makes the directory of the logs, and says which file is this daemon's.
+pub(crate) fn log(order: &Order) -> Result<PathBuf> {
+    let slot = Slot::new(&order.state_dir, &order.mountpoint);
+    // Before anything is made: the state directory may be a brick by mistake.
+    look(order, &crate::build::bricks(&order.graph()?))?;
+    slot.prepare()?;
+    Ok(slot.log())
+}
+
+/// Looks at everything, and refuses what cannot go well. Tells whether a dead mount of ours is in
+/// the way, which will be replaced.
+pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
+    let mounts = Mounts::read()
+        .map_err(|error| Failure::other(format!("/proc/self/mountinfo cannot be read: {error}")))?;
+    let mut places = Vec::new();
+    for brick in bricks {
+        places.push((
+            brick.name.clone(),
+            Place::new(directory(&brick.directory, &mounts)?, &mounts),
+        ));
+    }
+    let facts = Facts {
+        bricks: places,
+        standing: standing(&order.mountpoint, &mounts),
+        mount_point: Place::of_mount_point(order.mountpoint.clone(), &mounts),
+        state_dir: Place::new(paths::future(&order.state_dir)?, &mounts),
+        mounts,
+    };
+    match crate::preflight::obstacle(&facts) {
+        Some(sentence) => Err(Failure::configuration(sentence)),
+        None => Ok(facts.standing),
+    }
+}
+
+fn directory(path: &Path, mounts: &Mounts) -> Result<PathBuf> {
+    // A dead mount of ours would answer that it is not connected, and a live one may be the very
+    // one that is to be replaced: what is on one is told by its name alone.
+    if mounts.containing(path).is_some_and(|mount| mount.is_ours()) {
+        return Ok(path.to_owned());
+    }
+    let wrong = |what: &str| Failure::configuration(format!("the brick {} {what}", path.display()));
+    let real = path.canonicalize().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => wrong("is not there"),
+        ErrorKind::NotADirectory => wrong("is no directory"),
+        _ => wrong(&format!("cannot be reached: {error}")),
+    })?;
+    match real.metadata() {
+        Ok(meta) if meta.is_dir() => Ok(real),
+        Ok(_) => Err(wrong("is no directory")),
+        Err(error) => Err(wrong(&format!("cannot be reached: {error}"))),
+    }
+}
+
+fn standing(point: &Path, mounts: &Mounts) -> Standing {
+    match mounts.at(point) {
+        Some(mount) if mount.is_ours() && hermitfs_fuse::is_dead(point) => {
+            return Standing::DeadMount;
+        }
+        Some(_) => return Standing::Mounted,
+        None => {}
+    }
+    match std::fs::read_dir(point) {
+        Ok(mut entries) => match entries.next() {
+            None => Standing::Free,
+            Some(_) => Standing::NotEmpty,
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Standing::Missing,
+        Err(_) => Standing::NoDirectory,
+    }
+}
+
+/// The kernel's side of FUSE, before anything is written on a sink.
+pub(crate) fn fuse_device() -> Result<()> {
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    let Err(error) = opened else { return Ok(()) };
+    Err(match error.kind() {
+        ErrorKind::PermissionDenied => Failure::new(
+            Code::Permission,
+            "/dev/fuse may not be opened here: a container needs that device and CAP_SYS_ADMIN",
+        ),
+        _ => Failure::other(format!(
+            "/dev/fuse cannot be opened ({error}): load the kernel's module with `modprobe fuse`"
+        )),
+    })
+}
+
+/// Refuses bricks that another daemon works on.
+pub(crate) fn unused(slot: &Slot, bricks: &[Brick]) -> Result<()> {
+    if bricks.len() < 2 {
+        return Ok(());
+    }
+    for other in slot.others() {
+        let shared = bricks
+            .iter()
+            .find(|brick| other.bricks.iter().any(|(_, dir)| *dir == brick.directory));
+        if let Some(brick) = shared {
+            return Err(Failure::configuration(format!(
+                "{} is in use by the hermitfs that serves {} (process {}): end that one first",
+                brick.directory.display(),
+                other.mountpoint.display(),
+                other.pid
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a dead mount was this very volume's: then nobody can have come to the source by it
+/// meanwhile. Another volume's dead mount is not ours to take away.
+pub(crate) fn continues(
+    standing: Standing,
+    last: Option<&Record>,
+    bricks: &[Brick],
+) -> Result<bool> {
+    if standing != Standing::DeadMount {
+        return Ok(false);
+    }
+    let Some(last) = last else { return Ok(false) };
+    let directories = last.bricks.iter().map(|(_, directory)| directory);
+    if directories.eq(bricks.iter().map(|brick| &brick.directory)) {
+        return Ok(true);
+    }
+    let names: Vec<String> = last
+        .bricks
+        .iter()
+        .map(|(_, dir)| dir.display().to_string())
+        .collect();
+    Err(Failure::configuration(format!(
+        "{} has the dead mount of another volume ({}): start that one again, or `umount` it first",
+        last.mountpoint.display(),
+        names.join(", ")
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn brick(directory: &str) -> Brick {
+        Brick {
+            name: directory.into(),
+            directory: directory.into(),
+        }
+    }
+
+    #[test]
+    fn only_the_same_volume_goes_on_over_a_dead_mount() {
+        let record = Record {
+            pid: 1,
+            mountpoint: "/data".into(),
+            volfile: String::new(),
+            bricks: vec![("a".into(), "/a".into()), ("b".into(), "/b".into())],
+            volume_id: String::new(),
+            log: None,
+        };
+        let same = [brick("/a"), brick("/b")];
+        assert_eq!(
+            continues(Standing::DeadMount, Some(&record), &same),
+            Ok(true)
+        );
+        assert_eq!(continues(Standing::Free, Some(&record), &same), Ok(false));
+        assert_eq!(continues(Standing::DeadMount, None, &same), Ok(false));
+        let other = continues(
+            Standing::DeadMount,
+            Some(&record),
+            &[brick("/a"), brick("/c")],
+        );
+        assert!(other.unwrap_err().message.contains("another volume"));
+    }
+}

@@ -1,0 +1,124 @@
+//! How far a pair is, as the admin door tells it.
+
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Weak;
+use std::time::{Duration, UNIX_EPOCH};
+
+use hermitfs_proto::admin::v1 as proto;
+use hermitfs_replicate::Replicate;
+
+use super::serve::Daemon;
+use crate::build::Brick;
+use crate::run::Record;
+
+/// The numbers of this moment.
+pub(crate) fn reply(
+    record: &Record,
+    bricks: &[Brick],
+    pair: Option<&Replicate>,
+    panics: u64,
+) -> proto::StatusReply {
+    let base = proto::StatusReply {
+        state: "plain".into(),
+        pid: record.pid,
+        mountpoint: record.mountpoint.to_string_lossy().into_owned(),
+        volfile: record.volfile.clone(),
+        panics,
+        source: bricks.first().map(|brick| told(brick, "healthy")),
+        files: Some(proto::Progress::default()),
+        bytes: Some(proto::Progress::default()),
+        ..proto::StatusReply::default()
+    };
+    let Some(pair) = pair else { return base };
+    let now = pair.status();
+    let health = |name: &str| {
+        let sink = now.sinks.iter().find(|(sink, _)| sink == name);
+        sink.map_or("unknown", |(_, health)| health).to_owned()
+    };
+    proto::StatusReply {
+        state: now.state.clone(),
+        volume_id: now.volume_id.clone(),
+        reason: now.reason.clone(),
+        pending: now.pending,
+        oldest_pending_s: now.oldest_pending.map(|age| age.as_secs_f64()),
+        errors: now.errors,
+        waived: now.waived,
+        crawl_left: now.crawl_left,
+        unverified: now.unverified,
+        ready: now.ready,
+        files: Some(progress(now.files_done, now.files_total)),
+        bytes: Some(progress(now.bytes_done, now.bytes_total)),
+        files_rate: now.files_rate,
+        bytes_rate: now.bytes_rate,
+        eta_s: now.eta.map(|eta| eta.as_secs_f64()),
+        sinks: bricks
+            .iter()
+            .skip(1)
+            .map(|brick| told(brick, &health(&brick.name)))
+            .collect(),
+        since: now
+            .since
+            .and_then(|since| since.duration_since(UNIX_EPOCH).ok())
+            .map(|since| since.as_secs_f64()),
+        ..base
+    }
+}
+
+/// Never more done than there is: what is done is told before it is counted in all.
+fn progress(done: u64, total: Option<u64>) -> proto::Progress {
+    proto::Progress {
+        done: total.map_or(done, |total| done.min(total)),
+        total,
+    }
+}
+
+fn told(brick: &Brick, health: &str) -> proto::Brick {
+    proto::Brick {
+        name: brick.name.clone(),
+        directory: brick.directory.as_os_str().as_bytes().to_vec(),
+        health: health.into(),
+    }
+}
+
+/// Tells all listeners whenever something has changed, at most ten times a second, until the
+/// daemon is gone.
+pub(crate) fn tell(daemon: &Weak<Daemon>) {
+    while let Some(daemon) = daemon.upgrade() {
+        daemon.status.send_replace(daemon.now());
+        match &daemon.pair {
+            Some(pair) => pair.wait_change(Duration::from_secs(1)),
+            None => std::thread::sleep(Duration::from_secs(1)),
+        }
+        drop(daemon);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+impl Daemon {
+    /// How far it is now.
+    pub(crate) fn now(&self) -> proto::StatusReply {
+        reply(
+            &self.record,
+            &self.bricks,
+            self.pair.as_deref(),
+            self.mount.panics(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_more_is_done_than_there_is() {
+        assert_eq!(progress(7, Some(5)).done, 5);
+        assert_eq!(
+            progress(7, None),
+            proto::Progress {
+                done: 7,
+                total: None
+            }
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! The mount table, as `/proc/PID/mountinfo` has it (proc_pid_mountinfo(5)).
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// `st_dev` of what is on it: major, minor.
+    pub(crate) device: (u32, u32),
+    /// Which directory of the file system is mounted.
+    pub(crate) root: PathBuf,
+    /// Where.
+    pub(crate) point: PathBuf,
+    /// Options of the mount: `rw,relatime`.
+    pub(crate) options: String,
+    /// Peer groups that it gets mounts and unmounts from or sends them to: `shared:1`, `master:1`.
+    pub(crate) groups: Vec<String>,
+    /// File system, with its subtype: `ext4`, `fuse.hermitfs`.
+    pub(crate) kind: String,
+    /// What is mounted, a device most often.
+    pub(crate) source: PathBuf,
+    /// Options of the file system itself.
+    pub(crate) super_options: String,
+}
+
+impl Mount {
+    /// One of ours, alive or dead.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.kind == "fuse.hermitfs"
+    }
+
+    /// The numbers of its peer groups.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &str> {
+        self.groups
+            .iter()
+            .filter_map(|group| group.split_once(':'))
+            .map(|(_, number)| number)
+    }
+}
+
+/// A mount table, in the order of mounting: what is mounted over something comes after it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mounts(pub(crate) Vec<Mount>);
+
+impl Mounts {
+    /// This process' own.
+    pub(crate) fn read() -> io::Result<Mounts> {
+        Mounts::of("self")
+    }
+
+    /// Another process', which may live in another mount namespace.
+    pub(crate) fn of(pid: &str) -> io::Result<Mounts> {
+        Ok(Mounts::parse(&std::fs::read(format!(
+            "/proc/{pid}/mountinfo"
+        ))?))
+    }
+
+    /// Lines that cannot be understood are left out.
+    pub(crate) fn parse(text: &[u8]) -> Mounts {
+        Mounts(text.split(|&b| b == b'\n').filter_map(line).collect())
+    }
+
+    /// What is on top at exactly this path.
+    pub(crate) fn at(&self, point: &Path) -> Option<&Mount> {
+        self.0.iter().rev().find(|mount| mount.point == point)
+    }
+
+    /// The mount that a path without symbolic links is on, were it not one itself.
+    pub(crate) fn containing(&self, path: &Path) -> Option<&Mount> {
+        let mut best: Option<&Mount> = None;
+        for mount in &self.0 {
+            let deeper = best
+                .is_none_or(|best| mount.point.as_os_str().len() >= best.point.as_os_str().len());
+            if path.starts_with(&mount.point) && deeper {
+                best = Some(mount);
+            }
+        }
+        best
+    }
+
+    /// Mounts strictly below a path.
+    pub(crate) fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Mount> {
+        self.0
+            .iter()
+            .filter(move |mount| mount.point != path && mount.point.starts_with(path))
+    }
+}
+
+fn line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&b| b == b' ');
+    let mut text = || {
+        fields
+            .next()
+            .map(|field| String::from_utf8_lossy(field).into_owned())
+    };
+    let (_id, _parent) = (text()?, text()?);
+    let device = text()?;
+    let (major, minor) = device.split_once(':')?;
+    let root = unescape(fields.next()?);
+    let point = unescape(fields.next()?);
+    let mut text = || {
+        fields
+            .next()
+            .map(|field| String::from_utf8_lossy(field).into_owned())
+    };
+    let options = text()?;
+    let mut groups = Vec::new();
+    loop {
+        match text()?.as_str() {
+            "-" => break,
+            group => groups.push(group.into()),
+        }
+    }
+    let kind = text()?;
+    let source = unescape(fields.next()?);
+    let super_options = fields.next().unwrap_or_default();
+    Some(Mount {
+        device: (major.parse().ok()?, minor.parse().ok()?),
+        root,
+        point,
+        options,
+        groups,
+        kind,
+        source,
+        super_options: String::from_utf8_lossy(super_options).into_owned(),
+    })
+}
+
+/// Blank, tab, newline and backslash are written as three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = || {
+            let digits = tail.get(..3)?;
+            u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
+        };
+        match (byte, octal) {
+            (b'\\', octal) => match octal() {
+                Some(value) => {
+                    out.push(value);
+                    rest = &tail[3..];
+                }
+                None => {
+                    out.push(byte);
+                    rest = tail;
+                }
+            },
+            _ => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
+/// A path for a line of fstab(5).
+pub(crate) fn escape(path: &Path) -> String {
+    let mut out = Vec::new();
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => out.extend(format!("\\{byte:03o}").into_bytes()),
+            _ => out.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n\
+        30 22 7:3 /sub /srv/my\\040old rw,noatime shared:7 master:2 - btrfs /dev/loop3 rw,subvol=/sub\n\
+        31 22 0:50 / /data rw - fuse.hermitfs hermitfs rw,user_id=0\n\
+        32 22 0:51 / /data rw - tmpfs none rw\n\
+        nonsense\n";
+
+    #[test]
+    fn a_table_is_read_with_its_escapes() {
+        let mounts = Mounts::parse(TABLE);
+        assert_eq!(mounts.0.len(), 4);
+        let old = mounts.at(Path::new("/srv/my old")).unwrap();
+        assert_eq!(
+            (old.device, old.root.as_path()),
+            ((7, 3), Path::new("/sub"))
+        );
+        assert_eq!(old.peers().collect::<Vec<_>>(), ["7", "2"]);
+        assert_eq!(escape(&old.point), "/srv/my\\040old");
+        assert!(mounts.0[2].is_ours());
+    }
+
+    #[test]
+    fn what_is_mounted_last_is_on_top() {
+        let mounts = Mounts::parse(TABLE);
+        assert_eq!(mounts.at(Path::new("/data")).unwrap().kind, "tmpfs");
+        assert_eq!(
+            mounts.containing(Path::new("/data/x")).unwrap().kind,
+            "tmpfs"
+        );
+        assert_eq!(
+            mounts.containing(Path::new("/database")).unwrap().kind,
+            "ext4"
+        );
+        assert_eq!(mounts.below(Path::new("/srv")).count(), 1);
+        assert_eq!(mounts.below(Path::new("/srv/my old")).count(), 0);
+    }
+}

@@ -1,0 +1,61 @@
+//! What a command tells the daemon that it starts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Failure, Result};
+use crate::volfile::{Graph, Source, Variables, load, render};
+
+/// Serve this volume there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The volfile's name, for messages, and its text.
+    pub(crate) volfile: (String, String),
+    pub(crate) set: BTreeMap<String, String>,
+    /// Absolute, without symbolic links.
+    pub(crate) mountpoint: PathBuf,
+    /// Options of the mount: `ro,threads=16`.
+    pub(crate) options: Vec<String>,
+    /// Absolute.
+    pub(crate) state_dir: PathBuf,
+    pub(crate) adopt: bool,
+    pub(crate) foreground: bool,
+}
+
+impl Order {
+    /// The volume's graph. Mistakes come as a compiler shows them.
+    pub(crate) fn graph(&self) -> Result<Graph> {
+        let source = Source {
+            name: self.volfile.0.clone(),
+            text: self.volfile.1.clone(),
+        };
+        let loaded = load(&source, &Variables::with_environment(self.set.clone()));
+        match loaded.graph {
+            Some(graph) => Ok(graph),
+            None => Err(Failure::configuration(render(
+                &source,
+                &loaded.findings,
+                false,
+            ))),
+        }
+    }
+}
+
+/// Reads a volfile.
+pub(crate) fn read_volfile(path: &Path) -> Result<Source> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        Failure::configuration(format!(
+            "the volfile {} cannot be read: {error}",
+            path.display()
+        ))
+    })?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Failure::configuration(format!("the volfile {} is not UTF-8 text", path.display()))
+    })?;
+    Ok(Source {
+        name: path.display().to_string(),
+        text,
+    })
+}

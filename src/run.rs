@@ -1,0 +1,234 @@
+//! Where the daemon of a mount is found: a lock, a record and a socket of its own for each mount
+//! point, under `<state-dir>/run`. Finding it never touches the mount.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Code, Failure, Result};
+
+/// What a running daemon says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) pid: u32,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) volfile: String,
+    /// Bricks, the source first: names and directories.
+    pub(crate) bricks: Vec<(String, PathBuf)>,
+    /// Empty where there is no pair.
+    pub(crate) volume_id: String,
+    pub(crate) log: Option<PathBuf>,
+}
+
+/// The place of one mount point's daemon.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    run: PathBuf,
+    logs: PathBuf,
+    name: String,
+}
+
+/// Held as long as the daemon lives; the kernel drops it with the process.
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Slot {
+    /// `mountpoint` as [`crate::paths::mount_point`] gives it.
+    pub(crate) fn new(state_dir: &Path, mountpoint: &Path) -> Slot {
+        Slot {
+            run: state_dir.join("run"),
+            logs: state_dir.join("log"),
+            name: name(mountpoint),
+        }
+    }
+
+    fn file(&self, extension: &str) -> PathBuf {
+        self.run.join(format!("{}.{extension}", self.name))
+    }
+
+    /// The daemon's log.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.logs.join(format!("{}.log", self.name))
+    }
+
+    /// Makes the directories, for root alone.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        for dir in [&self.run, &self.logs] {
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir);
+            let made =
+                made.and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o700)));
+            made.map_err(|error| {
+                Failure::new(
+                    Code::Other,
+                    format!(
+                        "the state directory {} cannot be made: {error}",
+                        dir.display()
+                    ),
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the place; `None` when a daemon has it.
+    pub(crate) fn lock(&self) -> io::Result<Option<Lock>> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(self.file("lock"))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the record, whole or not at all.
+    pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
+        let (new, file) = (self.file("json.new"), self.file("json"));
+        fs::write(&new, serde_json::to_vec_pretty(record)?)?;
+        fs::rename(new, file)
+    }
+
+    /// The record of a daemon that may have died since.
+    pub(crate) fn record(&self) -> Option<Record> {
+        serde_json::from_slice(&fs::read(self.file("json")).ok()?).ok()
+    }
+
+    /// Records of all daemons that live.
+    pub(crate) fn others(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.run).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else {
+                continue;
+            };
+            let slot = Slot {
+                name: name.into(),
+                ..self.clone()
+            };
+            if slot.name != self.name
+                && matches!(slot.lock(), Ok(None))
+                && let Some(record) = slot.record()
+            {
+                records.push(record);
+            }
+        }
+        records
+    }
+
+    /// Takes away what a daemon leaves here. The lock's file stays until nobody can want it:
+    /// removing a file that another process may be about to lock would let two in.
+    pub(crate) fn clear(&self) {
+        for extension in ["sock", "json"] {
+            let _ = fs::remove_file(self.file(extension));
+        }
+    }
+
+    /// Takes away a dead daemon's socket.
+    pub(crate) fn clear_socket(&self) {
+        let _ = fs::remove_file(self.file("sock"));
+    }
+
+    /// A way to the socket that fits into the 107 bytes of a socket's address, however long the
+    /// state directory's name is; good as long as the descriptor lives.
+    pub(crate) fn socket(&self) -> io::Result<(PathBuf, OwnedFd)> {
+        let dir = open(
+            &self.run,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let path = format!("/proc/self/fd/{}/{}.sock", dir.as_raw_fd(), self.name);
+        Ok((PathBuf::from(path), dir))
+    }
+}
+
+/// A file's name for a mount point: readable, and never the same for two.
+fn name(mountpoint: &Path) -> String {
+    const LONGEST: usize = 70;
+    let bytes = mountpoint.as_os_str().as_bytes();
+    let mut out = String::new();
+    for &byte in bytes.strip_prefix(b"/").unwrap_or(bytes) {
+        match byte {
+            b'/' => out.push('-'),
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'_' => out.push(char::from(byte)),
+            b'.' if !out.is_empty() => out.push('.'),
+            _ => out.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    if out.is_empty() {
+        return "-".into();
+    }
+    if out.len() > LONGEST {
+        let hash = blake3::hash(bytes).to_hex();
+        out.truncate(LONGEST - 20);
+        out.push_str(&format!("~{}", &hash[..16]));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_readable_short_and_different() {
+        assert_eq!(name(Path::new("/data")), "data");
+        assert_eq!(name(Path::new("/srv/my data")), "srv-my%20data");
+        assert_eq!(name(Path::new("/srv-my")), "srv%2dmy");
+        assert_eq!(name(Path::new("/")), "-");
+        let (long, other) = ("/a".repeat(500), "/a".repeat(501));
+        assert!(name(Path::new(&long)).len() <= 70);
+        assert_ne!(name(Path::new(&long)), name(Path::new(&other)));
+    }
+
+    #[test]
+    fn one_daemon_has_the_place_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let slot = Slot::new(dir.path(), Path::new("/data"));
+        slot.prepare().unwrap();
+        let lock = slot.lock().unwrap().unwrap();
+        assert!(slot.lock().unwrap().is_none());
+        let other = Slot::new(dir.path(), Path::new("/other"));
+        let record = Record {
+            pid: 1,
+            mountpoint: "/data".into(),
+            volfile: "x".into(),
+            bricks: vec![("old".into(), "/srv/old".into())],
+            volume_id: String::new(),
+            log: None,
+        };
+        slot.write(&record).unwrap();
+        assert_eq!(other.others(), [record]);
+        drop(lock);
+        assert!(other.others().is_empty());
+        assert!(slot.lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_socket_is_reached_in_a_directory_of_any_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d".repeat(200)).join("e".repeat(200));
+        let slot = Slot::new(&deep, Path::new(&"/a".repeat(500)));
+        slot.prepare().unwrap();
+        let (path, _dir) = slot.socket().unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let (path, _dir) = slot.socket().unwrap();
+        std::os::unix::net::UnixStream::connect(path).unwrap();
+    }
+}

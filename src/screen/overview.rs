@@ -1,0 +1,256 @@
+//! `hermitfs status` for people.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hermitfs_proto::admin::v1 as proto;
+
+use super::{Paint, human, paint};
+
+/// A short screen: what, from where to where, how far, and what is in the way.
+pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
+    let mut lines = vec![headline(status, colour), String::new()];
+    let mut row = |label: &str, text: String| {
+        lines.push(format!(
+            "  {}  {text}",
+            paint(&format!("{label:<8}"), Paint::Dim, colour)
+        ));
+    };
+    let pair = !status.sinks.is_empty();
+    if let Some(source) = &status.source {
+        row(if pair { "from" } else { "brick" }, directory(source));
+    }
+    for sink in &status.sinks {
+        let health = match sink.health.as_str() {
+            "healthy" => paint("healthy", Paint::Good, colour),
+            other => paint(other, Paint::Bad, colour),
+        };
+        row("to", format!("{}  {health}", directory(sink)));
+    }
+    if pair {
+        row(
+            "files",
+            amount(status.files.unwrap_or_default(), human::count),
+        );
+        row(
+            "data",
+            amount(status.bytes.unwrap_or_default(), human::bytes),
+        );
+        if let Some(speed) = speed(status) {
+            row("speed", speed);
+        }
+        row("pending", pending(status));
+        row("errors", errors(status, colour));
+        row("cut-over", readiness(status, colour));
+    }
+    if status.panics > 0 {
+        let bugs = format!("{} survived: the log has them", human::count(status.panics));
+        row("bugs", paint(&bugs, Paint::Bad, colour));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn headline(status: &proto::StatusReply, colour: bool) -> String {
+    let mood = match status.state.as_str() {
+        _ if status.ready => Paint::Good,
+        "waiting" => Paint::Bad,
+        "plain" => Paint::Good,
+        _ => Paint::Busy,
+    };
+    let state = if status.state == "plain" {
+        "serving"
+    } else {
+        &status.state
+    };
+    let mut about = format!("process {}", status.pid);
+    if let Some(since) = status.since {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        about.push_str(&format!(", for {}", human::time(now.as_secs_f64() - since)));
+    }
+    format!(
+        "{}  {}  {}",
+        paint(&status.mountpoint, Paint::Bold, colour),
+        paint(state, mood, colour),
+        paint(&format!("({about})"), Paint::Dim, colour)
+    )
+}
+
+pub(crate) fn directory(brick: &proto::Brick) -> String {
+    Path::new(std::ffi::OsStr::from_bytes(&brick.directory))
+        .display()
+        .to_string()
+}
+
+/// `1,200 of 5,000  24 %  ━━━━━─────`
+fn amount(progress: proto::Progress, told: fn(u64) -> String) -> String {
+    const WIDTH: u64 = 24;
+    let done = told(progress.done);
+    match progress.total {
+        None => format!("{done}, still counting"),
+        Some(total) => {
+            let percent = human::percent(progress.done, total);
+            let filled = usize::try_from(percent * WIDTH / 100).unwrap_or(0);
+            let bar = format!(
+                "{}{}",
+                "━".repeat(filled),
+                "─".repeat(WIDTH as usize - filled)
+            );
+            format!("{bar} {percent:>3} %  {done} of {}", told(total))
+        }
+    }
+}
+
+/// Nothing while nothing moves.
+pub(crate) fn speed(status: &proto::StatusReply) -> Option<String> {
+    if status.files_rate < 0.5 && status.bytes_rate < 1.0 {
+        return None;
+    }
+    let mut text = format!(
+        "{} files/s, {}/s",
+        human::count(status.files_rate.round() as u64),
+        human::bytes(status.bytes_rate.round() as u64)
+    );
+    if let Some(eta) = status.eta_s {
+        text.push_str(&format!(", {} left", human::time(eta)));
+    }
+    Some(text)
+}
+
+fn pending(status: &proto::StatusReply) -> String {
+    let mut text = human::count(status.pending);
+    if let Some(age) = status.oldest_pending_s.filter(|_| status.pending > 0) {
+        text.push_str(&format!(", the oldest for {}", human::time(age)));
+    }
+    text
+}
+
+fn errors(status: &proto::StatusReply, colour: bool) -> String {
+    let mut text = human::count(status.errors);
+    if status.errors > 0 {
+        text = paint(&text, Paint::Bad, colour);
+        text.push_str(&format!("  see `hermitfs errors {}`", status.mountpoint));
+    }
+    if status.waived > 0 {
+        text.push_str(&format!(", {} waived", human::count(status.waived)));
+    }
+    text
+}
+
+fn readiness(status: &proto::StatusReply, colour: bool) -> String {
+    if status.ready {
+        let ready = paint("ready", Paint::Good, colour);
+        return format!(
+            "{ready}  `hermitfs cutover {}` when nothing is in use",
+            status.mountpoint
+        );
+    }
+    format!(
+        "{}: {}",
+        paint("not yet", Paint::Busy, colour),
+        in_the_way(status)
+    )
+}
+
+/// The most important reason why a pair is not ready.
+pub(crate) fn in_the_way(status: &proto::StatusReply) -> String {
+    if let Some(reason) = &status.reason {
+        return reason.clone();
+    }
+    if status.crawl_left > 0 {
+        let plural = if status.crawl_left == 1 {
+            "directory"
+        } else {
+            "directories"
+        };
+        return format!("{} {plural} left to crawl", human::count(status.crawl_left));
+    }
+    if status.errors > 0 {
+        return "some objects could not be healed".into();
+    }
+    if status.unverified {
+        return "both bricks are being compared".into();
+    }
+    format!("{} objects are pending", human::count(status.pending))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn brick(directory: &str, health: &str) -> proto::Brick {
+        proto::Brick {
+            name: "x".into(),
+            directory: directory.into(),
+            health: health.into(),
+        }
+    }
+
+    fn healing() -> proto::StatusReply {
+        proto::StatusReply {
+            state: "healing".into(),
+            pid: 42,
+            mountpoint: "/data".into(),
+            source: Some(brick("/srv/old", "healthy")),
+            sinks: vec![brick("/srv/new", "healthy")],
+            files: Some(proto::Progress {
+                done: 1200,
+                total: Some(5000),
+            }),
+            bytes: Some(proto::Progress {
+                done: 3 << 20,
+                total: None,
+            }),
+            files_rate: 800.0,
+            bytes_rate: 5e6,
+            eta_s: Some(61.0),
+            pending: 7,
+            oldest_pending_s: Some(2.0),
+            crawl_left: 3,
+            ..proto::StatusReply::default()
+        }
+    }
+
+    #[test]
+    fn a_screen_says_how_far_it_is_and_what_is_in_the_way() {
+        assert_eq!(
+            overview(&healing(), false),
+            "\
+/data  healing  (process 42)
+
+  from      /srv/old
+  to        /srv/new  healthy
+  files     ━━━━━───────────────────  24 %  1,200 of 5,000
+  data      3.00 MiB, still counting
+  speed     800 files/s, 4.77 MiB/s, 1 min 01 s left
+  pending   7, the oldest for 2 s
+  errors    0
+  cut-over  not yet: 3 directories left to crawl
+"
+        );
+    }
+
+    #[test]
+    fn colour_is_only_added_never_needed() {
+        let coloured = overview(&healing(), true);
+        assert!(coloured.contains("\x1b[1;33mhealing\x1b[0m"));
+        assert!(!overview(&healing(), false).contains('\x1b'));
+    }
+
+    #[test]
+    fn a_plain_mount_has_no_numbers_of_a_pair() {
+        let plain = proto::StatusReply {
+            state: "plain".into(),
+            sinks: Vec::new(),
+            ..healing()
+        };
+        let text = overview(&plain, false);
+        assert!(
+            text.contains("/data  serving") && !text.contains("pending"),
+            "{text}"
+        );
+    }
+}

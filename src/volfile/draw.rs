@@ -1,0 +1,98 @@
+//! A stack as text, its top at the top.
+
+use super::check::{Graph, Node};
+use crate::kinds::Settings;
+
+/// Draws it, a line per volume; `mountpoint` stands above, where it is known.
+pub(crate) fn draw(graph: &Graph, mountpoint: Option<&str>) -> String {
+    let mut lines: Vec<(String, String)> = Vec::new();
+    lines.push((
+        format!("fuse {}", mountpoint.unwrap_or("MOUNTPOINT")),
+        "the mount".into(),
+    ));
+    walk(graph, graph.root, None, "", "└─ ", "   ", &mut lines);
+    let width = lines
+        .iter()
+        .map(|(left, _)| left.chars().count())
+        .max()
+        .unwrap_or(0);
+    let mut out = String::new();
+    for (left, right) in lines {
+        let pad = width - left.chars().count();
+        out.push_str(format!("{left}{:pad$}   {right}", "").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn walk(
+    graph: &Graph,
+    at: usize,
+    role: Option<&str>,
+    before: &str,
+    branch: &str,
+    below: &str,
+    lines: &mut Vec<(String, String)>,
+) {
+    let node = &graph.nodes[at];
+    let role = role.map_or_else(String::new, |role| format!("{role} "));
+    lines.push((
+        format!(
+            "{before}{branch}{role}{}  {}",
+            node.name.value, node.written
+        ),
+        about(node),
+    ));
+    let before = format!("{before}{below}");
+    let last = node.children.len().saturating_sub(1);
+    for (i, &child) in node.children.iter().enumerate() {
+        let role = match (&node.settings, i) {
+            (Settings::Replicate(_), 0) => Some("source"),
+            (Settings::Replicate(_), _) => Some("sink"),
+            _ => None,
+        };
+        let (branch, below) = if i == last {
+            ("└─ ", "   ")
+        } else {
+            ("├─ ", "│  ")
+        };
+        walk(graph, child, role, &before, branch, below, lines);
+    }
+}
+
+fn about(node: &Node) -> String {
+    match &node.settings {
+        Settings::Posix(options) => options.directory.display().to_string(),
+        Settings::PassedOver => "passed over".into(),
+        _ => node.kind.about.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volfile::{Source, Variables, load};
+
+    #[test]
+    fn the_stack_is_drawn_from_the_mount_down() {
+        let text = "[volume.old]\ntype='storage/posix'\ndirectory='/a'\n\
+            [volume.watch]\ntype='debug/trace'\nsubvolume='old'\n\
+            [volume.new]\ntype='storage/posix'\ndirectory='/b'\n\
+            [volume.pair]\ntype='cluster/replicate'\nsource='watch'\nsinks=['new']\n";
+        let source = Source {
+            name: "t".into(),
+            text: text.into(),
+        };
+        let graph = load(&source, &Variables::default()).graph.unwrap();
+        assert_eq!(
+            draw(&graph, Some("/data")),
+            "\
+fuse /data                        the mount
+└─ pair  cluster/replicate        a source, and sinks that are made equal to it
+   ├─ source watch  debug/trace   logs the operations that pass
+   │  └─ old  storage/posix       /a
+   └─ sink new  storage/posix     /b
+"
+        );
+    }
+}
