@@ -5,9 +5,11 @@ use hermitfs_api::*;
 use super::hands::{name, refused};
 
 checks! {
-    fn without_handles_they_are_refused(h) {
-        if !h.can.handles {
-            refused(h.handle(&h.file("a").inode), Errno::EOPNOTSUPP);
+    fn a_handle_is_good_while_its_object_is_held_or_there_is_none(h) {
+        let file = h.file("a").inode;
+        match h.handle(&file) {
+            Ok(handle) => assert!(Arc::ptr_eq(&h.resolve(&handle).unwrap().inode, &file)),
+            Err(errno) => assert!(errno == Errno::EOPNOTSUPP && !h.can.handles, "{errno}"),
         }
     }
 

@@ -39,7 +39,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// A volume that can everything.
+    /// A volume of which everything is expected.
     pub fn new(volume: Arc<dyn Translator>) -> Fixture {
         Fixture {
             volume,
@@ -48,7 +48,7 @@ impl Fixture {
         }
     }
 
-    /// Changes what it is expected to can.
+    /// Changes what is expected of it.
     pub fn can(mut self, change: impl FnOnce(&mut Can)) -> Fixture {
         change(&mut self.can);
         self
@@ -95,6 +95,8 @@ pub struct Can {
     pub times: (i64, i64),
     /// Bytes that one extended attribute can have.
     pub xattr_size: usize,
+    /// Bytes of a symbolic link's target (1,023 on xfs).
+    pub symlink_size: usize,
     /// Largest file.
     pub max_file: u64,
 }
@@ -118,6 +120,7 @@ impl Default for Can {
             // What ext4 with 256-byte inodes holds, the narrowest of the good ones.
             times: (-(1 << 31), (1 << 34) - (1 << 31) - 1),
             xattr_size: 1000,
+            symlink_size: 4095,
             max_file: 1 << 43,
         }
     }
@@ -178,6 +181,14 @@ mod tests {
     #[test]
     fn memory_keeps_every_promise() {
         run_all(|| Fixture::new(Arc::new(Memory::new())));
+    }
+
+    #[test]
+    fn an_open_gate_keeps_every_promise() {
+        crate::explore(crate::Bounds::default(), |chooser| {
+            let stepper = crate::Stepper::new(chooser);
+            run_all(|| Fixture::new(stepper.gate("brick", Arc::new(Memory::new()))));
+        });
     }
 
     #[test]
