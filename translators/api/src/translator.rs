@@ -92,11 +92,11 @@ macro_rules! with_operations {
             reads Locate: fn locate(cx: &Context, inode: &Arc<Inode>) -> Result<Location>;
 
             /// A directory and a name in it under which the object was last seen through this volume
-    /// (looked up, made, renamed). A hint from memory, which the caller has to check; ENOENT
-    /// when there is none: the root, what was only resolved from a handle, a name taken away.
-    reads Whence: fn whence(cx: &Context, inode: &Arc<Inode>) -> Result<(Arc<Inode>, NameBuf)>;
+            /// (looked up, made, renamed). A hint from memory, which the caller has to check; ENOENT
+            /// when there is none: the root, what was only resolved from a handle, a name taken away.
+            reads Whence: fn whence(cx: &Context, inode: &Arc<Inode>) -> Result<(Arc<Inode>, NameBuf)>;
 
-    /// stat(2); through the open file where one is given.
+            /// stat(2); through the open file where one is given.
             reads Getattr: fn getattr(cx: &Context, inode: &Arc<Inode>, file: Option<&File>) -> Result<Attr>;
 
             /// chmod, chown, truncate, utimens in one. See [`SetAttr`] for the order. As a caller who is

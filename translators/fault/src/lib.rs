@@ -80,11 +80,7 @@ impl Fault {
 macro_rules! fault {
     ($($(#[doc = $doc:literal])* $class:ident $fop:ident: fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
         #[async_trait]
-        impl Filter for Fault {
-            fn below(&self) -> &dyn Translator {
-                &*self.below
-            }
-
+        impl Translator for Fault {
             $(async fn $name(&self, $($arg: $ty),*) -> $ret {
                 if !self.control.comes(Fop::$fop) {
                     return self.below.$name($($arg),*).await;

@@ -175,11 +175,7 @@ struct Gate {
 macro_rules! gate {
     ($($(#[doc = $doc:literal])* $class:ident $fop:ident: fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
         #[async_trait]
-        impl Filter for Gate {
-            fn below(&self) -> &dyn Translator {
-                &*self.below
-            }
-
+        impl Translator for Gate {
             $(async fn $name(&self, $($arg: $ty),*) -> $ret {
                 self.stepper.pass(|| {
                     let args: Vec<String> = vec![$(brief(&$arg).to_string()),*];

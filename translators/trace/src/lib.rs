@@ -101,11 +101,7 @@ impl Display for Line<'_> {
 macro_rules! trace {
     ($($(#[doc = $doc:literal])* $class:ident $fop:ident: fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
         #[async_trait]
-        impl Filter for Trace {
-            fn below(&self) -> &dyn Translator {
-                &*self.below
-            }
-
+        impl Translator for Trace {
             $(async fn $name(&self, $($arg: $ty),*) -> $ret {
                 let tells = self.tells();
                 if !tells && !self.options.counts {

@@ -92,7 +92,7 @@ pub(crate) async fn node(volume: &dyn Translator, cx: &Context, entry: &Entry) -
         gid: attr.gid,
         size: if kind == Kind::File { attr.size } else { 0 },
         content: if kind == Kind::File {
-            content(volume, cx, inode).await?
+            content(volume, cx, inode, attr.size).await?
         } else {
             Blocks::default()
         },
@@ -129,7 +129,12 @@ async fn xattrs(
     Ok(all)
 }
 
-async fn content(volume: &dyn Translator, cx: &Context, inode: &Arc<Inode>) -> Result<Blocks> {
+async fn content(
+    volume: &dyn Translator,
+    cx: &Context,
+    inode: &Arc<Inode>,
+    size: u64,
+) -> Result<Blocks> {
     let file = volume.open(cx, inode, OpenFlags::READ).await?;
     let mut blocks = Blocks::default();
     let mut buffer = Vec::new();
@@ -142,7 +147,9 @@ async fn content(volume: &dyn Translator, cx: &Context, inode: &Arc<Inode>) -> R
             Err(error) if matches!(error.errno(), Errno::EINVAL | Errno::EOPNOTSUPP) => at,
             Err(error) => return Err(error),
         };
-        buffer.resize(if at == 0 { BLOCK } else { 256 * BLOCK }, 0);
+        // One more than there should be, so that an end behind the size is noticed.
+        let left = size.saturating_sub(at).saturating_add(1);
+        buffer.resize(left.min(256 * BLOCK as u64) as usize, 0);
         let len = volume.read(cx, &file, at, &mut buffer).await?;
         if len == 0 {
             break;
