@@ -1,8 +1,10 @@
 mod acl;
 mod content;
+mod directory;
 mod leaf;
 mod names;
 mod objects;
+mod settings;
 mod state;
 
 use std::collections::BTreeMap;
@@ -12,7 +14,7 @@ use std::sync::{Arc, Weak};
 use hermitfs_api::{Errno, Identity, Inode, Kind, Name, NameBuf, Result};
 use parking_lot::Mutex;
 
-pub use state::Settings;
+pub use settings::Settings;
 use state::State;
 
 use crate::Tree;

@@ -4,7 +4,8 @@ use hermitfs_api::{Context, Errno, Kind, Make, Name, RenameFlags, Result};
 
 use super::acl::Acl;
 use super::content::Content;
-use super::state::{APPEND, Body, Directory, IMMUTABLE, State};
+use super::directory::Directory;
+use super::state::{APPEND, Body, IMMUTABLE, State};
 
 pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
 pub(super) const DEFAULT: &[u8] = b"system.posix_acl_default";

@@ -1,70 +1,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hermitfs_api::{Attr, Context, Errno, Kind, Name, NameBuf, Result, Role, SetTime, Time};
+use hermitfs_api::{Attr, Context, Errno, Kind, Result, Role, SetTime, Time};
 
+use super::Settings;
 use super::content::{BLOCK, Content};
+use super::directory::Directory;
 
 /// `FS_IMMUTABLE_FL`
 pub(super) const IMMUTABLE: u32 = 0x10;
 /// `FS_APPEND_FL`
 pub(super) const APPEND: u32 = 0x20;
-
-/// What a [`Memory`](super::Memory) can hold and does: everything a good Linux file system can, unless a
-/// test takes something away.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Every change is EROFS, as after a remount.
-    pub read_only: bool,
-    /// Bytes of file content, counted in blocks of 4 KiB; beyond it ENOSPC.
-    pub capacity: Option<u64>,
-    /// Objects; beyond it ENOSPC.
-    pub objects: Option<u64>,
-    /// Largest file in bytes; beyond it EFBIG.
-    pub max_file: u64,
-    /// Names of one object, and sub-directories of one directory plus two; beyond it EMLINK.
-    pub max_links: u32,
-    /// Whether it has extended attributes at all (else EOPNOTSUPP).
-    pub xattrs: bool,
-    /// Bytes of names and values of one object's extended attributes; beyond it ENOSPC.
-    pub xattr_space: usize,
-    /// Inode flags that can be set (others EOPNOTSUPP); 0: it has none (ENOTTY).
-    pub flags: u32,
-    /// Whether it has fallocate (else EOPNOTSUPP).
-    pub fallocate: bool,
-    /// Whether it gives handles (else EOPNOTSUPP).
-    pub handles: bool,
-    /// Times that are set are cut down to multiples of this, in nanoseconds.
-    pub time_granularity: u32,
-    /// Times that are set are drawn into this range, in seconds.
-    pub time_range: (i64, i64),
-    /// The number of what was deleted is used again at once, with another generation. That is
-    /// what ext4 does.
-    pub reuse_numbers: bool,
-    /// The clock stands: changes get the same time, as two within one tick of a kernel do.
-    pub clock_stands: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            read_only: false,
-            capacity: None,
-            objects: None,
-            max_file: i64::MAX as u64,
-            max_links: 65_000,
-            xattrs: true,
-            xattr_space: 64 << 10,
-            flags: IMMUTABLE | APPEND | 0x8 | 0x40 | 0x80 | 0x1_0000,
-            fallocate: true,
-            handles: true,
-            time_granularity: 1,
-            time_range: (i64::MIN, i64::MAX),
-            reuse_numbers: true,
-            clock_stands: false,
-        }
-    }
-}
 
 /// An object. A clone shares its blocks with the original.
 #[derive(Clone, Debug)]
@@ -91,76 +37,6 @@ pub(super) enum Body {
     Directory(Directory),
     Symlink(Vec<u8>),
     Special,
-}
-
-/// Names with their objects, in the order of their making.
-#[derive(Clone, Debug)]
-pub(super) struct Directory {
-    /// Where this directory stands itself; the root stands in itself.
-    pub(super) parent: u64,
-    pub(super) name: Option<NameBuf>,
-    names: BTreeMap<NameBuf, (u64, u64)>,
-    order: BTreeMap<u64, NameBuf>,
-    next: u64,
-}
-
-/// Cookies of `.` and `..`; names come after them.
-const DOT: u64 = 1;
-const DOTDOT: u64 = 2;
-
-impl Directory {
-    pub(super) fn new(parent: u64, name: Option<NameBuf>) -> Directory {
-        Directory {
-            parent,
-            name,
-            names: BTreeMap::new(),
-            order: BTreeMap::new(),
-            next: DOTDOT + 1,
-        }
-    }
-
-    pub(super) fn get(&self, name: &Name) -> Option<u64> {
-        self.names.get(name).map(|&(number, _)| number)
-    }
-
-    pub(super) fn insert(&mut self, name: &Name, number: u64) {
-        self.remove(name);
-        self.names.insert(name.to_owned(), (number, self.next));
-        self.order.insert(self.next, name.to_owned());
-        self.next += 1;
-    }
-
-    /// Another object at a name that stays where it is.
-    pub(super) fn replace(&mut self, name: &Name, number: u64) {
-        if let Some(slot) = self.names.get_mut(name) {
-            slot.0 = number;
-        }
-    }
-
-    pub(super) fn remove(&mut self, name: &Name) {
-        if let Some((_, cookie)) = self.names.remove(name) {
-            self.order.remove(&cookie);
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    /// (name, number, cookie) after a position, at most `max`.
-    pub(super) fn list(&self, own: u64, from: u64, max: usize) -> Vec<(Box<[u8]>, u64, u64)> {
-        let dots: [(&[u8], u64, u64); 2] = [(b".", own, DOT), (b"..", self.parent, DOTDOT)];
-        let dots = dots
-            .into_iter()
-            .filter(|dot| dot.2 > from)
-            .map(|(n, i, c)| (n.into(), i, c));
-        let names = self.order.range(from.saturating_add(1)..);
-        dots.chain(
-            names.map(|(&cookie, name)| (name.as_bytes().into(), self.names[name].0, cookie)),
-        )
-        .take(max)
-        .collect()
-    }
 }
 
 /// A whole file system, without anybody who uses it.
