@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hermitfs_proto::admin::v1::admin_client::AdminClient;
 use hyper_util::rt::TokioIo;
@@ -51,6 +52,16 @@ impl Target {
             .build()
             .map_err(|error| Failure::other(format!("no runtime: {error}")))?;
         runtime.block_on(async { talk(self.connect().await?).await })
+    }
+
+    /// Waits until a daemon that said that it ends is gone; a few seconds at most.
+    pub(crate) async fn wait_end(&self) {
+        for _ in 0..250 {
+            if !self.slot.is_taken() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn connect(&self) -> Result<Admin> {

@@ -5,8 +5,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
@@ -82,17 +83,38 @@ impl Slot {
 
     /// Takes the place; `None` when a daemon has it.
     pub(crate) fn lock(&self) -> io::Result<Option<Lock>> {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(self.file("lock"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock { _file: file })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
+        let mut tries = 5;
+        loop {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(self.file("lock"))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // A daemon that ended between the two calls has taken the name away.
+                Ok(()) if file.metadata()?.nlink() == 0 => continue,
+                Ok(()) => return Ok(Some(Lock { _file: file })),
+                // Commands that only look hold it for a moment, too.
+                Err(rustix::io::Errno::WOULDBLOCK) if tries > 0 => {
+                    tries -= 1;
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
         }
+    }
+
+    /// Whether a daemon has the place. Leaves no trace where there never was one.
+    pub(crate) fn is_taken(&self) -> bool {
+        let Ok(file) = OpenOptions::new().write(true).open(self.file("lock")) else {
+            return false;
+        };
+        matches!(
+            flock(&file, FlockOperation::NonBlockingLockShared),
+            Err(rustix::io::Errno::WOULDBLOCK)
+        )
     }
 
     /// Writes the record, whole or not at all.
@@ -123,7 +145,7 @@ impl Slot {
                 ..self.clone()
             };
             if slot.name != self.name
-                && matches!(slot.lock(), Ok(None))
+                && slot.is_taken()
                 && let Some(record) = slot.record()
             {
                 records.push(record);
@@ -132,10 +154,9 @@ impl Slot {
         records
     }
 
-    /// Takes away what a daemon leaves here. The lock's file stays until nobody can want it:
-    /// removing a file that another process may be about to lock would let two in.
+    /// Takes away what a daemon leaves here; by the daemon alone, while it has the lock.
     pub(crate) fn clear(&self) {
-        for extension in ["sock", "json"] {
+        for extension in ["sock", "json", "lock"] {
             let _ = fs::remove_file(self.file(extension));
         }
     }
@@ -215,8 +236,10 @@ mod tests {
         };
         slot.write(&record).unwrap();
         assert_eq!(other.others(), [record]);
+        slot.clear();
         drop(lock);
         assert!(other.others().is_empty());
+        assert!(!slot.is_taken());
         assert!(slot.lock().unwrap().is_some());
     }
 

@@ -21,7 +21,7 @@ pub(crate) struct Abort {
 impl Abort {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
         let target = Target::new(global, &self.mountpoint)?;
-        let mountpoint = target.mountpoint.clone();
+        let (mountpoint, ended) = (&target.mountpoint, &target);
         target.talk(|mut admin| async move {
             let reply = admin
                 .abort(proto::AbortRequest {})
@@ -41,6 +41,7 @@ impl Abort {
                             human::name(partial)
                         ));
                     }
+                    ended.wait_end().await;
                     screen::print_error(&text);
                     Ok(())
                 }

@@ -58,7 +58,7 @@ pub(crate) fn looking(set: Vec<(String, String)>) -> Variables {
 pub(crate) fn complain_of(source: &Source, findings: &[crate::volfile::Finding]) {
     if !findings.is_empty() {
         screen::print_error(&format!(
-            "{}\n",
+            "{}\n\n",
             render(source, findings, screen::colour_on_stderr())
         ));
     }

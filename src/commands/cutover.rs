@@ -30,7 +30,7 @@ pub(crate) struct Cutover {
 impl Cutover {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
         let target = Target::new(global, &self.mountpoint)?;
-        let mountpoint = target.mountpoint.clone();
+        let (mountpoint, ended) = (&target.mountpoint, &target);
         target.talk(|mut admin| async move {
             let request = proto::CutoverRequest {
                 timeout_s: self.timeout.as_secs_f64(),
@@ -39,7 +39,8 @@ impl Cutover {
             let reply = admin.cutover(request).await.map_err(refused)?.into_inner();
             match reply.outcome {
                 Some(Outcome::Done(done)) => {
-                    report(&mountpoint, &done);
+                    ended.wait_end().await;
+                    report(mountpoint, &done);
                     Ok(())
                 }
                 Some(Outcome::Refused(refused)) => Err(not_done(

@@ -64,7 +64,7 @@ impl Migrate {
         if self.no_wait {
             return Ok(());
         }
-        target.talk(|admin| watch(admin, &target.mountpoint))
+        target.talk(|admin| watch(admin, &target.mountpoint, &old, &new))
     }
 }
 
@@ -75,9 +75,9 @@ fn real(path: &Path) -> Result<PathBuf> {
 
 /// Whether the daemon of just this migration is at work. Another one there is refused.
 fn running(target: &Target, old: &Path, new: &Path) -> Result<bool> {
-    let Ok(None) = target.slot.lock() else {
+    if !target.slot.is_taken() {
         return Ok(false);
-    };
+    }
     let Some(record) = target.slot.record() else {
         return Ok(false);
     };
@@ -106,7 +106,14 @@ fn running(target: &Target, old: &Path, new: &Path) -> Result<bool> {
 }
 
 /// Shows how it goes until it is ready, or nothing is left but errors.
-async fn watch(mut admin: Admin, mountpoint: &Path) -> Result<()> {
+async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> Result<()> {
+    let point = mountpoint.display();
+    screen::print_error(&format!(
+        "{} {} -> {}, in use at {point}\n",
+        paint("Migrating", Paint::Bold, screen::colour_on_stderr()),
+        old.display(),
+        new.display()
+    ));
     let request = proto::StatusRequest { follow: true };
     let mut stream = admin.status(request).await.map_err(refused)?.into_inner();
     let mut progress = Progress::new();
@@ -124,10 +131,8 @@ async fn watch(mut admin: Admin, mountpoint: &Path) -> Result<()> {
         if status.ready {
             progress.finish(&status);
             screen::print_error(&format!(
-                "{} Users can go on working in {}; `hermitfs cutover {}` ends the migration.\n",
+                "{} Work goes on in {point}; `hermitfs cutover {point}` ends the migration.\n",
                 paint("Ready.", Paint::Good, screen::colour_on_stderr()),
-                mountpoint.display(),
-                mountpoint.display()
             ));
             return Ok(());
         }

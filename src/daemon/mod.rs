@@ -25,6 +25,7 @@ pub(crate) fn foreground(order: Order) -> Result<()> {
 
 /// The life of a detached daemon.
 pub(crate) fn detached() -> Result<()> {
+    crate::sys::close_inherited();
     let order = detach::receive()?;
     detach::leave();
     let begun = place::log(&order)

@@ -259,7 +259,7 @@ pub(crate) fn in_use(daemon: &Daemon) -> Vec<users::Usage> {
 
 /// The refusal when a daemon serves this mount point already.
 fn served(slot: &Slot) -> Option<Failure> {
-    if !matches!(slot.lock(), Ok(None)) {
+    if !slot.is_taken() {
         return None;
     }
     let record = slot.record()?;

@@ -114,7 +114,7 @@ pub(crate) fn speed(status: &proto::StatusReply) -> Option<String> {
         human::count(status.files_rate.round() as u64),
         human::bytes(status.bytes_rate.round() as u64)
     );
-    if let Some(eta) = status.eta_s {
+    if let Some(eta) = status.eta_s.filter(|eta| !status.ready && *eta >= 1.0) {
         text.push_str(&format!(", {} left", human::time(eta)));
     }
     Some(text)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::diagnostic::Finding;
+use super::diagnostic::{Finding, closest};
 use super::document::{At, Document, Options, Syntax, Volume};
 use crate::gluster;
 use crate::kinds::{self, KINDS, Kind, Settings, Shape};
@@ -119,27 +119,14 @@ fn names<'a>(document: &'a Document, findings: &mut Vec<Finding>) -> HashMap<&'a
 
 fn part<'a>(volume: &'a Volume, syntax: Syntax, findings: &mut Vec<Finding>) -> Option<Part<'a>> {
     let written = volume.kind.as_ref()?;
-    let Some(kind) = kinds::find(&written.value, syntax) else {
-        let finding = Finding::error(
-            format!("there is no kind `{}`", written.value),
-            written.span.clone(),
-        )
-        .label("not known");
-        let finding = match gluster::why_not(&written.value) {
-            Some(why) => finding.help(why),
-            None => {
-                let known = KINDS.iter().map(|kind| kind.name);
-                let finding = finding.did_you_mean(&written.value, known.clone());
-                if finding.help.is_empty() {
-                    let known: Vec<&str> = known.collect();
-                    finding.help(format!("the kinds are: {}", known.join(", ")))
-                } else {
-                    finding
-                }
-            }
-        };
-        findings.push(finding);
-        return None;
+    let kind = match kinds::find(&written.value, syntax) {
+        Some(kind) => kind,
+        None => {
+            findings.push(unknown_kind(written));
+            // What it was meant to be is taken for the rest: its other mistakes are told as well.
+            let meant = closest(&written.value, KINDS.iter().map(|kind| kind.name))?;
+            kinds::find(meant, syntax)?
+        }
     };
     let volume_read = match syntax {
         Syntax::Toml => None,
@@ -156,6 +143,24 @@ fn part<'a>(volume: &'a Volume, syntax: Syntax, findings: &mut Vec<Finding>) -> 
         settings,
         children,
     })
+}
+
+fn unknown_kind(written: &At<String>) -> Finding {
+    let finding = Finding::error(
+        format!("there is no kind `{}`", written.value),
+        written.span.clone(),
+    )
+    .label("not known");
+    if let Some(why) = gluster::why_not(&written.value) {
+        return finding.help(why);
+    }
+    let known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    let finding = finding.did_you_mean(&written.value, known.iter().copied());
+    if finding.help.is_empty() {
+        finding.help(format!("the kinds are: {}", known.join(", ")))
+    } else {
+        finding
+    }
 }
 
 /// The options without those that have a meaning for GlusterFS alone.
@@ -467,7 +472,7 @@ mod tests {
     fn mistakes_in_all_volumes_are_told_at_once() {
         assert_eq!(
             errors(
-                "[volume.a]\ntype='storage/posiks'\n\
+                "[volume.a]\ntype='storage/posiks'\nlist=1\n\
                  [volume.b]\ntype='storage/posix'\ndirectory='/b'\nsubvolume='c'\n\
                  [volume.c]\ntype='storage/posix'\ndirectroy='/c'\n\
                  [volume.t]\ntype='debug/trace'\n\
@@ -475,6 +480,8 @@ mod tests {
             ),
             [
                 "there is no kind `storage/posiks`",
+                "`a` has no option `list`",
+                "`a` needs the option `directory`",
                 "`c` has no option `directroy`",
                 "`c` needs the option `directory`",
                 "`b` takes no subvolume",
