@@ -86,7 +86,8 @@ pub(crate) struct World {
     user_turns: Arc<Turns>,
     heal_turns: Arc<Turns>,
     user: Option<Task<()>>,
-    heal: Option<Task<()>>,
+    /// Two healers, as threads would be.
+    heals: [Option<Task<()>>; 2],
 }
 
 const ROOT: Context = Context::internal(Origin::Admin);
@@ -162,7 +163,7 @@ impl World {
             gate: Default::default(),
             rest: 0,
         });
-        let (user, heal) = (None, None);
+        let (user, heals) = (None, [None, None]);
         World {
             source,
             sink,
@@ -172,7 +173,7 @@ impl World {
             user_turns,
             heal_turns,
             user,
-            heal,
+            heals,
         }
     }
 
@@ -213,25 +214,30 @@ impl World {
         assert!(!self.has_user());
     }
 
-    /// The healer does at most so many operations at either brick; `false` when there was
+    /// The first healer does at most so many operations at either brick; `false` when there was
     /// nothing to do.
     pub(crate) fn step_heal(&mut self, turns: i64) -> bool {
+        self.step_healer(0, turns)
+    }
+
+    /// The same for either of the two.
+    pub(crate) fn step_healer(&mut self, which: usize, turns: i64) -> bool {
         self.heal_turns.give(turns);
-        if self.heal.is_none() {
+        if self.heals[which].is_none() {
             let now = self.leg.now();
             let Ok(work) = self.leg.ledger(|ledger| ledger.claim_next(now, true)) else {
                 return false;
             };
             if std::env::var_os("HERMITFS_STEPS").is_some() {
-                eprintln!("{work:?}");
+                eprintln!("{which}: {work:?}");
             }
             let healer = self.healer.clone();
-            self.heal = Some(Box::pin(async move { heal(&healer, work).await }));
+            self.heals[which] = Some(Box::pin(async move { heal(&healer, work).await }));
         }
-        if let Some(task) = &mut self.heal
+        if let Some(task) = &mut self.heals[which]
             && poll_once(task.as_mut()).is_ready()
         {
-            self.heal = None;
+            self.heals[which] = None;
         }
         true
     }
@@ -247,7 +253,9 @@ impl World {
     /// Heals to the end; panics when there is none.
     pub(crate) fn settle(&mut self) {
         for _ in 0..3000 {
-            if self.step_heal(Turns::ALL) {
+            // One may wait for what the other holds.
+            let second = self.heals[1].is_some() && self.step_healer(1, Turns::ALL);
+            if self.step_heal(Turns::ALL) || second {
                 continue;
             }
             self.sync(true);
@@ -443,8 +451,9 @@ mod random {
                 }
                 10..20 => {
                     let turns = rng.random_range(1..40);
-                    let any = world.step_heal(turns);
-                    steps.push(format!("heal {turns}: {any}"));
+                    let which = usize::from(rng.random_bool(0.4));
+                    let any = world.step_healer(which, turns);
+                    steps.push(format!("healer {which} {turns}: {any}"));
                 }
                 20..22 => {
                     let mut n = 0;

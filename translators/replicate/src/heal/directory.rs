@@ -26,6 +26,7 @@ impl Healer {
         if let Some((_, trust)) = work.tree {
             self.walk(&dir, &sink_dir, trust, &mut seen).await?;
         }
+        let mut named = Vec::new();
         for (bytes, generation) in &work.names {
             let done = match seen.get(bytes) {
                 Some(true) => Ok(()),
@@ -38,7 +39,10 @@ impl Healer {
                         .map(drop)
                 }
             };
-            self.finish_name(&dir, bytes, *generation, done)?;
+            match done {
+                Err(Setback::Sink(trouble)) => return Err(Setback::Sink(trouble)),
+                done => named.push((bytes, *generation, done)),
+            }
         }
         // A directory's own times come after its last entry.
         let attr = self
@@ -62,6 +66,10 @@ impl Healer {
             Err(Setback::Object(trouble)) => (true, Some(trouble)),
             Err(setback) => return Err(setback),
         };
+        // Only now: a name that is settled promises that the directory's times are right, too.
+        for (bytes, generation, done) in named {
+            self.finish_name(&dir, bytes, generation, done)?;
+        }
         let now = self.now();
         if let Some((generation, _)) = work.tree {
             if let Some(trouble) = trouble.clone() {
@@ -401,23 +409,23 @@ impl Healer {
                 linked => drop(linked.at_sink("link")?),
             }
         } else {
+            let mut left = None;
             if let Place::At { dir, handle, name } = &place {
-                // An image is moved only while both names are marked.
-                let known = crate::ledger::Known {
-                    oid: *dir,
-                    kind: Kind::Directory,
-                    locator: crate::record::Locator {
-                        handle: handle.clone(),
-                        whence: None,
+                // An image is moved only while both names are marked; and marked once more after
+                // it, as the times of the directory that it left have to be set again.
+                left = Some((
+                    crate::ledger::Known {
+                        oid: *dir,
+                        kind: Kind::Directory,
+                        locator: crate::record::Locator {
+                            handle: handle.clone(),
+                            whence: None,
+                        },
                     },
-                };
-                let now = self.now();
-                self.ledger(|ledger| {
-                    if !ledger.name_dirty(*dir, name) {
-                        ledger.mark_name(&known, name, now);
-                    }
-                });
+                    name.clone(),
+                ));
             }
+            self.mark_left(&left);
             let flags = self.loosened(&found.entry).await;
             let moved = self
                 .sink
@@ -434,6 +442,7 @@ impl Healer {
                 Err(error) if error.errno() == Errno::EINVAL => return Err(Setback::Later(50)),
                 moved => moved.at_sink("move")?,
             }
+            self.mark_left(&left);
             if flags {
                 self.mark_attributes(&wanted.inode).await;
             }
@@ -441,6 +450,13 @@ impl Healer {
         let here = here().await;
         self.ledger(|ledger| ledger.set_place(oid, handle, here));
         Ok(true)
+    }
+
+    fn mark_left(&self, left: &Option<(crate::ledger::Known, Bytes)>) {
+        if let Some((dir, name)) = left {
+            let now = self.now();
+            self.ledger(|ledger| ledger.mark_name(dir, name, now));
+        }
     }
 
     /// An image that has got its name by a link needs no other place.
