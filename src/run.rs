@@ -38,6 +38,14 @@ pub(crate) struct Slot {
 /// Held as long as the daemon lives; the kernel drops it with the process.
 pub(crate) struct Lock {
     _file: File,
+    path: PathBuf,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still locked: see [`Slot::lock`].
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 impl Slot {
@@ -94,7 +102,12 @@ impl Slot {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // A daemon that ended between the two calls has taken the name away.
                 Ok(()) if file.metadata()?.nlink() == 0 => continue,
-                Ok(()) => return Ok(Some(Lock { _file: file })),
+                Ok(()) => {
+                    return Ok(Some(Lock {
+                        _file: file,
+                        path: self.file("lock"),
+                    }));
+                }
                 // Commands that only look hold it for a moment, too.
                 Err(rustix::io::Errno::WOULDBLOCK) if tries > 0 => {
                     tries -= 1;
@@ -156,7 +169,7 @@ impl Slot {
 
     /// Takes away what a daemon leaves here; by the daemon alone, while it has the lock.
     pub(crate) fn clear(&self) {
-        for extension in ["sock", "json", "lock"] {
+        for extension in ["sock", "json"] {
             let _ = fs::remove_file(self.file(extension));
         }
     }
@@ -236,7 +249,6 @@ mod tests {
         };
         slot.write(&record).unwrap();
         assert_eq!(other.others(), [record]);
-        slot.clear();
         drop(lock);
         assert!(other.others().is_empty());
         assert!(!slot.is_taken());

@@ -66,10 +66,10 @@ impl Heal {
                     Reached::NotYet | Reached::Unspecified => {
                         // Why nothing moves, once for each reason.
                         if progress.reason.is_some() && progress.reason != told {
-                            let reason = progress.reason.clone().unwrap_or_default();
+                            told = progress.reason;
+                            let reason = told.as_deref().unwrap_or_default();
                             screen::print_error(&format!("waiting: {reason}\n"));
                         }
-                        told = progress.reason;
                     }
                 }
             }

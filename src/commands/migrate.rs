@@ -120,7 +120,10 @@ async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> R
     loop {
         let status = tokio::select! {
             status = stream.message() => status.map_err(refused)?,
-            _ = tokio::signal::ctrl_c() => return Err(left(mountpoint)),
+            _ = tokio::signal::ctrl_c() => {
+                progress.stop();
+                return Err(left(mountpoint));
+            }
         };
         let Some(status) = status else {
             return Err(Failure::new(
@@ -170,10 +173,10 @@ fn only_errors(status: &proto::StatusReply) -> bool {
 
 fn left(mountpoint: &Path) -> Failure {
     screen::print_error(&format!(
-        "\nNo longer watching; the migration goes on. `hermitfs status {} --watch` looks again.\n",
+        "No longer watching; the migration goes on. `hermitfs status {} --watch` looks again.\n",
         mountpoint.display()
     ));
-    Failure::silent(Code::Other)
+    Failure::silent(Code::TryAgain)
 }
 
 #[cfg(test)]

@@ -120,7 +120,12 @@ impl Serving {
             Ok((listener, mount))
         });
         let (listener, mount) = attached.inspect_err(|_| {
-            slot.clear_socket();
+            // The record of the last run says whose a dead mount is, as long as that is there.
+            if continuous {
+                slot.clear_socket()
+            } else {
+                slot.clear()
+            }
             if let Some(pair) = &volume.pair {
                 pair.stop();
             }
@@ -217,19 +222,15 @@ impl Serving {
 fn finish(daemon: &Daemon, end: End) {
     tracing::info!(?end, "ending");
     let over = daemon.ending.lock().is_ok_and(|over| *over);
+    // What is under way is answered first.
+    let mut patience = Duration::from_secs(5);
     if end == End::Signal && !over {
         match daemon.mount.detach() {
             Ok(()) => {}
             Err(MountError::Busy(_)) => {
-                for usage in in_use(daemon) {
-                    tracing::warn!(
-                        pid = usage.pid,
-                        process = usage.process,
-                        path = %usage.path.display(),
-                        "still in use: {}",
-                        usage.how
-                    );
-                }
+                tell_users(daemon);
+                // Whoever has something open finds it not connected from now on.
+                patience = Duration::from_millis(200);
                 if let Err(error) = daemon.mount.detach_lazy() {
                     tracing::error!("the mount stays: {error}");
                 }
@@ -237,8 +238,7 @@ fn finish(daemon: &Daemon, end: End) {
             Err(error) => tracing::error!("the mount stays: {error}"),
         }
     }
-    // What is under way is answered first; what is still open is not waited for.
-    daemon.mount.wait_for(Duration::from_secs(5));
+    daemon.mount.wait_for(patience);
     if let Some(pair) = &daemon.pair
         && !over
     {
@@ -246,6 +246,18 @@ fn finish(daemon: &Daemon, end: End) {
     }
     daemon.slot.clear();
     tracing::info!("ended");
+}
+
+fn tell_users(daemon: &Daemon) {
+    for usage in in_use(daemon) {
+        tracing::warn!(
+            pid = usage.pid,
+            process = usage.process,
+            path = %usage.path.display(),
+            "still in use: {}",
+            usage.how
+        );
+    }
 }
 
 /// Who uses the mount.

@@ -40,12 +40,19 @@ impl Progress {
         }
     }
 
+    /// Leaves the screen as it is, to others.
+    pub(crate) fn stop(&self) {
+        if let Progress::Terminal(bars) = self {
+            bars.finish();
+        }
+    }
+
     /// The last state, which stays on the screen.
-    pub(crate) fn finish(mut self, status: &proto::StatusReply) {
-        match &mut self {
+    pub(crate) fn finish(self, status: &proto::StatusReply) {
+        match &self {
             Progress::Terminal(bars) => {
                 bars.show(status);
-                bars.finish();
+                self.stop();
             }
             Progress::Lines { .. } => print_error(&format!("{}\n", line(status))),
         }
