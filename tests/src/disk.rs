@@ -58,6 +58,10 @@ impl Disk {
         if format == Format::Btrfs {
             arguments.push("-q");
         }
+        if matches!(format, Format::Ext3 | Format::Ext4) {
+            // Small images get smaller blocks, in which a symbolic link of 4,000 bytes has no room.
+            arguments.extend(["-b", "4096"]);
+        }
         arguments.extend(mkfs);
         let image_text = image.to_string_lossy();
         arguments.push(&image_text);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::Mode;
 use rustix::mount::UnmountFlags;
@@ -72,10 +73,8 @@ impl Lab {
 
     /// A second, read-only way to a directory by which reading leaves no trace, not even an atime.
     pub fn quiet_view(&self, directory: &Path) -> PathBuf {
-        let view = self.dir(&format!(
-            "view-of-{}",
-            directory.file_name().unwrap_or_default().display()
-        ));
+        static VIEWS: AtomicU32 = AtomicU32::new(0);
+        let view = self.dir(&format!("view-{}", VIEWS.fetch_add(1, Ordering::Relaxed)));
         let text = |path: &Path| path.to_string_lossy().into_owned();
         crate::shell::run(
             "mount",

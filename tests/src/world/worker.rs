@@ -52,6 +52,8 @@ pub struct Worker {
     held: Held,
     random: ChaCha8Rng,
     report: Report,
+    /// The mount died, and what was under way was found not done.
+    undone: bool,
 }
 
 const MOST_OBJECTS: usize = 260;
@@ -138,6 +140,7 @@ impl Worker {
             held: Held::default(),
             random,
             report: Report::default(),
+            undone: false,
         }
     }
 
@@ -157,14 +160,14 @@ impl Worker {
         worker
     }
 
-    /// Does a script and then [`run`](Worker::run)s to the end. What was under way when the
-    /// mount died is tried again.
+    /// Does a script and then [`run`](Worker::run)s to the end. What was lost under way when the
+    /// mount died is done again.
     pub fn follow(mut self, script: &[Operation]) -> Result<Report, String> {
         for operation in script {
-            let before = self.report.disconnects;
+            self.undone = false;
             let tell = |wrong| format!("{operation:?}: {wrong}");
             self.step(operation).map_err(tell)?;
-            if self.report.disconnects != before {
+            if self.undone {
                 self.step(operation).map_err(tell)?;
             }
         }
@@ -298,12 +301,11 @@ impl Worker {
             seconds,
             nanoseconds,
         } = operation
+            && self.model.find(path).is_ok()
         {
             use std::os::unix::fs::MetadataExt;
             let meta = std::fs::symlink_metadata(self.options.base.join(path))?;
-            if self.model.find(path).is_ok()
-                && (meta.mtime(), meta.mtime_nsec()) != (*seconds, *nanoseconds)
-            {
+            if (meta.mtime(), meta.mtime_nsec()) != (*seconds, *nanoseconds) {
                 return Ok(Err(format!(
                     "mtime is {}.{:09}",
                     meta.mtime(),
@@ -360,6 +362,7 @@ impl Worker {
         after.release_all();
         let found = self.patiently(observe)?;
         let Some(wrong) = before.difference(&found) else {
+            self.undone = doubt.is_some();
             self.model = before;
             return Ok(());
         };
