@@ -40,10 +40,10 @@ impl Progress {
         }
     }
 
-    /// Leaves the screen as it is, to others.
+    /// Takes the bars away: what comes next is said in words.
     pub(crate) fn stop(&self) {
         if let Progress::Terminal(bars) = self {
-            bars.finish();
+            let _ = bars.all.clear();
         }
     }
 
@@ -52,7 +52,7 @@ impl Progress {
         match &self {
             Progress::Terminal(bars) => {
                 bars.show(status);
-                self.stop();
+                bars.finish();
             }
             Progress::Lines { .. } => print_error(&format!("{}\n", line(status))),
         }
