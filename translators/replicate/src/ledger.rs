@@ -155,6 +155,8 @@ pub(crate) struct Ledger {
     troubles: BTreeMap<(Oid, Piece), Trouble>,
     waived: BTreeSet<(Oid, Piece)>,
     busy: HashSet<Oid>,
+    /// Directories that are getting their image just now.
+    placing: HashSet<Oid>,
     queue: BTreeSet<(u8, Millis, u64, Oid)>,
     queued: HashMap<Oid, (u8, Millis, u64)>,
     copied: Vec<(Oid, Piece, u64)>,
@@ -771,6 +773,33 @@ impl Ledger {
     /// Gives back a claim of [`Ledger::claim`].
     pub(crate) fn unclaim(&mut self, oid: Oid) {
         self.busy.remove(&oid);
+    }
+
+    /// Claims the making of a directory's image, so that there is never more than one. Apart from
+    /// the claim of the directory itself: who heals what is in it may have to make its image.
+    pub(crate) fn claim_place(&mut self, oid: Oid) -> bool {
+        self.placing.insert(oid)
+    }
+
+    /// Gives that back.
+    pub(crate) fn unclaim_place(&mut self, oid: Oid) {
+        self.placing.remove(&oid);
+    }
+
+    /// What [`Ledger::name_stands`] compares with.
+    pub(crate) fn name_seen(&self, dir: Oid, name: &Bytes) -> (u64, Option<u64>) {
+        (
+            self.epoch,
+            self.generation_of(dir, &Piece::Name(name.clone())),
+        )
+    }
+
+    /// Whether no user has begun to change this name since it was seen: then what was looked up
+    /// in between still holds.
+    pub(crate) fn name_stands(&self, dir: Oid, name: &Bytes, seen: (u64, Option<u64>)) -> bool {
+        let now = self.name_seen(dir, name);
+        // A generation is never used twice; a mark that came and went takes an epoch.
+        now.1 == seen.1 && (seen.1.is_some() || now.0 == seen.0)
     }
 
     /// The body's open piece of a claimed object, if there is one that is not in flight.

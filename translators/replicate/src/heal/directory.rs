@@ -34,9 +34,7 @@ impl Healer {
                 Some(false) => continue,
                 None => {
                     let name = name_of(bytes).at_source("look up")?;
-                    self.name(&dir, &sink_dir, &name, None, false)
-                        .await
-                        .map(drop)
+                    self.name(&dir, &sink_dir, &name, None, false).await
                 }
             };
             match done {
@@ -146,13 +144,7 @@ impl Healer {
         let done = self.name(dir, sink_dir, &name, Some(trust), absent).await;
         let now = self.now();
         match done {
-            Ok(image) => {
-                // It may have left this name while it was healed: then this is where it stands.
-                if let Some(image) = image
-                    && self.ledger(|ledger| ledger.name_dirty(oid, &bytes))
-                {
-                    self.note_stand(dir, &bytes, image).await;
-                }
+            Ok(()) => {
                 seen.insert(bytes, true);
             }
             Err(Setback::Sink(trouble)) => return Err(Setback::Sink(trouble)),
@@ -172,21 +164,20 @@ impl Healer {
         Ok(())
     }
 
-    async fn note_stand(&self, dir: &Arc<Inode>, name: &Bytes, image: (Oid, Arc<Inode>)) {
-        let (oid, object) = image;
-        let handle = handle_of(&*self.source, &object).await;
-        let dir_handle = handle_of(&*self.source, dir).await;
-        let slot = Oid::from(dir.identity());
+    async fn note_stand(&self, slot: &Slot<'_>, wanted: &Entry) -> Step<()> {
+        let oid = Oid::from(wanted.inode.identity());
+        let handle = handle_of(&*self.source, &wanted.inode).await;
+        let place = Place::At {
+            dir: Oid::from(slot.dir.identity()),
+            handle: handle_of(&*self.source, slot.dir).await,
+            name: slot.name.as_bytes().into(),
+        };
         self.ledger(|ledger| {
             if ledger.place_of(oid).is_none() && ledger.image(oid).is_none() {
-                let place = Place::At {
-                    dir: slot,
-                    handle: dir_handle,
-                    name: name.clone(),
-                };
                 ledger.set_place(oid, handle, place);
             }
         });
+        Ok(())
     }
 
     fn finish_name(
@@ -223,12 +214,13 @@ impl Healer {
         name: &Name,
         under: Option<Trust>,
         absent: bool,
-    ) -> Step<Option<(Oid, Arc<Inode>)>> {
+    ) -> Step<()> {
         let slot = Oid::from(dir.identity());
         if self.ledger(|ledger| ledger.name_in_flight(slot, name.as_bytes())) {
             return Err(Setback::Later(10));
         }
-        let epoch = self.ledger(|ledger| ledger.epoch());
+        let bytes: Bytes = name.as_bytes().into();
+        let seen = self.ledger(|ledger| ledger.name_seen(slot, &bytes));
         let wanted = look(&*self.source, dir, name).await.at_source("look up")?;
         let there = match absent {
             true => None,
@@ -243,32 +235,53 @@ impl Healer {
                     }
                 }),
             }
-            return Ok(None);
+            return Ok(());
         };
         let oid = Oid::from(wanted.inode.identity());
         // A marked name proves nothing, also when it is met by a walk.
         let under =
             under.filter(|_| !self.ledger(|ledger| ledger.name_dirty(slot, name.as_bytes())));
+        let at = slot;
         let slot = Slot {
             dir,
             sink_dir,
             name,
             there,
-            epoch,
+            epoch: seen.0,
         };
-        if wanted.inode.kind() == Kind::Directory {
-            self.child(&slot, &wanted, under).await?;
-        } else {
-            // Two names of one object may be met at once.
-            if !self.ledger(|ledger| ledger.claim(oid)) {
-                return Err(Setback::Later(10));
-            }
-            let done = self.leaf(&slot, &wanted, under).await;
-            let now = self.now();
-            self.ledger(|ledger| ledger.release(oid, now));
-            done?;
+        let is_dir = wanted.inode.kind() == Kind::Directory;
+        // One image is made at a time: two names of one object may be met at once, and a
+        // directory under its old name and its new one.
+        let (claimed, stands) = self.ledger(|ledger| {
+            let claimed = match is_dir {
+                true => ledger.claim_place(oid),
+                false => ledger.claim(oid),
+            };
+            (claimed, ledger.name_stands(at, &bytes, seen))
+        });
+        if !claimed {
+            return Err(Setback::Later(10));
         }
-        Ok(Some((oid, wanted.inode)))
+        let mut done = match (stands, is_dir) {
+            (false, _) => Err(Setback::Later(1)),
+            (true, true) => self.child(&slot, &wanted, under).await,
+            (true, false) => self.leaf(&slot, &wanted, under).await,
+        };
+        // It may have left this name while it was healed: then this is where it stands. And of a
+        // marked directory this is so in any case.
+        if done.is_ok()
+            && (under.is_some() || is_dir)
+            && self.ledger(|ledger| ledger.name_dirty(at, &bytes))
+        {
+            done = self.note_stand(&slot, &wanted).await;
+        }
+        let now = self.now();
+        self.ledger(|ledger| match is_dir {
+            true => ledger.unclaim_place(oid),
+            false => ledger.release(oid, now),
+        });
+        done?;
+        Ok(())
     }
 
     async fn child(&self, slot: &Slot<'_>, wanted: &Entry, under: Option<Trust>) -> Step<()> {
@@ -292,7 +305,6 @@ impl Healer {
                 // A directory has no content of its own: what stands there will do, when all in
                 // it is looked at. Under an unseen one we made it ourselves, or adopt it.
                 self.ensure(&known, Some(under.unwrap_or(Trust::NOTHING)));
-                self.note_marked(slot, wanted, under).await;
                 return Ok(());
             }
             self.take_away(slot.dir, slot.sink_dir, slot.name, entry, Some(oid))
@@ -314,17 +326,7 @@ impl Healer {
         self.ledger(|ledger| ledger.unplace(oid));
         // All that it has is new here; what a kill leaves half done was made by us.
         self.plant(&known, Some(Trust::ALL));
-        self.note_marked(slot, wanted, under).await;
         Ok(())
-    }
-
-    /// While its name is marked, this says that what stands there now is its image.
-    async fn note_marked(&self, slot: &Slot<'_>, wanted: &Entry, under: Option<Trust>) {
-        if under.is_none() {
-            let image = (Oid::from(wanted.inode.identity()), wanted.inode.clone());
-            self.note_stand(slot.dir, &slot.name.as_bytes().into(), image)
-                .await;
-        }
     }
 
     fn ensure(&self, known: &crate::ledger::Known, trust: Option<Trust>) {

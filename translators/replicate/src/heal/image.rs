@@ -54,6 +54,14 @@ impl Healer {
                 if !self.ledger(|ledger| ledger.claim(above)) {
                     return Err(Setback::Later(10));
                 }
+                // What is changed in a directory of the sink has a mark there.
+                let known = self.known(&here).await;
+                let now = self.now();
+                self.ledger(|ledger| {
+                    if !ledger.name_dirty(above, name.as_bytes()) {
+                        ledger.mark_name(&known, &name.as_bytes().into(), now);
+                    }
+                });
                 let done = Box::pin(self.name(&here, &image, name, None, false)).await;
                 self.ledger(|ledger| ledger.unclaim(above));
                 done?;
