@@ -53,11 +53,14 @@ impl MountInfo {
     }
 }
 
-/// Whether what is mounted here has lost its server. Asked by statfs(2), which always goes to the
-/// server: attributes may live on in the kernel's cache for long after it.
+/// Whether what is mounted here has lost its server. Waits for the answer of one that lives.
 pub fn is_dead(path: &Path) -> bool {
+    // Attributes may still be answered from the kernel's memory; this never is.
     let error = rustix::fs::statfs(path).err();
-    error.is_some_and(|error| matches!(error.raw_os_error(), libc::ENOTCONN | libc::ECONNABORTED))
+    matches!(
+        error,
+        Some(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)
+    )
 }
 
 /// Holds a place without opening what is there.

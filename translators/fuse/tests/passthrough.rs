@@ -1,0 +1,181 @@
+//! Modes of open files, as the real kernel takes them.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+
+use common::{Lender, Mounted, errno};
+use hermitfs_api::Errno;
+use hermitfs_fuse::Op;
+
+#[test]
+fn reads_bypass_the_door_and_see_every_write_at_once() {
+    let (lender, seen) = Lender::new();
+    let mounted = Mounted::new(lender);
+    let mut writer = File::create(mounted.at("file")).unwrap();
+    writer.write_all(b"one").unwrap();
+    let mut reader = File::open(mounted.at("file")).unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    writer.write_all(b" two").unwrap();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "one two");
+    assert_eq!(fs::metadata(mounted.at("file")).unwrap().len(), 7);
+    assert_eq!(mounted.requests(Op::Read), 0, "no read came here");
+    assert_eq!(mounted.requests(Op::Write), 2, "each write did");
+    assert_eq!(mounted.mount.statistics().bypassing, 2);
+    assert_eq!(seen.lent_to_write.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn appenders_and_writers_agree_on_the_size() {
+    let (lender, _) = Lender::new();
+    let mounted = Mounted::new(lender);
+    let path = mounted.at("log");
+    fs::write(&path, "").unwrap();
+    let _reader = File::open(&path).unwrap();
+    let append = || File::options().append(true).open(&path).unwrap();
+    let (mut a, mut b) = (append(), append());
+    let writer = File::options().write(true).open(&path).unwrap();
+    for n in 0..50u64 {
+        a.write_all(b"aa").unwrap();
+        b.write_all(b"bb").unwrap();
+        writer.write_at(b"cc", (n + 1) * 6 - 2).unwrap();
+    }
+    assert_eq!(fs::metadata(&path).unwrap().len(), 300);
+    assert_eq!(fs::read(&path).unwrap(), b"aabbcc".repeat(50));
+    writer.set_len(3).unwrap();
+    a.write_all(b"!").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"aab!");
+}
+
+#[test]
+fn read_write_first_is_cached_and_asks_for_nothing() {
+    let (lender, seen) = Lender::new();
+    let mounted = Mounted::new(lender);
+    fs::write(mounted.at("db"), "old content").unwrap();
+    seen.lent_to_read.store(0, Ordering::SeqCst);
+    let both = File::options()
+        .read(true)
+        .write(true)
+        .open(mounted.at("db"))
+        .unwrap();
+    let reader = File::open(mounted.at("db")).unwrap();
+    both.write_at(b"new", 0).unwrap();
+    let mut text = [0; 11];
+    reader.read_exact_at(&mut text, 0).unwrap();
+    assert_eq!(&text, b"new content");
+    assert_eq!(seen.lent_to_read.load(Ordering::SeqCst), 0);
+    assert_eq!(mounted.mount.statistics().bypassing, 0);
+}
+
+#[test]
+fn read_write_beside_a_reader_is_told_to_the_volume_first() {
+    let (lender, seen) = Lender::new();
+    let mounted = Mounted::new(lender);
+    fs::write(mounted.at("db"), "old").unwrap();
+    let reader = File::open(mounted.at("db")).unwrap();
+    let mut both = File::options()
+        .read(true)
+        .write(true)
+        .open(mounted.at("db"))
+        .unwrap();
+    assert_eq!(seen.lent_to_write.load(Ordering::SeqCst), 1);
+    both.write_all(b"new").unwrap();
+    both.seek(SeekFrom::Start(0)).unwrap();
+    let (mut a, mut b) = (String::new(), [0; 3]);
+    both.read_to_string(&mut a).unwrap();
+    reader.read_exact_at(&mut b, 0).unwrap();
+    assert_eq!((&*a, &b), ("new", b"new"));
+    drop((reader, both));
+
+    // A mapping may have outlived both: cached again only when the brick is quiet.
+    seen.noisy.store(true, Ordering::SeqCst);
+    let both = || {
+        File::options()
+            .read(true)
+            .write(true)
+            .open(mounted.at("db"))
+            .unwrap()
+    };
+    drop(both());
+    assert_eq!(seen.lent_to_write.load(Ordering::SeqCst), 2);
+    seen.noisy.store(false, Ordering::SeqCst);
+    let quiet = both();
+    assert_eq!(seen.lent_to_write.load(Ordering::SeqCst), 2);
+    let mut now = [0; 3];
+    quiet.read_exact_at(&mut now, 0).unwrap();
+    assert_eq!(&now, b"new");
+}
+
+#[test]
+fn a_volume_that_lends_for_reading_alone_is_not_asked_again() {
+    let (lender, seen) = Lender::new();
+    seen.refuse_to_write.store(true, Ordering::SeqCst);
+    let mounted = Mounted::new(lender);
+    fs::write(mounted.at("db"), "old").unwrap();
+    let reader = File::open(mounted.at("db")).unwrap();
+    let both = || {
+        File::options()
+            .read(true)
+            .write(true)
+            .open(mounted.at("db"))
+    };
+    assert_eq!(errno(both()), Errno::EBUSY);
+    drop(reader);
+    let _reader = File::open(mounted.at("db")).unwrap();
+    both().unwrap().write_at(b"new", 0).unwrap();
+    assert_eq!(fs::read(mounted.at("db")).unwrap(), b"new");
+}
+
+#[test]
+fn passthrough_can_be_switched_off() {
+    let (lender, seen) = Lender::new();
+    let mounted = Mounted::with(lender, "passthrough=off");
+    fs::write(mounted.at("file"), "content").unwrap();
+    assert_eq!(fs::read(mounted.at("file")).unwrap(), b"content");
+    assert_eq!(seen.lent_to_read.load(Ordering::SeqCst), 0);
+
+    let (lender, seen) = Lender::new();
+    let mounted = Mounted::new(lender);
+    mounted.mount.set_passthrough(false);
+    fs::write(mounted.at("file"), "content").unwrap();
+    assert_eq!(fs::read(mounted.at("file")).unwrap(), b"content");
+    assert_eq!(seen.lent_to_read.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn no_open_fails_however_many_race() {
+    let (lender, _) = Lender::new();
+    let mounted = Mounted::new(lender);
+    let path = mounted.at("file");
+    fs::write(&path, [7; 100]).unwrap();
+    std::thread::scope(|scope| {
+        for way in 0..6 {
+            let path = &path;
+            scope.spawn(move || {
+                for n in 0..1500u64 {
+                    let mut options = File::options();
+                    match way % 3 {
+                        0 => options.read(true),
+                        1 => options.write(true),
+                        _ => options.read(true).write(true),
+                    };
+                    let file = options.open(path).unwrap();
+                    if way % 3 != 1 {
+                        let mut byte = [0];
+                        file.read_exact_at(&mut byte, n % 100).unwrap();
+                        assert_eq!(byte, [7]);
+                    }
+                    if way % 3 != 0 {
+                        file.write_all_at(&[7], n % 100).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read(&path).unwrap(), [7; 100]);
+}
