@@ -13,6 +13,10 @@ use common::Mounted;
 use hermitfs_fuse::{Mount, MountError, MountInfo, Options, Placement, is_dead};
 use hermitfs_testkit::Memory;
 
+#[allow(
+    clippy::unwrap_used,
+    reason = "what cannot be done fails the test where it stands"
+)]
 fn prepared() -> Mount {
     Mount::prepare(Arc::new(Memory::new()), Options::default()).unwrap()
 }
