@@ -141,7 +141,7 @@ fn a_slow_disk_stalls_only_those_who_wait_for_it() {
             scope.spawn(move || file.sync_all().unwrap());
         }
         until("all fsyncs are there", || {
-            mounted.mount.statistics().in_flight == 20
+            mounted.mount.statistics().in_flight >= 20
         });
         for n in 0..100 {
             assert_eq!(
@@ -149,7 +149,10 @@ fn a_slow_disk_stalls_only_those_who_wait_for_it() {
                 Errno::ENOENT
             );
         }
-        assert_eq!(mounted.mount.statistics().in_flight, 20, "they still wait");
+        assert!(
+            mounted.mount.statistics().in_flight >= 20,
+            "they still wait"
+        );
         drop(fast);
     });
 }
