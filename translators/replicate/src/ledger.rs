@@ -157,6 +157,10 @@ pub(crate) struct Ledger {
     busy: HashSet<Oid>,
     /// Directories that are getting their image just now.
     placing: HashSet<Oid>,
+    /// Directories of the sink that somebody works in, and for which directory of the source.
+    in_use: HashMap<Oid, Oid>,
+    /// Operations that users have begun.
+    begun: u64,
     queue: BTreeSet<(u8, Millis, u64, Oid)>,
     queued: HashMap<Oid, (u8, Millis, u64)>,
     copied: Vec<(Oid, Piece, u64)>,
@@ -206,6 +210,7 @@ impl Ledger {
             missing.dedup();
             return Err(missing);
         }
+        self.begun += 1;
         // Before the touches: they make the names dirty that are asked about here.
         for departure in departures {
             self.depart(departure, now);
@@ -784,6 +789,29 @@ impl Ledger {
     /// Gives that back.
     pub(crate) fn unclaim_place(&mut self, oid: Oid) {
         self.placing.remove(&oid);
+    }
+
+    /// Somebody works in this directory of the sink, as the image of that one of the source: until
+    /// [`Ledger::leave`] it becomes nobody else's image. `false` when it is another's just now.
+    pub(crate) fn enter(&mut self, sink: Oid, owner: Oid) -> bool {
+        *self.in_use.entry(sink).or_insert(owner) == owner
+    }
+
+    /// The work there is done.
+    pub(crate) fn leave(&mut self, sink: Oid, owner: Oid) {
+        if self.in_use.get(&sink) == Some(&owner) {
+            self.in_use.remove(&sink);
+        }
+    }
+
+    /// Whether somebody works there for another directory than this one.
+    pub(crate) fn in_use_by_other(&self, sink: Oid, owner: Oid) -> bool {
+        self.in_use.get(&sink).is_some_and(|user| *user != owner)
+    }
+
+    /// How many operations users have begun so far.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun
     }
 
     /// What [`Ledger::name_stands`] compares with.

@@ -20,11 +20,35 @@ impl Healer {
             return Ok(());
         };
         let dir = dir.inode;
+        let begun = self.ledger(|ledger| ledger.begun());
         let sink_dir = self.settle_path(&dir).await?;
-        self.loosen_inode(&sink_dir).await;
+        let image = Oid::from(sink_dir.identity());
+        if !self.ledger(|ledger| ledger.enter(image, work.oid)) {
+            return Err(Setback::Later(10));
+        }
+        let done = self.pass(work, &dir, &sink_dir, begun).await;
+        self.ledger(|ledger| ledger.leave(image, work.oid));
+        done
+    }
+
+    /// One pass over a directory in whose image nobody else works.
+    async fn pass(
+        &self,
+        work: &Work,
+        dir: &Arc<Inode>,
+        sink_dir: &Arc<Inode>,
+        begun: u64,
+    ) -> Step<()> {
+        // Before we entered it may have become another's image: then this one is elsewhere now.
+        if self.ledger(|ledger| ledger.begun()) != begun
+            && self.settle_path(dir).await?.identity() != sink_dir.identity()
+        {
+            return Err(Setback::Later(5));
+        }
+        self.loosen_inode(sink_dir).await;
         let mut seen = HashMap::new();
         if let Some((_, trust)) = work.tree {
-            self.walk(&dir, &sink_dir, trust, &mut seen).await?;
+            self.walk(dir, sink_dir, trust, &mut seen).await?;
         }
         let mut named = Vec::new();
         for (bytes, generation) in &work.names {
@@ -34,7 +58,7 @@ impl Healer {
                 Some(false) => continue,
                 None => {
                     let name = name_of(bytes).at_source("look up")?;
-                    self.name(&dir, &sink_dir, &name, None, false).await
+                    self.name(dir, sink_dir, &name, None, false).await
                 }
             };
             match done {
@@ -45,12 +69,12 @@ impl Healer {
         // A directory's own times come after its last entry.
         let attr = self
             .source
-            .getattr(&HEAL, &dir, None)
+            .getattr(&HEAL, dir, None)
             .await
             .at_source("read attributes")?;
         let there = self
             .sink
-            .getattr(&HEAL, &sink_dir, None)
+            .getattr(&HEAL, sink_dir, None)
             .await
             .at_sink("read attributes")?;
         let before = if work.tree.is_some() {
@@ -58,7 +82,7 @@ impl Healer {
         } else {
             Image::Old(&there)
         };
-        let body = self.meta(&dir, &attr, &sink_dir, None, before).await;
+        let body = self.meta(dir, &attr, sink_dir, None, before).await;
         let (healed, trouble) = match body {
             Ok(()) => (true, None),
             Err(Setback::Object(trouble)) => (true, Some(trouble)),
@@ -66,12 +90,12 @@ impl Healer {
         };
         // Only now: a name that is settled promises that the directory's times are right, too.
         for (bytes, generation, done) in named {
-            self.finish_name(&dir, bytes, generation, done)?;
+            self.finish_name(dir, bytes, generation, done)?;
         }
         let now = self.now();
         if let Some((generation, _)) = work.tree {
             if let Some(trouble) = trouble.clone() {
-                let known = self.known(&dir).await;
+                let known = self.known(dir).await;
                 self.ledger(|ledger| {
                     ledger.mark_body(&known, None, now);
                     if let Some(body) = ledger.body_work(work.oid) {
@@ -302,6 +326,10 @@ impl Healer {
                 return Ok(());
             }
             if is_dir && claimant.is_none() && place.is_none() {
+                let stands = Oid::from(entry.inode.identity());
+                if self.ledger(|ledger| ledger.in_use_by_other(stands, oid)) {
+                    return Err(Setback::Later(10));
+                }
                 // A directory has no content of its own: what stands there will do, when all in
                 // it is looked at. Under an unseen one we made it ourselves, or adopt it.
                 self.ensure(&known, Some(under.unwrap_or(Trust::NOTHING)));
