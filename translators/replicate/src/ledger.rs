@@ -846,11 +846,6 @@ impl Ledger {
         })
     }
 
-    /// Counts the cuts: while it stands no mark has been dropped.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
     /// Whether nobody has begun to change this object since `epoch` was read.
     pub(crate) fn untouched(&self, oid: Oid, epoch: u64) -> bool {
         self.epoch == epoch && !self.marks.contains_key(&oid)
