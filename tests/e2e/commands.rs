@@ -118,7 +118,7 @@ fn migrate_returns_when_it_is_ready_and_the_mount_serves_on() {
     assert!(status.is("ready"), "{}", status.0);
     // The same command again finds it running, and knows its process.
     migration.start();
-    assert_eq!(migration.pid(), status.pid());
+    assert_eq!(migration.daemon().pid(), status.pid());
     fs::write(migration.join("more"), b"later").unwrap();
     migration.command("heal", &["--wait"]).expect(exit::OK);
     assert_eq!(fs::read(new.join("more")).unwrap(), b"later");

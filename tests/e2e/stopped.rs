@@ -214,7 +214,7 @@ fn one_run(lab: &Lab, disks: &[Disk; 2], volfile: &Path, name: &str, rules: [&st
         mount.use_volfile(volfile, &set.each_ref().map(String::as_str));
     };
     arm(&mut mount, rules);
-    let mut stopped = mount.try_start().code != exit::OK || !mount.is_alive();
+    let mut stopped = mount.try_start(&[]).code != exit::OK || !mount.is_alive();
     arm(&mut mount, [NEVER, NEVER]);
     if stopped {
         mount.start();

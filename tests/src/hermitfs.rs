@@ -2,12 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 /// Exit codes of the contract.
@@ -188,14 +186,25 @@ pub struct Status(pub Value);
 impl Status {
     /// Asks the daemon; `None` when none answers.
     pub fn of(state_dir: &Path, mount: &Path) -> Option<Status> {
+        Status::ask(state_dir, mount).ok()
+    }
+
+    /// Asks the daemon; fails the test, with what the daemons logged, when none answers.
+    #[track_caller]
+    pub fn expect(state_dir: &Path, mount: &Path) -> Status {
+        Status::ask(state_dir, mount)
+            .unwrap_or_else(|outcome| panic!("{outcome:?}\n{}", logs(state_dir)))
+    }
+
+    fn ask(state_dir: &Path, mount: &Path) -> Result<Status, Box<Outcome>> {
         let arguments: [OsString; 3] = ["status".into(), mount.into(), "--json".into()];
         let outcome = run(command(state_dir).args(arguments), Duration::from_secs(20));
         if outcome.code != exit::OK {
-            return None;
+            return Err(Box::new(outcome));
         }
         let value = serde_json::from_str(&outcome.stdout)
             .unwrap_or_else(|error| panic!("status is no JSON ({error}): {}", outcome.stdout));
-        Some(Status(value))
+        Ok(Status(value))
     }
 
     /// A number of the top level, 0 when it is null.
@@ -222,40 +231,22 @@ impl Status {
     }
 }
 
-/// Whether this process is a hermitfs: nothing else is ever sent a signal.
-pub(crate) fn is_daemon(pid: i32) -> bool {
-    let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    let exe = exe.to_string_lossy();
-    let exe = exe.strip_suffix(" (deleted)").unwrap_or(&exe);
-    pid > 1 && Path::new(exe).file_name() == binary().file_name() && !is_zombie(pid)
-}
-
-fn is_zombie(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| rest.trim_start().starts_with('Z'))
-}
-
-/// Sends a signal to a daemon whose pid its own status told.
-pub fn signal_daemon(pid: i32, signal: Signal) {
-    assert!(is_daemon(pid), "process {pid} is no hermitfs");
-    let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), signal);
-}
-
-/// SIGTERM, and after a while SIGKILL; returns when the process is gone.
-pub(crate) fn end_daemon(pid: i32) {
-    for (signal, tries) in [(Signal::TERM, 100), (Signal::KILL, 200)] {
-        if !is_daemon(pid) {
-            return;
-        }
-        signal_daemon(pid, signal);
-        for _ in 0..tries {
-            if !is_daemon(pid) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+/// The last lines of all daemons' logs.
+pub fn logs(state_dir: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(state_dir.join("log"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let log = fs::read_to_string(entry.path()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(30)..];
+        text.push_str(&format!(
+            "{}:\n  {}\n",
+            entry.path().display(),
+            last.join("\n  ")
+        ));
     }
-    let _ = writeln!(std::io::stderr(), "process {pid} does not end");
+    text
 }

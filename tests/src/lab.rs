@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::Mode;
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
+use crate::daemon::Daemon;
 use crate::disk::{Disk, Format};
 use crate::migration::Migration;
 use crate::mounted::Mounted;
@@ -16,7 +17,7 @@ use crate::mounted::Mounted;
 /// Everything that a test has made, taken away when it ends, also by a panic.
 pub struct Lab {
     dir: TempDir,
-    daemons: Mutex<Vec<i32>>,
+    daemons: Mutex<Vec<Arc<Daemon>>>,
 }
 
 impl Lab {
@@ -99,15 +100,19 @@ impl Lab {
     }
 
     /// Remembers a daemon, by the pid that its own status told, to be ended with this lab.
-    pub(crate) fn remember_daemon(&self, pid: i32) {
-        self.daemons.lock().unwrap().push(pid);
+    pub(crate) fn remember_daemon(&self, pid: i32) -> Option<Arc<Daemon>> {
+        let daemon = Arc::new(Daemon::of(pid)?);
+        self.daemons.lock().unwrap().push(daemon.clone());
+        Some(daemon)
     }
 
-    fn daemons(&self) -> Vec<i32> {
-        self.daemons
+    fn alive(&self) -> Vec<Arc<Daemon>> {
+        let all = self
+            .daemons
             .lock()
             .map(|daemons| daemons.clone())
-            .unwrap_or_default()
+            .unwrap_or_default();
+        all.into_iter().filter(|daemon| daemon.is_alive()).collect()
     }
 
     /// What was made here and is still there: mounts, loop devices, daemons.
@@ -128,13 +133,10 @@ impl Lab {
                 ));
             }
         }
-        let ours = |pid: &i32| crate::hermitfs::is_daemon(*pid);
         left.extend(
-            self.daemons()
+            self.alive()
                 .iter()
-                .copied()
-                .filter(|pid| ours(pid))
-                .map(|pid| format!("daemon {pid}")),
+                .map(|daemon| format!("daemon {}", daemon.pid())),
         );
         left
     }
@@ -155,14 +157,7 @@ fn mounts_below(directory: &Path) -> Vec<PathBuf> {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for pid in self
-            .daemons()
-            .iter()
-            .copied()
-            .filter(|pid| crate::hermitfs::is_daemon(*pid))
-        {
-            crate::hermitfs::end_daemon(pid);
-        }
+        self.alive().iter().for_each(|daemon| daemon.end());
         for point in mounts_below(self.dir.path()) {
             let _ = rustix::mount::unmount(&point, UnmountFlags::DETACH);
         }

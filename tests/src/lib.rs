@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod crew;
+pub mod daemon;
 pub mod disk;
 pub mod hermitfs;
 pub mod lab;

@@ -1,14 +1,15 @@
-//! A volfile mounted by `hermitfs mount`.
+//! A mount of hermitfs' with its daemon: started, asked, killed, ended.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::hermitfs::{Outcome, Status, command, exit, hermitfs, is_daemon, run, signal_daemon};
+use crate::daemon::Daemon;
+use crate::hermitfs::{Outcome, Status, command, exit, hermitfs, run};
 use crate::lab::Lab;
-use crate::wait::until;
 
 /// A mount with its daemon.
 pub struct Mounted<'lab> {
@@ -16,7 +17,7 @@ pub struct Mounted<'lab> {
     state: PathBuf,
     path: PathBuf,
     arguments: Vec<OsString>,
-    pid: i32,
+    daemon: Option<Arc<Daemon>>,
 }
 
 impl<'lab> Mounted<'lab> {
@@ -35,7 +36,7 @@ impl<'lab> Mounted<'lab> {
             state: lab.dir("state"),
             path: lab.dir(name),
             arguments: Vec::new(),
-            pid: 0,
+            daemon: None,
         }
     }
 
@@ -49,22 +50,26 @@ impl<'lab> Mounted<'lab> {
         self.arguments = arguments;
     }
 
-    /// Mounts (again) and learns the daemon's pid.
-    pub fn start(&mut self) {
-        self.try_start().expect(exit::OK);
+    /// The command line of the next start.
+    pub(crate) fn use_arguments(&mut self, arguments: Vec<OsString>) {
+        self.arguments = arguments;
     }
 
-    /// The same, when it may fail.
-    pub fn try_start(&mut self) -> Outcome {
+    /// Mounts, or goes on after a kill.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.try_start(&[]).expect(exit::OK);
+    }
+
+    /// The same, when it may fail; with more arguments.
+    pub fn try_start(&mut self, more: &[&str]) -> Outcome {
         let outcome = run(
-            command(&self.state).args(&self.arguments),
+            command(&self.state).args(&self.arguments).args(more),
             Duration::from_secs(60),
         );
-        if outcome.code == exit::OK
-            && let Some(status) = Status::of(&self.state, &self.path)
-        {
-            self.pid = status.pid();
-            self.lab.remember_daemon(self.pid);
+        if outcome.code == exit::OK {
+            self.daemon = Status::of(&self.state, &self.path)
+                .and_then(|status| self.lab.remember_daemon(status.pid()));
         }
         outcome
     }
@@ -79,39 +84,46 @@ impl<'lab> Mounted<'lab> {
         self.path.join(path)
     }
 
+    /// Where state is.
+    pub fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
     /// What the daemon says of itself.
+    #[track_caller]
     pub fn status(&self) -> Status {
-        Status::of(&self.state, &self.path)
-            .unwrap_or_else(|| panic!("no daemon answers for {}", self.path.display()))
+        Status::expect(&self.state, &self.path)
     }
 
-    /// The daemon.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// SIGKILL; returns when the process is gone. The dead mount stays.
-    pub fn kill(&self) {
-        signal_daemon(self.pid, Signal::KILL);
-        self.wait_gone();
+    /// The daemon that was started last.
+    #[track_caller]
+    pub fn daemon(&self) -> &Daemon {
+        self.daemon.as_deref().unwrap_or_else(|| {
+            panic!(
+                "no daemon was seen for {}\n{}",
+                self.path.display(),
+                crate::hermitfs::logs(&self.state)
+            )
+        })
     }
 
     /// Whether the daemon that was started last is there.
     pub fn is_alive(&self) -> bool {
-        is_daemon(self.pid)
+        self.daemon.as_ref().is_some_and(|daemon| daemon.is_alive())
     }
 
-    /// Waits for a daemon that ends by itself.
-    pub fn wait_gone(&self) {
-        until(Duration::from_secs(30), "the daemon's end", || {
-            (!is_daemon(self.pid)).then_some(())
-        });
+    /// SIGKILL; returns when the process is gone. The dead mount stays.
+    #[track_caller]
+    pub fn kill(&self) {
+        self.daemon().signal(Signal::KILL);
+        self.daemon().wait_end(Duration::from_secs(30));
     }
 
     /// SIGTERM: a clean end, which takes the mount along.
+    #[track_caller]
     pub fn terminate(&self) {
-        signal_daemon(self.pid, Signal::TERM);
-        self.wait_gone();
+        self.daemon().signal(Signal::TERM);
+        self.daemon().wait_end(Duration::from_secs(60));
     }
 
     /// Runs a command of hermitfs on this mount: its name, the mount point, more arguments.
