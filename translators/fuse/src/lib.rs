@@ -25,5 +25,5 @@ mod work;
 pub use error::MountError;
 pub use mount::{Mount, Placement};
 pub use mountinfo::{MountInfo, is_dead};
-pub use options::{InvalidOption, Options};
+pub use options::{Attributes, InvalidOption, Options};
 pub use statistics::{Op, Snapshot};
