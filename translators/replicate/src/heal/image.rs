@@ -116,13 +116,13 @@ impl Healer {
             let Ok(location) = self.source.locate(&HEAL, &dir.inode).await else {
                 return Ok(None);
             };
-            let (mut here, mut image) = (self.source_root.clone(), Some(self.sink_root.clone()));
+            // From the lowest one on the way whose image has a place of its own: what is above
+            // it tells nothing more.
+            let (mut here, mut start, mut below) = (self.source_root.clone(), None, Vec::new());
             for name in &location.path {
                 let above = Oid::from(here.identity());
-                let Some(next) = look(&*self.source, &here, name)
-                    .await
-                    .at_source("look up")?
-                else {
+                let next = look(&*self.source, &here, name).await;
+                let Some(next) = next.at_source("look up")? else {
                     return Ok(None);
                 };
                 let oid = Oid::from(next.inode.identity());
@@ -131,15 +131,30 @@ impl Healer {
                         ledger.tree_dirty(above) || ledger.name_dirty(above, name.as_bytes());
                     (dirty, ledger.place_of(oid).cloned())
                 });
-                image = match (place, image) {
-                    (Some(place), _) => self.stand(&place, depth).await?.map(|f| f.entry.inode),
-                    (None, Some(image)) if !dirty => look(&*self.sink, &image, name)
-                        .await
-                        .at_sink("look up")?
-                        .map(|e| e.inode),
-                    _ => None,
-                };
+                match place {
+                    Some(place) => {
+                        start = Some(place);
+                        below.clear();
+                    }
+                    None => below.push((name, dirty)),
+                }
                 here = next.inode;
+            }
+            let mut image = match start {
+                Some(place) => self
+                    .stand(&place, depth)
+                    .await?
+                    .map(|found| found.entry.inode),
+                None => Some(self.sink_root.clone()),
+            };
+            for (name, dirty) in below {
+                image = match image {
+                    Some(image) if !dirty => {
+                        let there = look(&*self.sink, &image, name).await;
+                        there.at_sink("look up")?.map(|entry| entry.inode)
+                    }
+                    _ => return Ok(None),
+                };
             }
             let same = here.identity() == dir.inode.identity();
             Ok(image.filter(|image| same && image.kind() == Kind::Directory))
