@@ -267,3 +267,35 @@ fn serve(door: &Arc<Door>, device: OwnedFd, live: &Arc<Live>) -> Result<(), Moun
         .map(drop)
         .map_err(MountError::step("start the session"))
 }
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_testkit::Memory;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_the_new_calls_mounts_as_well() {
+        let volume = Arc::new(Memory::new());
+        let root = block_on(volume.root(&Context::default())).unwrap().inode;
+        let mount = Mount {
+            door: Arc::new(Door::new(volume, root, Options::default())),
+            session: Arc::default(),
+            stage: Mutex::new(Stage::Classic(place::device().unwrap())),
+        };
+        let directory = tempfile::tempdir().unwrap();
+        mount.attach(directory.path(), Placement::Vacant).unwrap();
+        std::fs::write(directory.path().join("file"), "content").unwrap();
+        assert_eq!(
+            std::fs::read(directory.path().join("file")).unwrap(),
+            b"content"
+        );
+        let seen = MountInfo::at(&mount.path().unwrap()).unwrap().unwrap();
+        assert_eq!(
+            (seen.kind.as_str(), Some(seen.id)),
+            ("fuse.hermitfs", mount.id())
+        );
+        mount.detach().unwrap();
+        mount.wait();
+    }
+}
