@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
@@ -81,8 +82,9 @@ pub(crate) fn leave_directory() {
     let _ = std::env::set_current_dir("/");
 }
 
-/// Tells whoever waits, and lets go of the standard streams.
-pub(crate) fn answer(result: &Result<()>) {
+/// Tells whoever waits, and lets go of the standard streams. What is still written to the standard
+/// error (a stack that overflowed says so there, and nowhere else) goes to the log.
+pub(crate) fn answer(result: &Result<()>, log: Option<&Path>) {
     let answer = match result {
         Ok(()) => Answer::Serving,
         Err(failure) => Answer::Failed(failure.clone()),
@@ -90,9 +92,11 @@ pub(crate) fn answer(result: &Result<()>) {
     let text = serde_json::to_vec(&answer).unwrap_or_default();
     let mut stdout = std::io::stdout();
     let _ = stdout.write_all(&text).and_then(|()| stdout.flush());
-    if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdin(&null);
-        let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
-    }
+    let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") else {
+        return;
+    };
+    let log = log.and_then(|path| OpenOptions::new().append(true).open(path).ok());
+    let _ = rustix::stdio::dup2_stdin(&null);
+    let _ = rustix::stdio::dup2_stdout(&null);
+    let _ = rustix::stdio::dup2_stderr(log.as_ref().unwrap_or(&null));
 }

@@ -28,24 +28,23 @@ pub(crate) fn detached() -> Result<()> {
     crate::sys::close_inherited();
     let order = detach::receive()?;
     detach::leave();
-    let begun = place::log(&order)
-        .and_then(|file| {
-            log::start(Some(&file)).map_err(|error| {
-                Failure::other(format!(
-                    "the log {} cannot be written: {error}",
-                    file.display()
-                ))
-            })
-        })
-        .and_then(|()| serve::Serving::begin(order));
+    let begun = place::log(&order).and_then(|file| {
+        log::start(Some(&file)).map_err(|error| {
+            Failure::other(format!(
+                "the log {} cannot be written: {error}",
+                file.display()
+            ))
+        })?;
+        serve::Serving::begin(order).map(|serving| (serving, file))
+    });
     match begun {
-        Ok(serving) => {
-            detach::answer(&Ok(()));
+        Ok((serving, file)) => {
+            detach::answer(&Ok(()), Some(&file));
             serving.run()
         }
         Err(failure) => {
             tracing::error!("{failure}");
-            detach::answer(&Err(failure.clone()));
+            detach::answer(&Err(failure.clone()), None);
             Err(Failure::silent(failure.code))
         }
     }
