@@ -1,6 +1,7 @@
 //! `hermitfs migrate OLD NEW MOUNTPOINT`
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use hermitfs_proto::admin::v1 as proto;
@@ -117,6 +118,7 @@ async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> R
     let request = proto::StatusRequest { follow: true };
     let mut stream = admin.status(request).await.map_err(refused)?.into_inner();
     let mut progress = Progress::new();
+    let mut stalled = Stall::default();
     loop {
         let status = tokio::select! {
             status = stream.message() => status.map_err(refused)?,
@@ -139,7 +141,7 @@ async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> R
             ));
             return Ok(());
         }
-        if only_errors(&status) {
+        if stalled.look(&status) {
             progress.finish(&status);
             let reply = admin
                 .errors(proto::ErrorsRequest {})
@@ -162,13 +164,31 @@ async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> R
     }
 }
 
-/// Everything has been seen and done but what failed.
-fn only_errors(status: &proto::StatusReply) -> bool {
-    status.errors > 0
-        && status.crawl_left == 0
-        && !status.unverified
-        && status.reason.is_none()
-        && status.pending <= status.errors
+/// Tells when everything has been seen and done but what failed.
+#[derive(Default)]
+struct Stall {
+    /// What was pending, with how many errors, and since when that has been so.
+    last: Option<(u64, u64, Instant)>,
+}
+
+impl Stall {
+    /// Objects that wait for one that failed are pending as well: when nothing has moved for so
+    /// long, nothing will.
+    const PATIENCE: Duration = Duration::from_secs(15);
+
+    fn look(&mut self, status: &proto::StatusReply) -> bool {
+        let seen = (status.pending, status.errors);
+        let since = match self.last {
+            Some((pending, errors, since)) if (pending, errors) == seen => since,
+            _ => Instant::now(),
+        };
+        self.last = Some((seen.0, seen.1, since));
+        status.errors > 0
+            && status.crawl_left == 0
+            && !status.unverified
+            && status.reason.is_none()
+            && (status.pending <= status.errors || since.elapsed() >= Stall::PATIENCE)
+    }
 }
 
 fn left(mountpoint: &Path) -> Failure {
@@ -214,18 +234,28 @@ mod tests {
             pending: 2,
             ..proto::StatusReply::default()
         };
-        assert!(only_errors(&errors));
-        assert!(!only_errors(&proto::StatusReply {
+        let look = |status| Stall::default().look(&status);
+        assert!(look(errors.clone()));
+        assert!(!look(proto::StatusReply {
             pending: 3,
             ..errors.clone()
         }));
-        assert!(!only_errors(&proto::StatusReply {
+        assert!(!look(proto::StatusReply {
             crawl_left: 1,
             ..errors.clone()
         }));
-        assert!(!only_errors(&proto::StatusReply {
+        assert!(!look(proto::StatusReply {
             reason: Some("full".into()),
-            ..errors
+            ..errors.clone()
         }));
+        let behind = proto::StatusReply {
+            pending: 3,
+            ..errors
+        };
+        let long_ago = Instant::now().checked_sub(Stall::PATIENCE);
+        let mut stall = Stall {
+            last: long_ago.map(|since| (3, 2, since)),
+        };
+        assert!(stall.look(&behind), "what waits for an error is no healing");
     }
 }

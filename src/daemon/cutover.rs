@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hermitfs_fuse::MountError;
@@ -14,19 +15,22 @@ use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::fstab;
-use super::serve::{Daemon, End, in_use};
+use super::serve::{Daemon, End, in_use, in_use_within};
 use crate::mounts::Mounts;
 use crate::users::Usage;
 
 /// `MOVE_MOUNT_BENEATH` (Linux 6.5), which rustix does not name.
 const BENEATH: MoveMountFlags = MoveMountFlags::from_bits_retain(0x200);
 
+/// How long the search for users may take while nobody is held.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// How many objects a refusal names.
 const NAMED: usize = 10;
 
 /// Puts a sink in the mount's place, or leaves everything as it was.
 pub(crate) fn cut_over(
-    daemon: &Daemon,
+    daemon: &Arc<Daemon>,
     limit: Duration,
     to: Option<&str>,
 ) -> cutover_reply::Outcome {
@@ -43,7 +47,7 @@ pub(crate) fn cut_over(
 }
 
 fn try_cut_over(
-    daemon: &Daemon,
+    daemon: &Arc<Daemon>,
     limit: Duration,
     to: Option<&str>,
 ) -> Result<cutover_reply::Done, proto::Refused> {
@@ -63,7 +67,7 @@ fn try_cut_over(
             ..proto::Refused::default()
         });
     }
-    nobody_in(daemon)?;
+    nobody_in(daemon, LOOK)?;
     let frozen = Instant::now();
     pair.freeze(limit).map_err(|error| match error {
         NotReady::NotReady(reasons) => proto::Refused {
@@ -73,7 +77,7 @@ fn try_cut_over(
         other => not_now(other.to_string()),
     })?;
     // Somebody may have come in between the look and the freeze.
-    let swapped = nobody_in(daemon).and_then(|()| swap(daemon, sink));
+    let swapped = nobody_in(daemon, limit).and_then(|()| swap(daemon, sink));
     let detached = swapped.inspect_err(|_| pair.thaw())?;
     let held_s = frozen.elapsed().as_secs_f64();
     let waived = pair
@@ -169,12 +173,14 @@ fn in_the_way(pair: &Replicate) -> Vec<String> {
     reasons
 }
 
-fn nobody_in(daemon: &Daemon) -> Result<(), proto::Refused> {
-    let users = in_use(daemon);
-    if users.is_empty() {
-        return Ok(());
+fn nobody_in(daemon: &Arc<Daemon>, limit: Duration) -> Result<(), proto::Refused> {
+    match in_use_within(daemon, limit) {
+        Some(users) if users.is_empty() => Ok(()),
+        Some(users) => Err(busy(daemon, &users)),
+        None => Err(not_now(
+            "the search for users of the mount did not end in time",
+        )),
     }
-    Err(busy(daemon, &users))
 }
 
 fn busy(daemon: &Daemon, users: &[Usage]) -> proto::Refused {

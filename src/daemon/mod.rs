@@ -1,6 +1,7 @@
 //! The process that serves a mount: from its order to its clean end.
 
 mod admin;
+mod begin;
 mod cutover;
 mod detach;
 mod fstab;

@@ -39,10 +39,31 @@ pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
         state_dir: Place::new(paths::future(&order.state_dir)?, &mounts),
         mounts,
     };
-    match crate::preflight::obstacle(&facts) {
-        Some(sentence) => Err(Failure::configuration(sentence)),
-        None => Ok(facts.standing),
+    let Some(sentence) = crate::preflight::obstacle(&facts) else {
+        return Ok(facts.standing);
+    };
+    let ours = served(&Slot::new(&order.state_dir, &order.mountpoint));
+    let ours = ours.filter(|_| facts.standing == Standing::Mounted);
+    Err(ours.unwrap_or_else(|| Failure::configuration(sentence)))
+}
+
+/// The refusal when a daemon serves this mount point already.
+pub(crate) fn served(slot: &Slot) -> Option<Failure> {
+    if !slot.is_taken() {
+        return None;
     }
+    let record = slot.record()?;
+    let bricks: Vec<String> = record
+        .bricks
+        .iter()
+        .map(|(_, dir)| dir.display().to_string())
+        .collect();
+    Some(Failure::configuration(format!(
+        "the mount point {} is in use: hermitfs (process {}) serves {} there",
+        record.mountpoint.display(),
+        record.pid,
+        bricks.join(", ")
+    )))
 }
 
 fn directory(path: &Path, mounts: &Mounts) -> Result<PathBuf> {

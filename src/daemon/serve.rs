@@ -1,22 +1,20 @@
-//! From the first look to the last word: what a daemon does in which order.
+//! From the first request to the last word: what a daemon does while its mount is there.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hermitfs_fuse::{Mount, MountError, Placement};
+use hermitfs_fuse::{Mount, MountError};
 use hermitfs_proto::admin::v1::StatusReply;
 use hermitfs_replicate::Replicate;
-use rustix::fs::{Mode, OFlags, open};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use super::{admin, place, status};
-use crate::build::{self, Brick, Circumstances};
-use crate::exit::{Code, Failure, Result};
+use super::{admin, status};
+use crate::build::Brick;
+use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
-use crate::order::Order;
 use crate::run::{Lock, Record, Slot};
 use crate::users;
 
@@ -51,127 +49,20 @@ pub(crate) struct Daemon {
 
 /// A daemon whose mount answers.
 pub(crate) struct Serving {
-    daemon: Arc<Daemon>,
-    ends: mpsc::UnboundedReceiver<End>,
-    listener: std::os::unix::net::UnixListener,
-    _lock: Lock,
+    pub(crate) daemon: Arc<Daemon>,
+    pub(crate) ends: mpsc::UnboundedReceiver<End>,
+    pub(crate) listener: UnixListener,
+    pub(crate) lock: Lock,
 }
 
 impl Serving {
-    /// Mounts. On an error nothing is left behind but, at most, a state that the same command
-    /// goes on with.
-    pub(crate) fn begin(order: Order) -> Result<Serving> {
-        let graph = order.graph()?;
-        let bricks = build::bricks(&graph);
-        let options = mount_options(&order)?;
-        let slot = Slot::new(&order.state_dir, &order.mountpoint);
-        let standing = match place::look(&order, &bricks) {
-            Ok(standing) => standing,
-            Err(obstacle) => return Err(served(&slot).unwrap_or(obstacle)),
-        };
-        place::fuse_device()?;
-        slot.prepare()?;
-        let lock = slot.lock().map_err(|error| {
-            Failure::other(format!(
-                "the lock of {} cannot be taken: {error}",
-                order.mountpoint.display()
-            ))
-        })?;
-        let Some(lock) = lock else {
-            return Err(served(&slot).unwrap_or_else(|| {
-                Failure::new(
-                    Code::TryAgain,
-                    format!(
-                        "another hermitfs is about to serve {}",
-                        order.mountpoint.display()
-                    ),
-                )
-            }));
-        };
-        place::unused(&slot, &bricks)?;
-        let continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
-        raise_descriptors();
-        let pins = bricks.iter().map(pin).collect::<Result<Vec<OwnedFd>>>()?;
-        let circumstances = Circumstances {
-            state_dir: &order.state_dir,
-            adopt: order.adopt,
-            continuous,
-        };
-        let volume = build::build(&graph, circumstances)?;
-        let record = Record {
-            pid: std::process::id(),
-            mountpoint: order.mountpoint.clone(),
-            volfile: order.volfile.0.clone(),
-            bricks: bricks
-                .iter()
-                .map(|brick| (brick.name.clone(), brick.directory.clone()))
-                .collect(),
-            volume_id: volume
-                .pair
-                .as_ref()
-                .map_or_else(String::new, |pair| pair.status().volume_id),
-            log: (!order.foreground).then(|| slot.log()),
-        };
-        let attached = listen(&slot, &record).and_then(|listener| {
-            let mount = Mount::prepare(volume.top, options).map_err(mount_failure)?;
-            mount
-                .attach(&order.mountpoint, Placement::Vacant)
-                .map_err(mount_failure)?;
-            Ok((listener, mount))
-        });
-        let (listener, mount) = attached.inspect_err(|_| {
-            // The record of the last run says whose a dead mount is, as long as that is there.
-            if continuous {
-                slot.clear_socket()
-            } else {
-                slot.clear()
-            }
-            if let Some(pair) = &volume.pair {
-                pair.stop();
-            }
-        })?;
-        if let Some(pair) = &volume.pair {
-            pair.start();
-        }
-        tracing::info!(
-            mountpoint = %order.mountpoint.display(),
-            volfile = order.volfile.0,
-            volume = record.volume_id,
-            continuous,
-            "serving"
-        );
-        let (end, ends) = mpsc::unbounded_channel();
-        let daemon = Daemon {
-            status: watch::Sender::new(status::reply(
-                &record,
-                &bricks,
-                volume.pair.as_deref(),
-                mount.panics(),
-            )),
-            slot,
-            record,
-            mount,
-            pair: volume.pair,
-            bricks,
-            pins,
-            end,
-            ending: Mutex::new(false),
-        };
-        Ok(Serving {
-            daemon: Arc::new(daemon),
-            ends,
-            listener,
-            _lock: lock,
-        })
-    }
-
     /// Serves until the end.
     pub(crate) fn run(self) -> Result<()> {
         let Serving {
             daemon,
             mut ends,
             listener,
-            _lock,
+            lock: _lock,
         } = self;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -269,80 +160,11 @@ pub(crate) fn in_use(daemon: &Daemon) -> Vec<users::Usage> {
     }
 }
 
-/// The refusal when a daemon serves this mount point already.
-fn served(slot: &Slot) -> Option<Failure> {
-    if !slot.is_taken() {
-        return None;
-    }
-    let record = slot.record()?;
-    let bricks: Vec<String> = record
-        .bricks
-        .iter()
-        .map(|(_, dir)| dir.display().to_string())
-        .collect();
-    Some(Failure::configuration(format!(
-        "the mount point {} is in use: hermitfs (process {}) serves {} there",
-        record.mountpoint.display(),
-        record.pid,
-        bricks.join(", ")
-    )))
-}
-
-fn mount_options(order: &Order) -> Result<hermitfs_fuse::Options> {
-    let mut options = hermitfs_fuse::Options::default();
-    for list in &order.options {
-        options
-            .set_all(list)
-            .map_err(|error| Failure::usage(error.to_string()))?;
-    }
-    Ok(options)
-}
-
-fn mount_failure(error: MountError) -> Failure {
-    let code = match &error {
-        MountError::NotPermitted { .. } => Code::Permission,
-        MountError::NotFound(_)
-        | MountError::NotDirectory(_)
-        | MountError::AlreadyMounted { .. } => Code::Configuration,
-        _ => Code::Other,
-    };
-    Failure::new(code, error.to_string())
-}
-
-/// Opens the socket and writes the record: from here on commands find this daemon.
-fn listen(slot: &Slot, record: &Record) -> Result<std::os::unix::net::UnixListener> {
-    let open = || {
-        slot.clear_socket();
-        let (path, _dir) = slot.socket()?;
-        let listener = std::os::unix::net::UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        slot.write(record)?;
-        Ok(listener)
-    };
-    open().map_err(|error: std::io::Error| {
-        Failure::other(format!("the daemon's socket cannot be opened: {error}"))
-    })
-}
-
-fn pin(brick: &Brick) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    open(&brick.directory, flags, Mode::empty()).map_err(|error| {
-        Failure::configuration(format!(
-            "the brick {} cannot be opened: {error}",
-            brick.directory.display()
-        ))
-    })
-}
-
-/// A brick without handles takes a descriptor for each object in use.
-fn raise_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
-        tracing::warn!("the limit of open files stays as it is: {error}");
-    }
+/// The same within a time limit; `None` when it did not come to an end. To look at a process'
+/// mappings may have to wait for a page fault of its own, which may wait for us.
+pub(crate) fn in_use_within(daemon: &Arc<Daemon>, limit: Duration) -> Option<Vec<users::Usage>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let looker = daemon.clone();
+    std::thread::spawn(move || sender.send(in_use(&looker)));
+    receiver.recv_timeout(limit).ok()
 }

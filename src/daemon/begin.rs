@@ -1,0 +1,186 @@
+//! From an order to a mount that answers: what is looked at, taken and opened in which order.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use hermitfs_fuse::{Mount, MountError, Placement};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::{mpsc, watch};
+
+use super::serve::{Daemon, Serving};
+use super::{place, status};
+use crate::build::{self, Brick, Circumstances, Volume};
+use crate::exit::{Code, Failure, Result};
+use crate::order::Order;
+use crate::run::{Lock, Record, Slot};
+
+impl Serving {
+    /// Mounts. On an error nothing is left behind but, at most, a state that the same command
+    /// goes on with.
+    pub(crate) fn begin(order: Order) -> Result<Serving> {
+        let graph = order.graph()?;
+        let bricks = build::bricks(&graph);
+        let options = mount_options(&order)?;
+        let slot = Slot::new(&order.state_dir, &order.mountpoint);
+        let standing = place::look(&order, &bricks)?;
+        place::fuse_device()?;
+        slot.prepare()?;
+        let lock = take(&slot, &order.mountpoint)?;
+        place::unused(&slot, &bricks)?;
+        let continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
+        raise_descriptors();
+        let pins = bricks.iter().map(pin).collect::<Result<Vec<OwnedFd>>>()?;
+        let circumstances = Circumstances {
+            state_dir: &order.state_dir,
+            adopt: order.adopt,
+            continuous,
+        };
+        let volume = build::build(&graph, circumstances)?;
+        let record = record(&order, &slot, &bricks, &volume);
+        let attached = listen(&slot, &record).and_then(|listener| {
+            let mount = Mount::prepare(volume.top, options).map_err(mount_failure)?;
+            mount
+                .attach(&order.mountpoint, Placement::Vacant)
+                .map_err(mount_failure)?;
+            Ok((listener, mount))
+        });
+        let (listener, mount) = attached.inspect_err(|_| {
+            // The record of the last run says whose a dead mount is, as long as that is there.
+            if continuous {
+                slot.clear_socket()
+            } else {
+                slot.clear()
+            }
+            if let Some(pair) = &volume.pair {
+                pair.stop();
+            }
+        })?;
+        if let Some(pair) = &volume.pair {
+            pair.start();
+        }
+        tracing::info!(
+            mountpoint = %order.mountpoint.display(),
+            volfile = order.volfile.0,
+            volume = record.volume_id,
+            continuous,
+            "serving"
+        );
+        let (end, ends) = mpsc::unbounded_channel();
+        let daemon = Daemon {
+            status: watch::Sender::new(status::reply(
+                &record,
+                &bricks,
+                volume.pair.as_deref(),
+                mount.panics(),
+            )),
+            slot,
+            record,
+            mount,
+            pair: volume.pair,
+            bricks,
+            pins,
+            end,
+            ending: Mutex::new(false),
+        };
+        Ok(Serving {
+            daemon: Arc::new(daemon),
+            ends,
+            listener,
+            lock,
+        })
+    }
+}
+
+fn take(slot: &Slot, mountpoint: &Path) -> Result<Lock> {
+    let point = mountpoint.display();
+    match slot.lock() {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(place::served(slot).unwrap_or_else(|| {
+            Failure::new(
+                Code::TryAgain,
+                format!("another hermitfs is about to serve {point}"),
+            )
+        })),
+        Err(error) => Err(Failure::other(format!(
+            "the lock of {point} cannot be taken: {error}"
+        ))),
+    }
+}
+
+fn record(order: &Order, slot: &Slot, bricks: &[Brick], volume: &Volume) -> Record {
+    let directories = bricks
+        .iter()
+        .map(|brick| (brick.name.clone(), brick.directory.clone()));
+    let id = volume.pair.as_ref().map(|pair| pair.status().volume_id);
+    Record {
+        pid: std::process::id(),
+        mountpoint: order.mountpoint.clone(),
+        volfile: order.volfile.0.clone(),
+        bricks: directories.collect(),
+        volume_id: id.unwrap_or_default(),
+        log: (!order.foreground).then(|| slot.log()),
+    }
+}
+
+fn mount_options(order: &Order) -> Result<hermitfs_fuse::Options> {
+    let mut options = hermitfs_fuse::Options::default();
+    for list in &order.options {
+        options
+            .set_all(list)
+            .map_err(|error| Failure::usage(error.to_string()))?;
+    }
+    Ok(options)
+}
+
+fn mount_failure(error: MountError) -> Failure {
+    let code = match &error {
+        MountError::NotPermitted { .. } => Code::Permission,
+        MountError::NotFound(_)
+        | MountError::NotDirectory(_)
+        | MountError::AlreadyMounted { .. } => Code::Configuration,
+        _ => Code::Other,
+    };
+    Failure::new(code, error.to_string())
+}
+
+/// Opens the socket and writes the record: from here on commands find this daemon.
+fn listen(slot: &Slot, record: &Record) -> Result<UnixListener> {
+    let open = || {
+        slot.clear_socket();
+        let (path, _dir) = slot.socket()?;
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        slot.write(record)?;
+        Ok(listener)
+    };
+    open().map_err(|error: std::io::Error| {
+        Failure::other(format!("the daemon's socket cannot be opened: {error}"))
+    })
+}
+
+fn pin(brick: &Brick) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(&brick.directory, flags, Mode::empty()).map_err(|error| {
+        Failure::configuration(format!(
+            "the brick {} cannot be opened: {error}",
+            brick.directory.display()
+        ))
+    })
+}
+
+/// A brick without handles takes a descriptor for each object in use.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+}
