@@ -866,6 +866,7 @@ async fn open(
         legs,
         gate: Default::default(),
         rest: options.rest_ms,
+        leases: Default::default(),
     };
     Ok(Arc::new(Replicate {
         users,

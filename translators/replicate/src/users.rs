@@ -22,6 +22,8 @@ pub(crate) struct Users {
     pub(crate) gate: Gate,
     /// Milliseconds that a touched object rests before it is healed.
     pub(crate) rest: u64,
+    /// Whether the source's file system has leases; found out at the first chance.
+    pub(crate) leases: std::sync::OnceLock<bool>,
 }
 
 /// What users' operations need of a leg.
@@ -547,14 +549,22 @@ impl Translator for Users {
     }
 
     async fn lend(&self, cx: &Context, inode: &Arc<Inode>, lend: Lend) -> Result<Option<Lent>> {
+        // Without leases nobody could ever tell when the last unseen writer is gone. And who reads
+        // past us may be followed by who writes past us: it is all or nothing.
+        let leases = match self.leases.get() {
+            Some(leases) => *leases,
+            None => {
+                let leases = self.source.quiet(&HEAL, inode).await.is_ok();
+                *self.leases.get_or_init(|| leases)
+            }
+        };
+        if !leases {
+            return Ok(None);
+        }
         if lend == Lend::Read {
             return self.source.lend(cx, inode, lend).await;
         }
         let _pass = self.gate.enter().await?;
-        // Without leases nobody could ever tell when the last writer is gone.
-        if self.source.quiet(&HEAL, inode).await.is_err() {
-            return Ok(None);
-        }
         let touch = Touch::Body {
             oid: oid(inode),
             data: Some((0, END)),

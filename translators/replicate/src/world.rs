@@ -162,6 +162,7 @@ impl World {
             }],
             gate: Default::default(),
             rest: 0,
+            leases: Default::default(),
         });
         let (user, heals) = (None, [None, None]);
         World {

@@ -38,7 +38,15 @@ impl Image {
             .unwrap();
         std::fs::create_dir(dir.path().join("mnt")).unwrap();
         let (mkfs, package) = kind.mkfs();
-        run(mkfs, &["-q".as_ref(), file.as_ref()], package);
+        // On a disk this small ext would choose blocks of 1 KiB, and limits to match.
+        let blocks: &[&str] = match kind {
+            Kind::Ext3 | Kind::Ext4 => &["-b", "4096"],
+            Kind::Xfs | Kind::Btrfs => &[],
+        };
+        let mut arguments: Vec<&std::ffi::OsStr> = vec!["-q".as_ref()];
+        arguments.extend(blocks.iter().map(|word| std::ffi::OsStr::new(*word)));
+        arguments.push(file.as_ref());
+        run(mkfs, &arguments, package);
         let image = Image { dir };
         run(
             "mount",

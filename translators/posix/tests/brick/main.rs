@@ -8,6 +8,7 @@
 
 mod caller;
 mod confinement;
+mod conformance;
 mod data;
 mod handles;
 mod image;
