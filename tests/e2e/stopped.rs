@@ -253,7 +253,7 @@ fn one_run(lab: &Lab, disks: &[Disk; 2], volfile: &Path, name: &str, rules: [&st
         "{name} ({rules:?}):\n{}",
         hermitfs_tests::tree::list(&found)
     );
-    mount.command("abort", &[]).expect(exit::OK);
+    mount.terminate();
     stopped
 }
 

@@ -240,9 +240,13 @@ impl Tree {
     /// Where the same tree, read at another time, is not exactly what it was: inode numbers,
     /// ctimes and atimes included.
     pub fn changes_since(&self, before: &Tree) -> Vec<Difference> {
-        before.compare(self, |path, a, b, report| {
-            report(path, "changed", a != b, format!("{a:?}\n      {b:?}"));
-        })
+        let mut found = before.differences(self);
+        found.extend(before.compare(self, |path, a, b, report| {
+            if a.own != b.own {
+                report(path, "changed", true, format!("{:?} {:?}", a.own, b.own));
+            }
+        }));
+        found
     }
 
     fn compare(
