@@ -21,10 +21,18 @@ const DEEPEST: usize = 1 << 20;
 impl Brick {
     pub(crate) fn handle(&self, inode: &Inode) -> Result<Handle> {
         let identity = inode.identity();
-        Ok(match &self.node(inode)?.handle {
-            Some(handle) => handle.seal(self.id),
-            None => handle::seal_number(self.id, identity.ino, identity.generation),
-        })
+        match &self.node(inode)?.handle {
+            Some(handle) => Ok(handle.seal(self.id)),
+            // Always held, so the number always leads to it.
+            None if identity == self.root => Ok(handle::seal_number(
+                self.id,
+                identity.ino,
+                identity.generation,
+            )),
+            // A number would lead back only while somebody holds the object: no handle at all,
+            // so that who needs it knows to hold it.
+            None => Err(Errno::OPNOTSUPP),
+        }
     }
 
     pub(crate) fn resolve(self: &Arc<Brick>, cx: &Context, handle: &Handle) -> Result<Entry> {
