@@ -1221,6 +1221,13 @@ impl Ledger {
         }
     }
 
+    /// Whether something is marked that no handle leads back to: after a restart it cannot be found.
+    pub(crate) fn has_unfindable(&self) -> bool {
+        self.marks
+            .values()
+            .any(|mark| mark.locator.handle.is_none())
+    }
+
     /// How the object is found, as its mark has it.
     pub(crate) fn locator(&self, oid: Oid) -> Option<Locator> {
         self.marks.get(&oid).map(|mark| mark.locator.clone())

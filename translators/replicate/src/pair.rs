@@ -561,6 +561,8 @@ impl Sink {
         self.leg.ledger(|ledger| {
             ledger.seal(cut, synced.is_ok(), now);
             ledger.verified();
+            let mut held = self.healer.held.lock();
+            held.retain(|oid, _| ledger.locator(*oid).is_some());
         });
         *last = Instant::now();
         self.leg.news.notify_all();
@@ -808,6 +810,11 @@ async fn open(
                 .for_each(|record| ledger.replay(record));
         }
         let known = crate::heal::known(&*source, &Default::default(), &root).await;
+        // Where the source has no handles, marks do not lead back: the whole tree is compared.
+        let doubt = match ledger.has_unfindable() {
+            true => Some(Trust::NOTHING),
+            false => doubt,
+        };
         if let Some(trust) = doubt {
             if trust != Trust::ALL {
                 ledger.doubt_images();

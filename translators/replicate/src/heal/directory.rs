@@ -16,7 +16,7 @@ impl Healer {
     /// Heals the open pieces of a directory.
     pub(super) async fn directory(&self, work: &Work) -> Step<()> {
         let Some(dir) = self.find(work.oid, &work.locator).await? else {
-            self.ledger(|ledger| ledger.forget(work.oid));
+            self.not_there(work).await;
             return Ok(());
         };
         let dir = dir.inode;

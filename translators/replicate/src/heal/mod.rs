@@ -17,7 +17,7 @@ use hermitfs_api::{Context, Entry, Errno, Handle, Inode, Kind, Name, Origin, Res
 use parking_lot::Mutex;
 
 use crate::ledger::{Known, Ledger, Outcome, Work};
-use crate::record::{Bytes, Locator, Oid, Piece};
+use crate::record::{Bytes, Locator, Oid, Piece, Trust};
 use crate::trouble::{Blame, Setback, Step, Trouble};
 
 pub(crate) use staging::{MARKER_DIR, STAGING};
@@ -164,8 +164,6 @@ impl Healer {
                 .await
                 .map(|attr| Entry { inode, attr }),
             (None, Some(handle)) => self.source.resolve(&HEAL, &Handle::new(handle)).await,
-            // Neither held nor with a handle: a source without handles, after a restart. The
-            // whole tree was marked then.
             (None, None) => return Ok(None),
         };
         match found {
@@ -175,6 +173,20 @@ impl Healer {
             Err(error) if matches!(error.errno(), Errno::ESTALE | Errno::ENOENT) => Ok(None),
             Err(error) => Err(error).at_source("find"),
         }
+    }
+
+    /// A marked object was not found. What had a handle is gone for good. What had none, and is
+    /// not held any more, cannot be told from it: the whole tree is compared.
+    async fn not_there(&self, work: &Work) {
+        if work.locator.handle.is_none() && !self.held.lock().contains_key(&work.oid) {
+            let root = self.known(&self.source_root).await;
+            let now = self.now();
+            self.ledger(|ledger| {
+                ledger.set_unverified();
+                ledger.plant_tree(&root, Trust::NOTHING, now);
+            });
+        }
+        self.ledger(|ledger| ledger.forget(work.oid));
     }
 
     /// What the ledger has to know to mark an object of the source.

@@ -17,7 +17,7 @@ impl Healer {
     /// Heals the body of a marked object.
     pub(super) async fn object(&self, work: &Work) -> Step<()> {
         let Some(object) = self.find(work.oid, &work.locator).await? else {
-            self.ledger(|ledger| ledger.forget(work.oid));
+            self.not_there(work).await;
             return Ok(());
         };
         let Some(body) = &work.body else {
