@@ -13,6 +13,7 @@ use hermitfs_tests::need::program_at;
 use hermitfs_tests::odd::Odd;
 use hermitfs_tests::shell::{run_command, text};
 use hermitfs_tests::wait::until;
+use rustix::process::{Pid, Signal};
 
 const LONG: Duration = Duration::from_secs(180);
 
@@ -262,9 +263,21 @@ impl Cluster {
             .to_owned();
     }
 
-    /// SIGKILL to the postmaster, as a crash; its children notice and go.
+    /// SIGKILL to the postmaster and to its children, as a crash.
     fn kill(&mut self) {
-        drop(self.server.take());
+        let Some(server) = self.server.take() else {
+            return;
+        };
+        let pid = server.0.id();
+        let children =
+            fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        drop(server);
+        for child in children
+            .split_whitespace()
+            .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        {
+            let _ = rustix::process::kill_process(child, Signal::KILL);
+        }
         until(LONG, "PostgreSQL's processes to be gone", || {
             let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
             let used = segments.lines().any(|line| {
