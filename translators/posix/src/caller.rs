@@ -50,14 +50,18 @@ impl Drop for Guard {
     }
 }
 
-/// Writes, truncates, allocates as the caller: all that matters for what falls off a file then
-/// is whether `CAP_FSETID` is there, and for the reserve who it is. The group stays ours, it
-/// would cost as much again: a set-gid bit without the group's x (mandatory locking, which Linux
-/// has no more) falls even if the writer is of the group.
+/// Writes, truncates, allocates as the caller: what matters for what falls off a file then is
+/// whether `CAP_FSETID` is there and, for a set-gid bit without the group's x, which group he is
+/// of; for the reserve, who it is. Supplementary groups, which would have to be read for each
+/// write, are left out.
 pub(crate) fn writing(cx: &Context) -> Result<Guard> {
     let mut guard = Guard::default();
     if cx.uid != 0 {
         give_up_reserve()?;
+        if cx.gid != 0 {
+            guard.gid = true;
+            sys::set_fs_gid(cx.gid)?;
+        }
         guard.uid = true;
         sys::set_fs_uid(cx.uid)?;
     }

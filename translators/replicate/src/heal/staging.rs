@@ -85,21 +85,22 @@ impl Healer {
             }
             return gone(self.sink.rmdir(&HEAL, dir, name).await).at_sink("remove");
         }
-        if there.attr.nlink <= 1 {
-            let sink = Oid::from(there.inode.identity());
-            self.ledger(|ledger| {
-                if let Some(owner) = ledger.image_owner(sink) {
-                    ledger.drop_image(owner);
-                }
-            });
-        }
         match gone(self.sink.unlink(&HEAL, dir, name).await) {
             Err(error) if error.errno() == Errno::EPERM => {
                 self.loosen(there).await;
-                gone(self.sink.unlink(&HEAL, dir, name).await).at_sink("remove")
+                gone(self.sink.unlink(&HEAL, dir, name).await).at_sink("remove")?;
             }
-            done => done.at_sink("remove"),
+            done => done.at_sink("remove")?,
         }
+        // That was perhaps its last name. Asked afterwards: another worker may just have given it
+        // one more, and then its image must not be forgotten.
+        let sink = Oid::from(there.inode.identity());
+        if there.attr.nlink <= 1
+            && let Some(owner) = self.ledger(|ledger| ledger.image_owner(sink))
+        {
+            self.linked_image(owner).await?;
+        }
+        Ok(())
     }
 
     /// Takes flags off that forbid changes (immutable, append-only).
