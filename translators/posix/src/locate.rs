@@ -13,6 +13,9 @@ use crate::brick::Brick;
 use crate::handle::{self, Opened};
 use crate::view::{Held, LIST, LOOK, View};
 
+/// How often a directory has to be found outside before that is believed.
+const INSISTENCE: u32 = 20;
+
 /// How often to look again where somebody renamed a directory above meanwhile.
 const PATIENCE: usize = 8;
 /// No directory is deeper; where the way up is longer, it goes round in circles.
@@ -63,9 +66,21 @@ impl Brick {
         if entry.attr.kind == Kind::Directory {
             // A handle leads anywhere on the file system. What is no directory has no way up by
             // which to tell; our handles of it were made inside.
-            self.path_of(&entry.inode)?;
+            self.must_be_inside(&entry.inode)?;
         }
         Ok(entry)
+    }
+
+    /// ESTALE for a directory outside the brick, and for nothing else: while directories above it
+    /// are moved about a way up can fail too, so one failure is not believed.
+    fn must_be_inside(&self, dir: &Inode) -> Result<()> {
+        for _ in 0..INSISTENCE {
+            match self.path_of(dir) {
+                Err(Errno::STALE | Errno::NOENT) => std::thread::yield_now(),
+                found => return found.map(drop),
+            }
+        }
+        self.path_of(dir).map(drop)
     }
 
     pub(crate) fn locate(&self, inode: &Inode) -> Result<Location> {

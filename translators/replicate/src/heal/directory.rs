@@ -16,9 +16,13 @@ impl Healer {
     /// Heals the open pieces of a directory.
     pub(super) async fn directory(&self, work: &Work) -> Step<()> {
         let Some(dir) = self.find(work.oid, &work.locator).await? else {
+            if !self.surely_gone(work.oid) {
+                return Err(Setback::Later(20));
+            }
             self.not_there(work).await;
             return Ok(());
         };
+        self.missed.lock().remove(&work.oid);
         let dir = dir.inode;
         let begun = self.ledger(|ledger| ledger.begun());
         let sink_dir = self.settle_path(&dir).await?;

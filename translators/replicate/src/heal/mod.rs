@@ -54,6 +54,8 @@ pub(crate) struct Healer {
     pub(crate) books: Arc<dyn Books>,
     /// Objects of a source that has no handles, held while they have marks.
     pub(crate) held: Held,
+    /// Directories that were not found, and how often.
+    missed: Mutex<HashMap<Oid, u8>>,
     /// One at a time moves images about.
     moves: AsyncMutex<()>,
     pub(crate) tally: Tally,
@@ -77,6 +79,7 @@ impl Healer {
             staging: sink.2,
             books,
             held: Held::default(),
+            missed: Mutex::default(),
             moves: AsyncMutex::new(()),
             tally: Tally::default(),
             stop: AtomicBool::new(false),
@@ -170,9 +173,23 @@ impl Healer {
             Ok(entry) if Oid::from(entry.inode.identity()) != oid => Ok(None),
             Ok(entry) if entry.attr.nlink == 0 => Ok(None),
             Ok(entry) => Ok(Some(entry)),
-            Err(error) if matches!(error.errno(), Errno::ESTALE | Errno::ENOENT) => Ok(None),
+            Err(error) if error.errno() == Errno::ESTALE => Ok(None),
             Err(error) => Err(error).at_source("find"),
         }
+    }
+
+    /// Whether a directory was not found several times on end. To forget its marks when it lives is
+    /// to lose what they stand for; and while users move the directories above it, a brick may
+    /// fail to find it once.
+    fn surely_gone(&self, oid: Oid) -> bool {
+        let mut missed = self.missed.lock();
+        let times = missed.entry(oid).or_insert(0u8);
+        *times += 1;
+        let sure = *times > 3;
+        if sure {
+            missed.remove(&oid);
+        }
+        sure
     }
 
     /// A marked object was not found. What had a handle is gone for good. What had none, and is
