@@ -374,9 +374,13 @@ impl Translator for Users {
         let mut touches = in_dir(dir, name).to_vec();
         touches.extend(in_dir(new_dir, new_name));
         let mut objects = vec![dir, new_dir];
-        // A directory's ".." is part of it: its parent's link count, and on some file systems its time.
+        // A directory's ".." is part of it, and on some file systems (xfs) its time changes with it.
         touches.push(attributes(&object.inode));
         objects.push(&object.inode);
+        if let (Some(other), RenameFlags::Exchange) = (&other, flags) {
+            touches.push(attributes(&other.inode));
+            objects.push(&other.inode);
+        }
         let _flight = self.begin(&touches, &objects, &departures).await?;
         self.source
             .rename(cx, dir, name, new_dir, new_name, flags)
