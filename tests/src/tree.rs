@@ -147,10 +147,19 @@ impl Tree {
         self.objects.get(path.as_ref())
     }
 
-    /// Takes a path and all below out of the comparison.
+    /// Takes a path and all below out of the comparison, also where it is another name of what
+    /// stays in it.
     pub fn forget_below(&mut self, path: impl AsRef<Path>) {
-        self.objects
-            .retain(|object, _| !object.starts_with(path.as_ref()));
+        let path = path.as_ref();
+        self.objects.retain(|object, _| !object.starts_with(path));
+        for object in self.objects.values_mut() {
+            let before = object.names.len();
+            object.names.retain(|name| !name.starts_with(path));
+            object.nlink -= (before - object.names.len()) as u64;
+            if object.names.len() == 1 {
+                object.names.clear();
+            }
+        }
     }
 
     /// Takes the root's times out of the comparison with another tree.
