@@ -543,13 +543,19 @@ impl Ledger {
             name,
             why,
         } = departure;
-        let Some(&dir) = chain.first() else { return };
+        let is_dir = object.kind == Kind::Directory;
+        let Some(&dir) = chain.first() else {
+            // Where it stood could not be found out: then nothing is known of its image.
+            if is_dir && *why == Why::Moves {
+                self.plant_tree(object, Trust::NOTHING, now);
+            }
+            return;
+        };
         let here = || Place::At {
             dir,
             handle: handle.clone(),
             name: name.clone(),
         };
-        let is_dir = object.kind == Kind::Directory;
         let clean = self.clean(chain, name);
         match why {
             // Of a directory that dies only the way to what came out of it is of use.

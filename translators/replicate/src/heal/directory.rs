@@ -290,6 +290,16 @@ impl Healer {
         if !claimed {
             return Err(Setback::Later(10));
         }
+        if slot.there.is_none() {
+            // Nothing stands here, so nobody's image does, whatever was written down.
+            self.ledger(|ledger| {
+                if let Some(other) = ledger.claimant(at, &bytes)
+                    && other != oid
+                {
+                    ledger.unplace(other);
+                }
+            });
+        }
         let mut done = match (stands, is_dir) {
             (false, _) => Err(Setback::Later(1)),
             (true, true) => self.child(&slot, &wanted, under).await,
