@@ -62,8 +62,19 @@ impl Healer {
                         ledger.mark_name(&known, &name.as_bytes().into(), now);
                     }
                 });
-                let done = Box::pin(self.name(&here, &image, name, None, false)).await;
-                self.ledger(|ledger| ledger.unclaim(above));
+                // As in a pass over it: nobody else works in its image, and its image it still is.
+                let stands = Oid::from(image.identity());
+                let entered = self.ledger(|ledger| ledger.enter(stands, above));
+                let done = match entered {
+                    false => Err(Setback::Later(5)),
+                    true => self.open_name(&here, &image, name).await,
+                };
+                self.ledger(|ledger| {
+                    if entered {
+                        ledger.leave(stands, above);
+                    }
+                    ledger.unclaim(above);
+                });
                 done?;
             }
             match look(&*self.sink, &image, name).await.at_sink("look up")? {
@@ -83,6 +94,14 @@ impl Healer {
         } else {
             Err(Setback::Later(5))
         }
+    }
+
+    /// Heals one name on the way to another directory.
+    async fn open_name(&self, dir: &Arc<Inode>, image: &Arc<Inode>, name: &Name) -> Step<()> {
+        if Box::pin(self.settle_path(dir)).await?.identity() != image.identity() {
+            return Err(Setback::Later(5));
+        }
+        Box::pin(self.name(dir, image, name, None, false)).await
     }
 
     /// The image of a directory wherever it stands, dead or alive; `None` where there is no proof.
