@@ -470,6 +470,9 @@ impl Healer {
                 ));
             }
             self.mark_left(&left);
+            if is_dir {
+                self.doubt.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
             let flags = self.loosened(&found.entry).await;
             let moved = self
                 .sink
