@@ -1,6 +1,7 @@
 //! A pair of trees in memory, users and a healer that take turns one operation at a time, and a
 //! kill possible between any two. The code that runs here is the code that runs on disks.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,6 +9,7 @@ use std::task::Poll;
 
 use hermitfs_api::*;
 use hermitfs_testkit::Memory;
+use parking_lot::Mutex;
 
 use crate::heal::{Books, Healer, MARKER_DIR, STAGING};
 use crate::ledger::{Ledger, Work};
@@ -85,9 +87,52 @@ pub(crate) struct World {
     users: Arc<Users>,
     user_turns: Arc<Turns>,
     heal_turns: Arc<Turns>,
-    user: Option<Task<()>>,
-    /// Two healers, as threads would be.
-    heals: [Option<Task<()>>; 2],
+    /// Users at work, as processes would be.
+    tasks: [Option<Task<()>>; USERS],
+    kernel: Arc<Kernel>,
+    /// Healers, as threads would be.
+    heals: [Option<Task<()>>; HEALERS],
+}
+
+const USERS: usize = 2;
+const HEALERS: usize = 4;
+
+/// What the kernel does above a mount: who changes names in a directory has it for himself, and
+/// one at a time moves things from one directory to another.
+#[derive(Default)]
+struct Kernel(Mutex<HashSet<(u64, u64)>>);
+
+struct Locked<'a>(&'a Kernel, Vec<(u64, u64)>);
+
+impl Kernel {
+    async fn lock(&self, dirs: &[&Arc<Inode>]) -> Locked<'_> {
+        let mut wanted: Vec<_> = dirs
+            .iter()
+            .map(|dir| (dir.identity().dev, dir.identity().ino))
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        if wanted.len() > 1 {
+            wanted.push((0, 0));
+        }
+        std::future::poll_fn(|_| {
+            let mut held = self.0.lock();
+            if wanted.iter().any(|dir| held.contains(dir)) {
+                return Poll::Pending;
+            }
+            held.extend(wanted.iter().copied());
+            Poll::Ready(())
+        })
+        .await;
+        Locked(self, wanted)
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let mut held = self.0.0.lock();
+        held.retain(|dir| !self.1.contains(dir));
+    }
 }
 
 const ROOT: Context = Context::internal(Origin::Admin);
@@ -103,7 +148,7 @@ impl World {
     pub(crate) fn new(acts: &[Act]) -> World {
         let (source, sink) = (Memory::with_dev(1), Memory::with_dev(2));
         for act in acts {
-            block_on(perform(&source, act.clone())).unwrap_or_else(|e| panic!("{act:?}: {e}"));
+            block_on(perform(&source, &Kernel::default(), act.clone())).unwrap_or_else(|e| panic!("{act:?}: {e}"));
         }
         let root = block_on(sink.root(&ROOT)).unwrap().inode;
         let ours = Name::new(MARKER_DIR).unwrap();
@@ -164,7 +209,6 @@ impl World {
             rest: 0,
             leases: Default::default(),
         });
-        let (user, heals) = (None, [None, None]);
         World {
             source,
             sink,
@@ -173,8 +217,9 @@ impl World {
             users,
             user_turns,
             heal_turns,
-            user,
-            heals,
+            tasks: Default::default(),
+            kernel: Arc::default(),
+            heals: Default::default(),
         }
     }
 
@@ -187,25 +232,40 @@ impl World {
 
     /// Starts an operation of a user; it goes on with [`World::step_user`].
     pub(crate) fn begin(&mut self, act: Act) {
-        assert!(self.user.is_none());
-        let users = self.users.clone();
-        self.user = Some(Box::pin(async move {
+        self.begin_as(0, act);
+    }
+
+    fn begin_as(&mut self, who: usize, act: Act) {
+        assert!(self.tasks[who].is_none());
+        let (users, kernel) = (self.users.clone(), self.kernel.clone());
+        self.tasks[who] = Some(Box::pin(async move {
             // What fails natively fails here: that is the user's own affair.
-            drop(perform(&*users, act).await);
+            drop(perform(&*users, &kernel, act).await);
         }));
     }
 
     pub(crate) fn has_user(&self) -> bool {
-        self.user.is_some()
+        self.tasks.iter().any(Option::is_some)
     }
 
     /// The user does at most so many operations at the source.
     pub(crate) fn step_user(&mut self, turns: i64) {
+        self.step_user_at(0, turns);
+    }
+
+    fn step_user_at(&mut self, who: usize, turns: i64) {
         self.user_turns.give(turns);
-        if let Some(task) = &mut self.user
+        if let Some(task) = &mut self.tasks[who]
             && poll_once(task.as_mut()).is_ready()
         {
-            self.user = None;
+            self.tasks[who] = None;
+        }
+    }
+
+    /// All users come to the end of what they do.
+    fn finish_users(&mut self) {
+        while self.has_user() {
+            (0..USERS).for_each(|who| self.step_user_at(who, Turns::ALL));
         }
     }
 
@@ -254,9 +314,12 @@ impl World {
     /// Heals to the end; panics when there is none.
     pub(crate) fn settle(&mut self) {
         for _ in 0..3000 {
-            // One may wait for what the other holds.
-            let second = self.heals[1].is_some() && self.step_healer(1, Turns::ALL);
-            if self.step_heal(Turns::ALL) || second {
+            // One may wait for what another holds.
+            let mut others = false;
+            for which in 1..HEALERS {
+                others |= self.heals[which].is_some() && self.step_healer(which, Turns::ALL);
+            }
+            if self.step_heal(Turns::ALL) || others {
                 continue;
             }
             self.sync(true);
@@ -316,10 +379,11 @@ async fn find(volume: &dyn Translator, path: &str) -> Result<Arc<Inode>> {
     Ok(volume.lookup(&USER, &dir, &name).await?.inode)
 }
 
-async fn perform(volume: &dyn Translator, act: Act) -> Result<()> {
+async fn perform(volume: &dyn Translator, kernel: &Kernel, act: Act) -> Result<()> {
     match act {
         Act::Create(path) => {
             let (dir, name) = walk(volume, path).await?;
+            let _locked = kernel.lock(&[&dir]).await;
             let flags = OpenFlags::WRITE;
             let (_, file) = volume.create(&USER, &dir, &name, flags, 0o644, 0).await?;
             volume.release(&USER, &file).await
@@ -340,14 +404,17 @@ async fn perform(volume: &dyn Translator, act: Act) -> Result<()> {
         }
         Act::Mkdir(path) => {
             let (dir, name) = walk(volume, path).await?;
+            let _locked = kernel.lock(&[&dir]).await;
             volume.mkdir(&USER, &dir, &name, 0o755, 0).await.map(drop)
         }
         Act::Unlink(path) => {
             let (dir, name) = walk(volume, path).await?;
+            let _locked = kernel.lock(&[&dir]).await;
             volume.unlink(&USER, &dir, &name).await
         }
         Act::Rmdir(path) => {
             let (dir, name) = walk(volume, path).await?;
+            let _locked = kernel.lock(&[&dir]).await;
             volume.rmdir(&USER, &dir, &name).await
         }
         Act::Rename(from, to) | Act::Exchange(from, to) => {
@@ -356,15 +423,18 @@ async fn perform(volume: &dyn Translator, act: Act) -> Result<()> {
                 _ => RenameFlags::Replace,
             };
             let ((dir, name), (to, new)) = (walk(volume, from).await?, walk(volume, to).await?);
+            let _locked = kernel.lock(&[&dir, &to]).await;
             volume.rename(&USER, &dir, &name, &to, &new, flags).await
         }
         Act::Link(from, to) => {
             let inode = find(volume, from).await?;
             let (dir, name) = walk(volume, to).await?;
+            let _locked = kernel.lock(&[&dir]).await;
             volume.link(&USER, &inode, &dir, &name).await.map(drop)
         }
         Act::Symlink(path) => {
             let (dir, name) = walk(volume, path).await?;
+            let _locked = kernel.lock(&[&dir]).await;
             volume
                 .symlink(&USER, &dir, &name, b"target")
                 .await
@@ -424,7 +494,7 @@ mod random {
         let mut world = World::new(&[]);
         for _ in 0..rng.random_range(0..15) {
             let act = act(&mut rng);
-            let before = block_on(perform(&*world.source, act.clone()));
+            let before = block_on(perform(&*world.source, &Kernel::default(), act.clone()));
             if before.is_ok() {
                 steps.push(format!("before: {act:?}"));
             }
@@ -475,9 +545,7 @@ mod random {
                 }
             }
         }
-        if world.has_user() {
-            world.step_user(Turns::ALL);
-        }
+        world.finish_users();
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.settle()));
         let mut wrong = world.check();
         if let Err(panic) = caught {
@@ -486,7 +554,80 @@ mod random {
         (steps, wrong)
     }
 
-    fn many(kills: bool, count: u64) {
+    const DEEP: &[&str] = &[
+        "d", "e", "d/s", "e/s", "d/s/t", "e/s/t", "d/t", "e/t", "d/a", "e/b", "d/s/a", "e/s/b",
+        "d/s/t/a", "e/s/t/b", "d/t/a", "d/e", "e/d", "d/e/s", "e/d/s", "d/e/s/t",
+    ];
+
+    /// Trees that are full, directories that move and are exchanged without a pause, and everybody
+    /// at work at once, an operation or two at a time.
+    fn storm(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut steps = Vec::new();
+        let mut world = World::new(&[]);
+        for path in DEEP {
+            let act = match path.ends_with(['a', 'b']) {
+                true => Act::Create(path),
+                false => Act::Mkdir(path),
+            };
+            if rng.random_bool(0.8)
+                && block_on(perform(&*world.source, &Kernel::default(), act.clone())).is_ok()
+            {
+                steps.push(format!("before: {act:?}"));
+            }
+        }
+        if rng.random_bool(0.8) {
+            world.settle();
+            steps.push("settled".into());
+        }
+        for _ in 0..rng.random_range(20..200) {
+            match rng.random_range(0..if kills { 201 } else { 200 }) {
+                0..60 => {
+                    let who = rng.random_range(0..USERS);
+                    if world.tasks[who].is_none() {
+                        let (path, other) =
+                            (*DEEP.choose(&mut rng).unwrap(), *DEEP.choose(&mut rng).unwrap());
+                        let act = match rng.random_range(0..12) {
+                            0..6 => Act::Rename(path, other),
+                            6..9 => Act::Exchange(path, other),
+                            9 => Act::Link(path, other),
+                            10 => Act::Mkdir(path),
+                            _ => Act::Create(path),
+                        };
+                        steps.push(format!("user {who} {act:?}"));
+                        world.begin_as(who, act);
+                    }
+                    let turns = rng.random_range(1..20);
+                    world.step_user_at(who, turns);
+                    steps.push(format!("user {who} {turns}: {}", world.tasks[who].is_none()));
+                }
+                60..195 => {
+                    let (which, turns) = (rng.random_range(0..HEALERS), rng.random_range(1..8));
+                    let any = world.step_healer(which, turns);
+                    steps.push(format!("healer {which} {turns}: {any}"));
+                }
+                195..200 => {
+                    let good = rng.random_bool(0.8);
+                    world.sync(good);
+                    world.leg.advance(rng.random_range(0..300));
+                    steps.push(format!("sync {good}"));
+                }
+                _ => {
+                    steps.push("kill".into());
+                    world = world.kill();
+                }
+            }
+        }
+        world.finish_users();
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.settle()));
+        let mut wrong = world.check();
+        if let Err(panic) = caught {
+            wrong.push(panic.downcast_ref::<String>().cloned().unwrap_or_default());
+        }
+        (steps, wrong)
+    }
+
+    fn many(run: fn(u64, bool) -> (Vec<String>, Vec<String>), kills: bool, count: u64) {
         let base: u64 = std::env::var("HERMITFS_SEED").map_or(0, |s| s.parse().unwrap());
         let count = std::env::var("HERMITFS_RUNS").map_or(count, |s| s.parse().unwrap());
         let mut shortest: Option<(u64, Vec<String>, Vec<String>)> = None;
@@ -510,12 +651,22 @@ mod random {
 
     #[test]
     fn whatever_users_do_while_it_heals_both_trees_are_equal_at_the_end() {
-        many(false, 20_000);
+        many(run, false, 20_000);
     }
 
     #[test]
     fn killed_at_any_moment_nothing_is_lost_and_both_trees_are_equal_at_the_end() {
-        many(true, 20_000);
+        many(run, true, 20_000);
+    }
+
+    #[test]
+    fn directories_moved_and_exchanged_by_several_users_under_several_healers() {
+        many(storm, false, 10_000);
+    }
+
+    #[test]
+    fn the_same_killed_again_and_again() {
+        many(storm, true, 10_000);
     }
 }
 
