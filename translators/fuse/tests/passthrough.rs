@@ -126,8 +126,19 @@ fn a_volume_that_lends_for_reading_alone_is_not_asked_again() {
     };
     assert_eq!(errno(both()), Errno::EBUSY);
     drop(reader);
-    let _reader = File::open(mounted.at("db")).unwrap();
-    both().unwrap().write_at(b"new", 0).unwrap();
+    // The kernel tells of a close when it gets to it: until then a reader joins the one before.
+    let mut tries = 0;
+    let (_reader, writer) = loop {
+        let reader = File::open(mounted.at("db")).unwrap();
+        match both() {
+            Ok(writer) => break (reader, writer),
+            Err(error) if tries == 100 => panic!("{error}"),
+            Err(_) => tries += 1,
+        }
+        drop(reader);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    writer.write_at(b"new", 0).unwrap();
     assert_eq!(fs::read(mounted.at("db")).unwrap(), b"new");
 }
 

@@ -433,6 +433,22 @@ impl Ledger {
         }
     }
 
+    /// This directory of the sink becomes the image, whatever it was before: all in it is unseen,
+    /// also for those who work in what was the image so far, and nothing that is known to stand
+    /// in the old one stands here.
+    pub(crate) fn adopt(&mut self, known: &Known, sink: Oid, trust: Trust, now: Millis) {
+        let elsewhere = self
+            .in_use
+            .iter()
+            .any(|(image, owner)| *owner == known.oid && *image != sink);
+        match elsewhere {
+            true => self.plant_tree(known, trust, now),
+            false => self.ensure_tree(known, trust, now),
+        }
+        let lost: Vec<Oid> = self.claims_in(known.oid).collect();
+        lost.into_iter().for_each(|oid| self.unplace(oid));
+    }
+
     /// A mark that no user's operation made: something found to differ.
     pub(crate) fn mark_name(&mut self, dir: &Known, name: &Bytes, now: Millis) {
         self.admit(dir, now);

@@ -17,6 +17,11 @@ use crate::leg::Leg;
 use crate::record::Trust;
 use crate::users::{UserLeg, Users};
 
+/// Whether every step is to be told.
+fn told() -> bool {
+    std::env::var_os("HERMITFS_STEPS").is_some()
+}
+
 /// Operations that an actor may still do before it has to wait.
 #[derive(Default)]
 pub(crate) struct Turns(AtomicI64);
@@ -52,6 +57,11 @@ macro_rules! paced {
         impl Translator for Paced {
             $(async fn $name(&self, $($arg: $ty),*) -> $ret {
                 self.turns.turn().await;
+                let _told = told().then(|| {
+                    let mut line = format!("      {}", stringify!($name));
+                    $(line += &format!(" {:?}", $arg);)*
+                    eprintln!("{line}");
+                });
                 self.below.$name($($arg),*).await
             })*
         }
@@ -98,23 +108,45 @@ const USERS: usize = 2;
 const HEALERS: usize = 4;
 
 /// What the kernel does above a mount: who changes names in a directory has it for himself, and
-/// one at a time moves things from one directory to another.
+/// so has who gives or takes a name the file; one at a time moves things between directories.
 #[derive(Default)]
 struct Kernel(Mutex<HashSet<(u64, u64)>>);
+
+fn numbers(inode: &Arc<Inode>) -> (u64, u64) {
+    (inode.identity().dev, inode.identity().ino)
+}
 
 struct Locked<'a>(&'a Kernel, Vec<(u64, u64)>);
 
 impl Kernel {
+    /// What is no directory under this name.
+    async fn lock_named(
+        &self,
+        volume: &dyn Translator,
+        names: &[(&Arc<Inode>, &Name)],
+    ) -> Locked<'_> {
+        let mut found = Vec::new();
+        for (dir, name) in names {
+            if let Ok(entry) = volume.lookup(&USER, dir, name).await
+                && entry.inode.kind() != Kind::Directory
+            {
+                found.push(entry.inode);
+            }
+        }
+        self.hold(found.iter().map(numbers).collect()).await
+    }
+
     async fn lock(&self, dirs: &[&Arc<Inode>]) -> Locked<'_> {
-        let mut wanted: Vec<_> = dirs
-            .iter()
-            .map(|dir| (dir.identity().dev, dir.identity().ino))
-            .collect();
+        let mut wanted: Vec<_> = dirs.iter().copied().map(numbers).collect();
         wanted.sort_unstable();
         wanted.dedup();
         if wanted.len() > 1 {
             wanted.push((0, 0));
         }
+        self.hold(wanted).await
+    }
+
+    async fn hold(&self, wanted: Vec<(u64, u64)>) -> Locked<'_> {
         std::future::poll_fn(|_| {
             let mut held = self.0.lock();
             if wanted.iter().any(|dir| held.contains(dir)) {
@@ -148,7 +180,8 @@ impl World {
     pub(crate) fn new(acts: &[Act]) -> World {
         let (source, sink) = (Memory::with_dev(1), Memory::with_dev(2));
         for act in acts {
-            block_on(perform(&source, &Kernel::default(), act.clone())).unwrap_or_else(|e| panic!("{act:?}: {e}"));
+            block_on(perform(&source, &Kernel::default(), act.clone()))
+                .unwrap_or_else(|e| panic!("{act:?}: {e}"));
         }
         let root = block_on(sink.root(&ROOT)).unwrap().inode;
         let ours = Name::new(MARKER_DIR).unwrap();
@@ -289,7 +322,7 @@ impl World {
             let Ok(work) = self.leg.ledger(|ledger| ledger.claim_next(now, true)) else {
                 return false;
             };
-            if std::env::var_os("HERMITFS_STEPS").is_some() {
+            if told() {
                 eprintln!("{which}: {work:?}");
             }
             let healer = self.healer.clone();
@@ -371,6 +404,9 @@ async fn walk(volume: &dyn Translator, path: &str) -> Result<(Arc<Inode>, NameBu
             .await?
             .inode;
     }
+    if dir.kind() != Kind::Directory {
+        return Err(Error::new(Errno::ENOTDIR));
+    }
     Ok((dir, NameBuf::new(last.as_bytes())?))
 }
 
@@ -410,6 +446,7 @@ async fn perform(volume: &dyn Translator, kernel: &Kernel, act: Act) -> Result<(
         Act::Unlink(path) => {
             let (dir, name) = walk(volume, path).await?;
             let _locked = kernel.lock(&[&dir]).await;
+            let _file = kernel.lock_named(volume, &[(&dir, &name)]).await;
             volume.unlink(&USER, &dir, &name).await
         }
         Act::Rmdir(path) => {
@@ -424,12 +461,19 @@ async fn perform(volume: &dyn Translator, kernel: &Kernel, act: Act) -> Result<(
             };
             let ((dir, name), (to, new)) = (walk(volume, from).await?, walk(volume, to).await?);
             let _locked = kernel.lock(&[&dir, &to]).await;
+            let _files = kernel
+                .lock_named(volume, &[(&dir, &name), (&to, &new)])
+                .await;
             volume.rename(&USER, &dir, &name, &to, &new, flags).await
         }
         Act::Link(from, to) => {
             let inode = find(volume, from).await?;
+            if inode.kind() == Kind::Directory {
+                return Err(Error::new(Errno::EPERM));
+            }
             let (dir, name) = walk(volume, to).await?;
             let _locked = kernel.lock(&[&dir]).await;
+            let _file = kernel.hold(vec![numbers(&inode)]).await;
             volume.link(&USER, &inode, &dir, &name).await.map(drop)
         }
         Act::Symlink(path) => {
@@ -585,8 +629,10 @@ mod random {
                 0..60 => {
                     let who = rng.random_range(0..USERS);
                     if world.tasks[who].is_none() {
-                        let (path, other) =
-                            (*DEEP.choose(&mut rng).unwrap(), *DEEP.choose(&mut rng).unwrap());
+                        let (path, other) = (
+                            *DEEP.choose(&mut rng).unwrap(),
+                            *DEEP.choose(&mut rng).unwrap(),
+                        );
                         let act = match rng.random_range(0..12) {
                             0..6 => Act::Rename(path, other),
                             6..9 => Act::Exchange(path, other),
@@ -598,11 +644,20 @@ mod random {
                         world.begin_as(who, act);
                     }
                     let turns = rng.random_range(1..20);
+                    if told() {
+                        eprintln!("   user {who}: {:?}", steps.last());
+                    }
                     world.step_user_at(who, turns);
-                    steps.push(format!("user {who} {turns}: {}", world.tasks[who].is_none()));
+                    steps.push(format!(
+                        "user {who} {turns}: {}",
+                        world.tasks[who].is_none()
+                    ));
                 }
                 60..195 => {
                     let (which, turns) = (rng.random_range(0..HEALERS), rng.random_range(1..8));
+                    if told() {
+                        eprintln!("   healer {which}");
+                    }
                     let any = world.step_healer(which, turns);
                     steps.push(format!("healer {which} {turns}: {any}"));
                 }

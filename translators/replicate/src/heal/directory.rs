@@ -346,7 +346,8 @@ impl Healer {
                 }
                 // A directory has no content of its own: what stands there will do, when all in
                 // it is looked at. Under an unseen one we made it ourselves, or adopt it.
-                self.ensure(&known, Some(under.unwrap_or(Trust::NOTHING)));
+                let (trust, now) = (under.unwrap_or(Trust::NOTHING), self.now());
+                self.ledger(|ledger| ledger.adopt(&known, stands, trust, now));
                 return Ok(());
             }
             self.take_away(slot.dir, slot.sink_dir, slot.name, entry, Some(oid))

@@ -30,70 +30,103 @@ impl Healer {
         }
         let location = self.source.locate(&HEAL, dir).await.at_source("locate")?;
         for name in &location.path {
-            let above = Oid::from(here.identity());
-            let next = look(&*self.source, &here, name)
-                .await
-                .at_source("look up")?;
-            let next = next
-                .filter(|e| e.inode.kind() == Kind::Directory)
-                .ok_or(Setback::Later(5))?;
-            let oid = Oid::from(next.inode.identity());
-            let (open, unseen) = self.ledger(|ledger| {
-                let named = ledger.name_dirty(above, name.as_bytes());
-                (
-                    named || ledger.place_of(oid).is_some(),
-                    ledger.tree_dirty(above),
-                )
-            });
-            if unseen {
-                // What lies below comes after it; and as this is wanted now, it comes next.
-                self.ledger(|ledger| ledger.urge(above));
-                return Err(Setback::Later(5));
-            }
-            if open {
-                if !self.ledger(|ledger| ledger.claim(above)) {
-                    return Err(Setback::Later(10));
+            let down = self.down(&here, &image, name).await?;
+            (here, image) = match down {
+                Some(down) => down,
+                None => {
+                    self.open(&here, &image, name).await?;
+                    let down = self.down(&here, &image, name).await?;
+                    down.ok_or(Setback::Later(5))?
                 }
-                // What is changed in a directory of the sink has a mark there.
-                let known = self.known(&here).await;
-                let now = self.now();
-                self.ledger(|ledger| {
-                    if !ledger.name_dirty(above, name.as_bytes()) {
-                        ledger.mark_name(&known, &name.as_bytes().into(), now);
-                    }
-                });
-                // As in a pass over it: nobody else works in its image, and its image it still is.
-                let stands = Oid::from(image.identity());
-                let entered = self.ledger(|ledger| ledger.enter(stands, above));
-                let done = match entered {
-                    false => Err(Setback::Later(5)),
-                    true => self.open_name(&here, &image, name).await,
-                };
-                self.ledger(|ledger| {
-                    if entered {
-                        ledger.leave(stands, above);
-                    }
-                    ledger.unclaim(above);
-                });
-                done?;
-            }
-            match look(&*self.sink, &image, name).await.at_sink("look up")? {
-                Some(entry) if entry.inode.kind() == Kind::Directory => image = entry.inode,
-                _ => {
-                    // Settled, and yet not there: somebody was at the sink. Heal it again.
-                    let known = self.known(&here).await;
-                    let now = self.now();
-                    self.ledger(|ledger| ledger.mark_name(&known, &name.as_bytes().into(), now));
-                    return Err(Setback::Later(20));
-                }
-            }
-            here = next.inode;
+            };
         }
         if here.identity() == dir.identity() {
             Ok(image)
         } else {
             Err(Setback::Later(5))
         }
+    }
+
+    /// One name down on both sides, from a directory and its image; `None` when the name is not
+    /// settled. What was looked at one after the other held at one moment: users and other
+    /// healers go on all the while.
+    async fn down(
+        &self,
+        here: &Arc<Inode>,
+        image: &Arc<Inode>,
+        name: &Name,
+    ) -> Step<Option<(Arc<Inode>, Arc<Inode>)>> {
+        let above = Oid::from(here.identity());
+        let bytes = Bytes::from(name.as_bytes());
+        let seen = self.ledger(|ledger| ledger.name_seen(above, &bytes));
+        let next = look(&*self.source, here, name).await;
+        let next = next
+            .at_source("look up")?
+            .filter(|entry| entry.inode.kind() == Kind::Directory)
+            .ok_or(Setback::Later(5))?
+            .inode;
+        let oid = Oid::from(next.identity());
+        let (open, unseen) = self.ledger(|ledger| {
+            let open = ledger.name_dirty(above, &bytes) || ledger.place_of(oid).is_some();
+            (open, ledger.tree_dirty(above))
+        });
+        if unseen {
+            // What lies below comes after it; and as this is wanted now, it comes next.
+            self.ledger(|ledger| ledger.urge(above));
+            return Err(Setback::Later(5));
+        }
+        if open {
+            return Ok(None);
+        }
+        let there = look(&*self.sink, image, name).await.at_sink("look up")?;
+        let stands = self.ledger(|ledger| {
+            ledger.name_stands(above, &bytes, seen)
+                && ledger.place_of(oid).is_none()
+                && !ledger.tree_dirty(above)
+        });
+        if !stands {
+            return Err(Setback::Later(5));
+        }
+        match there {
+            Some(entry) if entry.inode.kind() == Kind::Directory => Ok(Some((next, entry.inode))),
+            _ => {
+                // Settled, and yet not there: somebody was at the sink. Heal it again.
+                let known = self.known(here).await;
+                let now = self.now();
+                self.ledger(|ledger| ledger.mark_name(&known, &bytes, now));
+                Err(Setback::Later(20))
+            }
+        }
+    }
+
+    /// Heals a name on the way, as in a pass over its directory: nobody else does that or works
+    /// in its image, and its image it still is.
+    async fn open(&self, here: &Arc<Inode>, image: &Arc<Inode>, name: &Name) -> Step<()> {
+        let above = Oid::from(here.identity());
+        if !self.ledger(|ledger| ledger.claim(above)) {
+            return Err(Setback::Later(10));
+        }
+        // What is changed in a directory of the sink has a mark there.
+        let known = self.known(here).await;
+        let now = self.now();
+        let stands = Oid::from(image.identity());
+        let entered = self.ledger(|ledger| {
+            if !ledger.name_dirty(above, name.as_bytes()) {
+                ledger.mark_name(&known, &name.as_bytes().into(), now);
+            }
+            ledger.enter(stands, above)
+        });
+        let done = match entered {
+            false => Err(Setback::Later(5)),
+            true => self.open_name(here, image, name).await,
+        };
+        self.ledger(|ledger| {
+            if entered {
+                ledger.leave(stands, above);
+            }
+            ledger.unclaim(above);
+        });
+        done
     }
 
     /// Heals one name on the way to another directory.
@@ -225,8 +258,7 @@ impl Healer {
         if let Some(entry) = self.linked_image(oid).await? {
             return Ok(entry.inode);
         }
-        if let Some(place) = self.ledger(|ledger| ledger.place_of(oid).cloned())
-            && let Some(found) = self.stand(&place, 0).await?
+        if let Some(found) = self.placed(oid).await?
             && found.entry.inode.kind() == object.inode.kind()
         {
             return Ok(found.entry.inode);
@@ -241,15 +273,39 @@ impl Healer {
             names.push((dir.inode, name_of(name).at_source("find")?));
         }
         for (dir, name) in names {
-            let there = look(&*self.source, &dir, &name).await;
-            if !there
-                .is_ok_and(|e| e.is_some_and(|e| e.inode.identity() == object.inode.identity()))
-            {
+            let at = (Oid::from(dir.identity()), Bytes::from(name.as_bytes()));
+            let seen = self.ledger(|ledger| ledger.name_seen(at.0, &at.1));
+            if !self.has_name(object, &dir, &name).await {
                 continue;
             }
-            return self.image_at(object, &dir, &name).await;
+            let image = self.image_at(object, &dir, &name).await?;
+            // All that was looked at one after the other must have been so at one moment: while
+            // users and other healers go on, a slot may hold another's image for a while.
+            let stands = self.ledger(|ledger| {
+                ledger.name_stands(at.0, &at.1, seen) && ledger.place_of(oid).is_none()
+            });
+            let same = stands
+                && self.has_name(object, &dir, &name).await
+                && self.image_at(object, &dir, &name).await?.identity() == image.identity();
+            return same.then_some(image).ok_or(Setback::Later(5));
         }
         self.not_found(oid).await
+    }
+
+    /// What stands at an object's place, while nothing is moved on the sink.
+    async fn placed(&self, oid: Oid) -> Step<Option<Found>> {
+        let _moving = self.moves.lock().await;
+        match self.ledger(|ledger| ledger.place_of(oid).cloned()) {
+            Some(place) => self.stand(&place, 0).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn has_name(&self, object: &Entry, dir: &Arc<Inode>, name: &Name) -> bool {
+        let there = look(&*self.source, dir, name).await;
+        there.is_ok_and(|entry| {
+            entry.is_some_and(|entry| entry.inode.identity() == object.inode.identity())
+        })
     }
 
     async fn image_at(&self, object: &Entry, dir: &Arc<Inode>, name: &Name) -> Step<Arc<Inode>> {

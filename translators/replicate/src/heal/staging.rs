@@ -38,6 +38,12 @@ impl Healer {
         if now.map(|entry| Oid::from(entry.inode.identity())) != wanted {
             return Err(Setback::Later(5));
         }
+        // And here: before we had the lock, another may have brought what stood here to where it
+        // belongs, and all that is in it is wanted there.
+        let still = look(&*self.sink, sink_dir, name).await.at_sink("look up")?;
+        if still.is_none_or(|entry| entry.inode.identity() != there.inode.identity()) {
+            return Err(Setback::Later(5));
+        }
         let slot = Oid::from(dir.identity());
         let claimant = self.ledger(|ledger| ledger.claimant(slot, name.as_bytes()));
         // What has another name on the sink is not lost with this one.

@@ -209,6 +209,10 @@ impl State {
     fn ancestors(&self, mut dir: u64) -> Result<Vec<u64>> {
         let mut all = vec![dir];
         while dir != self.root() {
+            if self.get(dir).nlink == 0 {
+                // What was above a removed directory may be gone as well.
+                return Err(Errno::ENOENT.into());
+            }
             dir = self.directory(dir)?.parent;
             all.push(dir);
         }
