@@ -355,7 +355,7 @@ impl Healer {
             there = None;
         }
         debug_assert!(there.is_none());
-        if self.bring(slot, wanted, place).await? {
+        if self.bring(slot, wanted).await? {
             if under.is_some() {
                 self.plant(&known, under);
             }
@@ -387,7 +387,7 @@ impl Healer {
     }
 
     /// Brings an image that stands elsewhere into this free slot. `false` when there is none.
-    async fn bring(&self, slot: &Slot<'_>, wanted: &Entry, place: Option<Place>) -> Step<bool> {
+    async fn bring(&self, slot: &Slot<'_>, wanted: &Entry) -> Step<bool> {
         let oid = Oid::from(wanted.inode.identity());
         let is_dir = wanted.inode.kind() == Kind::Directory;
         let here = || async {
@@ -424,12 +424,11 @@ impl Healer {
                 Err(error) => return Err(error).at_sink("link"),
             }
         }
-        let Some(place) = place else { return Ok(false) };
         let _moving = self.moves.lock().await;
-        // It may have been staged since it was read.
-        let place = self
-            .ledger(|ledger| ledger.place_of(oid).cloned())
-            .unwrap_or(place);
+        // Asked for only now: it may have been staged, or lost, since this name was looked at.
+        let Some(place) = self.ledger(|ledger| ledger.place_of(oid).cloned()) else {
+            return Ok(false);
+        };
         let found = self.stand(&place, 0).await?;
         let Some(found) = found.filter(|f| f.entry.inode.kind() == wanted.inode.kind()) else {
             return Ok(false);
@@ -586,7 +585,7 @@ impl Healer {
             self.take_away(slot.dir, slot.sink_dir, slot.name, there, Some(oid))
                 .await?;
         }
-        if self.bring(slot, wanted, place).await? {
+        if self.bring(slot, wanted).await? {
             let there = look(&*self.sink, slot.sink_dir, slot.name)
                 .await
                 .at_sink("look up")?;
