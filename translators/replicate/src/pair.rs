@@ -558,15 +558,9 @@ impl Sink {
             tracing::warn!(sink = self.name, %error, "a sync failed: what was copied is copied again");
         }
         let now = self.leg.now();
-        let root = block_on(self.healer.known(&self.healer.source_root));
         self.leg.ledger(|ledger| {
             ledger.seal(cut, synced.is_ok(), now);
             ledger.verified();
-            // Before it counts as done, all is looked at once more where directories were moved
-            // about on the sink.
-            if ledger.pending() == 0 && self.healer.doubt.swap(false, Ordering::Relaxed) {
-                ledger.plant_tree(&root, Trust::ALL, now);
-            }
             let mut held = self.healer.held.lock();
             held.retain(|oid, _| ledger.locator(*oid).is_some());
         });

@@ -470,9 +470,6 @@ impl Healer {
                 ));
             }
             self.mark_left(&left);
-            if is_dir {
-                self.doubt.store(true, std::sync::atomic::Ordering::Relaxed);
-            }
             let flags = self.loosened(&found.entry).await;
             let moved = self
                 .sink

@@ -60,8 +60,6 @@ pub(crate) struct Healer {
     moves: AsyncMutex<()>,
     pub(crate) tally: Tally,
     pub(crate) stop: AtomicBool,
-    /// Directories of the sink were moved or removed since all was last looked at.
-    pub(crate) doubt: AtomicBool,
     /// Threads that share one big file.
     pub(crate) lanes: usize,
 }
@@ -85,7 +83,6 @@ impl Healer {
             moves: AsyncMutex::new(()),
             tally: Tally::default(),
             stop: AtomicBool::new(false),
-            doubt: AtomicBool::new(false),
             lanes,
         }
     }

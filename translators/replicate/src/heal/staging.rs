@@ -30,9 +30,6 @@ impl Healer {
         wanted: Option<Oid>,
     ) -> Step<()> {
         let _moving = self.moves.lock().await;
-        if there.inode.kind() == Kind::Directory {
-            self.doubt.store(true, std::sync::atomic::Ordering::Relaxed);
-        }
         // Once more, right before: by look-up, as nothing else proves it.
         let now = look(&*self.source, dir, name).await.at_source("look up")?;
         if now.map(|entry| Oid::from(entry.inode.identity())) != wanted {
