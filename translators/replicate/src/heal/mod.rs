@@ -6,6 +6,7 @@ mod directory;
 mod image;
 mod meta;
 mod object;
+mod slot;
 mod staging;
 
 use std::collections::HashMap;

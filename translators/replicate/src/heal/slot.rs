@@ -1,0 +1,393 @@
+//! One name of a directory of the sink: it gets the image of what the source has there.
+
+use std::sync::Arc;
+
+use hermitfs_api::{Attr, Entry, Errno, Inode, Kind, Name, RenameFlags};
+
+use super::{HEAL, Healer, handle_of, look};
+use crate::ledger::{BodyWork, Known};
+use crate::record::{Bytes, Oid, Piece, Place, Trust, name_of};
+use crate::trouble::{Blame, Setback, Step};
+
+/// A name of a directory, on both sides, and what the sink has there.
+pub(super) struct Slot<'a> {
+    pub(super) dir: &'a Arc<Inode>,
+    pub(super) sink_dir: &'a Arc<Inode>,
+    pub(super) name: &'a Name,
+    pub(super) there: Option<Entry>,
+    /// The ledger's epoch before the source was looked at.
+    pub(super) epoch: u64,
+}
+
+impl Healer {
+    pub(super) async fn note_stand(&self, slot: &Slot<'_>, wanted: &Entry) -> Step<()> {
+        let oid = Oid::from(wanted.inode.identity());
+        let handle = handle_of(&*self.source, &wanted.inode).await;
+        let place = Place::At {
+            dir: Oid::from(slot.dir.identity()),
+            handle: handle_of(&*self.source, slot.dir).await,
+            name: slot.name.as_bytes().into(),
+        };
+        self.ledger(|ledger| {
+            if ledger.place_of(oid).is_none() && ledger.image(oid).is_none() {
+                ledger.set_place(oid, handle, place);
+            }
+        });
+        Ok(())
+    }
+
+    pub(super) async fn child(
+        &self,
+        slot: &Slot<'_>,
+        wanted: &Entry,
+        under: Option<Trust>,
+    ) -> Step<()> {
+        let oid = Oid::from(wanted.inode.identity());
+        let at = Oid::from(slot.dir.identity());
+        let (claimant, place) = self.ledger(|ledger| {
+            (
+                ledger.claimant(at, slot.name.as_bytes()),
+                ledger.place_of(oid).cloned(),
+            )
+        });
+        let known = self.known(&wanted.inode).await;
+        let mut there = slot.there.clone();
+        if let Some(entry) = &there {
+            let is_dir = entry.inode.kind() == Kind::Directory;
+            if is_dir && claimant == Some(oid) {
+                self.ensure(&known, under);
+                return Ok(());
+            }
+            if is_dir && claimant.is_none() && place.is_none() {
+                let stands = Oid::from(entry.inode.identity());
+                if self.ledger(|ledger| ledger.in_use_by_other(stands, oid)) {
+                    return Err(Setback::Later(10));
+                }
+                // A directory has no content of its own: what stands there will do, when all in
+                // it is looked at. Under an unseen one we made it ourselves, or adopt it.
+                let (trust, now) = (under.unwrap_or(Trust::NOTHING), self.now());
+                self.ledger(|ledger| ledger.adopt(&known, stands, trust, now));
+                return Ok(());
+            }
+            self.take_away(slot.dir, slot.sink_dir, slot.name, entry, Some(oid))
+                .await?;
+            there = None;
+        }
+        debug_assert!(there.is_none());
+        if self.bring(slot, wanted).await? {
+            if under.is_some() {
+                self.plant(&known, under);
+            }
+            return Ok(());
+        }
+        // Its attributes come at the end of its own walk.
+        let (_, body) = self
+            .fresh(&wanted.inode, &wanted.attr, slot.sink_dir, slot.name)
+            .await?;
+        body?;
+        self.ledger(|ledger| ledger.unplace(oid));
+        // All that it has is new here; what a kill leaves half done was made by us.
+        self.plant(&known, Some(Trust::ALL));
+        Ok(())
+    }
+
+    fn ensure(&self, known: &Known, trust: Option<Trust>) {
+        let now = self.now();
+        if let Some(trust) = trust {
+            self.ledger(|ledger| ledger.ensure_tree(known, trust, now));
+        }
+    }
+
+    fn plant(&self, known: &Known, trust: Option<Trust>) {
+        let now = self.now();
+        if let Some(trust) = trust {
+            self.ledger(|ledger| ledger.plant_tree(known, trust, now));
+        }
+    }
+
+    /// Brings an image that stands elsewhere into this free slot. `false` when there is none.
+    async fn bring(&self, slot: &Slot<'_>, wanted: &Entry) -> Step<bool> {
+        let oid = Oid::from(wanted.inode.identity());
+        let is_dir = wanted.inode.kind() == Kind::Directory;
+        let here = || async {
+            Place::At {
+                dir: Oid::from(slot.dir.identity()),
+                handle: handle_of(&*self.source, slot.dir).await,
+                name: slot.name.as_bytes().into(),
+            }
+        };
+        let handle = handle_of(&*self.source, &wanted.inode).await;
+        if !is_dir && let Some(image) = self.linked_image(oid).await? {
+            match self
+                .sink
+                .link(&HEAL, &image.inode, slot.sink_dir, slot.name)
+                .await
+            {
+                Ok(_) => {
+                    self.leave_place(oid).await?;
+                    return Ok(true);
+                }
+                // Flags forbid it, or it is being removed: by way of its place, or a copy.
+                Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ESTALE) => {}
+                Err(error) if error.errno() == Errno::EPERM => {
+                    self.loosen(&image).await;
+                    let linked = self
+                        .sink
+                        .link(&HEAL, &image.inode, slot.sink_dir, slot.name)
+                        .await;
+                    linked.at_sink("link")?;
+                    self.leave_place(oid).await?;
+                    self.mark_attributes(&wanted.inode).await;
+                    return Ok(true);
+                }
+                Err(error) => return Err(error).at_sink("link"),
+            }
+        }
+        let _moving = self.moves.lock().await;
+        // Asked for only now: it may have been staged, or lost, since this name was looked at.
+        let Some(place) = self.ledger(|ledger| ledger.place_of(oid).cloned()) else {
+            return Ok(false);
+        };
+        let found = self.stand(&place, 0).await?;
+        let Some(found) = found.filter(|f| f.entry.inode.kind() == wanted.inode.kind()) else {
+            return Ok(false);
+        };
+        let staged = matches!(place, Place::Staged(_));
+        if !is_dir && !staged {
+            // The other name stays until it is looked at: it may still be wanted.
+            let linked = self
+                .sink
+                .link(&HEAL, &found.entry.inode, slot.sink_dir, slot.name)
+                .await;
+            match linked {
+                Err(error) if error.errno() == Errno::EPERM => {
+                    self.loosen(&found.entry).await;
+                    let again = self
+                        .sink
+                        .link(&HEAL, &found.entry.inode, slot.sink_dir, slot.name)
+                        .await;
+                    again.at_sink("link")?;
+                    self.mark_attributes(&wanted.inode).await;
+                }
+                linked => drop(linked.at_sink("link")?),
+            }
+        } else {
+            let mut left = None;
+            if let Place::At { dir, handle, name } = &place {
+                // An image is moved only while both names are marked; and marked once more after
+                // it, as the times of the directory that it left have to be set again.
+                left = Some((
+                    Known {
+                        oid: *dir,
+                        kind: Kind::Directory,
+                        locator: crate::record::Locator {
+                            handle: handle.clone(),
+                            whence: None,
+                        },
+                    },
+                    name.clone(),
+                ));
+            }
+            self.mark_left(&left);
+            let flags = self.loosened(&found.entry).await;
+            let moved = self
+                .sink
+                .rename(
+                    &HEAL,
+                    &found.dir,
+                    &found.name,
+                    slot.sink_dir,
+                    slot.name,
+                    RenameFlags::NoReplace,
+                )
+                .await;
+            match moved {
+                Err(error) if error.errno() == Errno::EINVAL => return Err(Setback::Later(50)),
+                moved => moved.at_sink("move")?,
+            }
+            self.mark_left(&left);
+            if flags {
+                self.mark_attributes(&wanted.inode).await;
+            }
+        }
+        let here = here().await;
+        self.ledger(|ledger| ledger.set_place(oid, handle, here));
+        Ok(true)
+    }
+
+    fn mark_left(&self, left: &Option<(Known, Bytes)>) {
+        if let Some((dir, name)) = left {
+            let now = self.now();
+            self.ledger(|ledger| ledger.mark_name(dir, name, now));
+        }
+    }
+
+    /// An image that has got its name by a link needs no other place.
+    async fn leave_place(&self, oid: Oid) -> Step<()> {
+        let _moving = self.moves.lock().await;
+        let place = self.ledger(|ledger| ledger.place_of(oid).cloned());
+        if let Some(place @ Place::Staged(_)) = &place
+            && let Some(found) = self.stand(place, 0).await?
+        {
+            self.remove(&found.dir, &found.name, &found.entry).await?;
+        }
+        self.ledger(|ledger| ledger.unplace(oid));
+        Ok(())
+    }
+
+    async fn loosened(&self, there: &Entry) -> bool {
+        let before = self.sink.get_flags(&HEAL, &there.inode).await.unwrap_or(0);
+        self.loosen(there).await;
+        before & super::meta::FORBIDDING != 0
+    }
+
+    async fn mark_attributes(&self, inode: &Arc<Inode>) {
+        let known = self.known(inode).await;
+        let now = self.now();
+        self.ledger(|ledger| ledger.mark_body(&known, None, now));
+    }
+
+    /// A name of what is no directory.
+    pub(super) async fn leaf(
+        &self,
+        slot: &Slot<'_>,
+        wanted: &Entry,
+        under: Option<Trust>,
+    ) -> Step<()> {
+        let oid = Oid::from(wanted.inode.identity());
+        let at = Oid::from(slot.dir.identity());
+        let source = &wanted.inode;
+        // The generation first, then what it stands for.
+        let (untouched, body, escaped, claimant, image, place) = self.ledger(|ledger| {
+            (
+                ledger.untouched(oid, slot.epoch),
+                ledger.body_work(oid),
+                ledger.body_escaped(oid),
+                ledger.claimant(at, slot.name.as_bytes()),
+                ledger.image(oid),
+                ledger.place_of(oid).cloned(),
+            )
+        });
+        // What the look-up told still holds, unless somebody may have changed it since.
+        let attr = match untouched {
+            true => wanted.attr,
+            false => {
+                let now = self.source.getattr(&HEAL, source, None).await;
+                now.at_source("read attributes")?
+            }
+        };
+        if let Some(there) = &slot.there {
+            let stands = Oid::from(there.inode.identity());
+            let same_kind = there.inode.kind() == attr.kind;
+            let by_link = image.as_ref().map(|(sink, _)| *sink == stands);
+            let proven = same_kind && (by_link == Some(true) || claimant == Some(oid));
+            // Under an unseen directory nothing was changed here since we made it, or else it is
+            // adopted: then it must not be another's, nor have names that ours has not.
+            let unclaimed = by_link.is_none()
+                && claimant.is_none()
+                && place.is_none()
+                && self.ledger(|ledger| ledger.image_owner(stands)).is_none()
+                && (there.attr.nlink == 1 || attr.nlink > 1);
+            let adopted = same_kind
+                && unclaimed
+                && under.is_some()
+                && self.adoptable(source, &attr, there).await?;
+            if proven || adopted {
+                let mut done = Ok(());
+                if let Some(trust) = under {
+                    done = self.compare(source, &attr, there, trust).await;
+                }
+                if let (Ok(()), Some(body)) = (&done, &body) {
+                    done = self.change(source, &there.inode, body).await;
+                }
+                self.note_image(oid, &attr, &there.inode).await;
+                return self.finish_leaf(source, body, done).await;
+            }
+            self.take_away(slot.dir, slot.sink_dir, slot.name, there, Some(oid))
+                .await?;
+        }
+        if self.bring(slot, wanted).await? {
+            let there = look(&*self.sink, slot.sink_dir, slot.name)
+                .await
+                .at_sink("look up")?;
+            let there = there.ok_or(Setback::Later(10))?;
+            self.note_image(oid, &attr, &there.inode).await;
+            let done = match &body {
+                Some(body) => self.change(source, &there.inode, body).await,
+                None => Ok(()),
+            };
+            return self.finish_leaf(source, body, done).await;
+        }
+        self.ledger(|ledger| ledger.unplace(oid));
+        if escaped
+            && !self
+                .source
+                .quiet(&HEAL, source)
+                .await
+                .at_source("take a lease")?
+        {
+            return Err(Setback::Later(500));
+        }
+        let (image, mut done) = self.fresh(source, &attr, slot.sink_dir, slot.name).await?;
+        if escaped
+            && !self
+                .source
+                .quiet(&HEAL, source)
+                .await
+                .at_source("take a lease")?
+        {
+            done = Err(Setback::Later(500));
+        }
+        self.note_image(oid, &attr, &image).await;
+        self.finish_leaf(source, body, done).await
+    }
+
+    /// Whether what a walk found can be changed into the image: a symlink or device cannot.
+    async fn adoptable(&self, source: &Arc<Inode>, attr: &Attr, there: &Entry) -> Step<bool> {
+        Ok(match attr.kind {
+            Kind::CharDevice | Kind::BlockDevice => attr.rdev == there.attr.rdev,
+            Kind::Symlink => {
+                let wanted = self
+                    .source
+                    .readlink(&HEAL, source)
+                    .await
+                    .at_source("read link")?;
+                let got = self
+                    .sink
+                    .readlink(&HEAL, &there.inode)
+                    .await
+                    .at_sink("read link")?;
+                wanted == got
+            }
+            _ => true,
+        })
+    }
+
+    /// The name is right; what the body lacks becomes a mark of its own.
+    async fn finish_leaf(
+        &self,
+        source: &Arc<Inode>,
+        body: Option<BodyWork>,
+        done: Step<()>,
+    ) -> Step<()> {
+        let oid = Oid::from(source.identity());
+        if done.is_ok() || body.is_some() {
+            return self.finish_body(oid, body.as_ref(), done);
+        }
+        let known = self.known(source).await;
+        let now = self.now();
+        let body = self.ledger(|ledger| {
+            ledger.mark_body(&known, Some(crate::ranges::Ranges::WHOLE), now);
+            ledger.body_work(oid)
+        });
+        self.finish_body(oid, body.as_ref(), done)
+    }
+
+    async fn note_image(&self, oid: Oid, attr: &Attr, image: &Arc<Inode>) {
+        if attr.nlink > 1
+            && let Some(handle) = handle_of(&*self.sink, image).await
+        {
+            self.ledger(|ledger| ledger.set_image(oid, Oid::from(image.identity()), handle));
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Marks: what is made dirty, and what is clean.
+
+use super::{Body, CRAWL, Known, Ledger, Mark, Millis, State, TOUCHED};
+use crate::ranges::{Ranges, rounded};
+use crate::record::{Bytes, Oid, Piece, Record, Trust, kind_code};
+
+impl Ledger {
+    pub(super) fn fresh(generation: u64) -> State {
+        State {
+            generation,
+            born: generation,
+            in_flight: 0,
+            copied: false,
+            not_before: 0,
+        }
+    }
+
+    pub(super) fn redirty(state: &mut State, generation: u64) {
+        if state.copied {
+            state.copied = false;
+            state.born = generation;
+            state.not_before = 0;
+        }
+        state.generation = generation;
+    }
+
+    pub(super) fn dirty_name(&mut self, oid: Oid, name: &Bytes, now: Millis) -> Piece {
+        let generation = self.next_generation();
+        let piece = Piece::Name(name.clone());
+        let mut record = None;
+        if let Some(mark) = self.marks.get_mut(&oid) {
+            mark.touched = now;
+            match mark.names.get_mut(name) {
+                Some(state) => Self::redirty(state, generation),
+                None => {
+                    mark.names.insert(name.clone(), Self::fresh(generation));
+                    record = Some(Self::mark_record(oid, mark, None, None, vec![name.clone()]));
+                }
+            }
+        }
+        self.unwaive(oid, &piece);
+        self.records.extend(record);
+        piece
+    }
+
+    pub(super) fn dirty_body(
+        &mut self,
+        oid: Oid,
+        data: Option<(u64, u64)>,
+        escaped: bool,
+        now: Millis,
+    ) -> Piece {
+        let generation = self.next_generation();
+        let mut record = None;
+        if let Some(mark) = self.marks.get_mut(&oid) {
+            mark.touched = now;
+            let mut is_new = mark.body.is_none();
+            let body = mark.body.get_or_insert_with(|| Body {
+                state: Self::fresh(generation),
+                data: Ranges::default(),
+                unsynced: Vec::new(),
+                journaled: Ranges::default(),
+                escaped: false,
+            });
+            Self::redirty(&mut body.state, generation);
+            is_new |= escaped && !body.escaped;
+            body.escaped |= escaped;
+            let mut coarse = Ranges::default();
+            if let Some((from, to)) = data {
+                body.data.add(from, to);
+                if !body.journaled.contains(from, to) {
+                    let (from, to) = rounded(from, to);
+                    coarse.add(from, to);
+                    body.journaled.add(from, to);
+                }
+            }
+            if is_new || !coarse.is_empty() {
+                let escaped = body.escaped;
+                record = Some(Self::mark_record(
+                    oid,
+                    mark,
+                    Some((coarse, escaped)),
+                    None,
+                    vec![],
+                ));
+            }
+        }
+        self.unwaive(oid, &Piece::Body);
+        self.records.extend(record);
+        Piece::Body
+    }
+
+    pub(super) fn mark_record(
+        oid: Oid,
+        mark: &Mark,
+        body: Option<(Ranges, bool)>,
+        tree: Option<Trust>,
+        names: Vec<Bytes>,
+    ) -> Record {
+        let (kind, locator) = (kind_code(mark.kind), mark.locator.clone());
+        Record::Mark {
+            oid,
+            kind,
+            locator,
+            body,
+            tree,
+            names,
+        }
+    }
+
+    /// Everything below this directory is unseen. Heals soon, newest first, so that the frontier
+    /// of a crawl stays short.
+    pub(crate) fn plant_tree(&mut self, known: &Known, trust: Trust, now: Millis) {
+        self.admit(known, now);
+        let generation = self.next_generation();
+        let mut grown = 0;
+        let mut record = None;
+        if let Some(mark) = self.marks.get_mut(&known.oid) {
+            let wider = match &mut mark.tree {
+                None => {
+                    mark.tree = Some((Self::fresh(generation), trust));
+                    grown = 1;
+                    true
+                }
+                Some((state, old)) => {
+                    if state.copied {
+                        grown = 1;
+                    }
+                    Self::redirty(state, generation);
+                    let wider = trust < *old;
+                    *old = trust.min(*old);
+                    wider
+                }
+            };
+            if wider {
+                let trust = mark.tree.as_ref().map(|(_, trust)| *trust);
+                record = Some(Self::mark_record(known.oid, mark, None, trust, vec![]));
+            }
+        }
+        self.trees += grown;
+        self.records.extend(record);
+        self.unwaive(known.oid, &Piece::Tree);
+        self.enqueue(known.oid, CRAWL, now);
+    }
+
+    /// The same for a directory whose image is and stays where it is: a walk that is under way,
+    /// or to come, and trusts no more than this one, will do.
+    pub(crate) fn ensure_tree(&mut self, known: &Known, trust: Trust, now: Millis) {
+        let tree = self
+            .marks
+            .get(&known.oid)
+            .and_then(|mark| mark.tree.as_ref());
+        if tree.is_none_or(|(state, old)| !Self::dirty(state) || *old > trust) {
+            self.plant_tree(known, trust, now);
+        }
+    }
+
+    /// This directory of the sink becomes the image, whatever it was before: all in it is unseen,
+    /// also for those who work in what was the image so far, and nothing that is known to stand
+    /// in the old one stands here.
+    pub(crate) fn adopt(&mut self, known: &Known, sink: Oid, trust: Trust, now: Millis) {
+        let elsewhere = self
+            .in_use
+            .iter()
+            .any(|(image, owner)| *owner == known.oid && *image != sink);
+        match elsewhere {
+            true => self.plant_tree(known, trust, now),
+            false => self.ensure_tree(known, trust, now),
+        }
+        let lost: Vec<Oid> = self.claims_in(known.oid).collect();
+        lost.into_iter().for_each(|oid| self.unplace(oid));
+    }
+
+    /// A mark that no user's operation made: something found to differ.
+    pub(crate) fn mark_name(&mut self, dir: &Known, name: &Bytes, now: Millis) {
+        self.admit(dir, now);
+        self.dirty_name(dir.oid, name, now);
+        self.enqueue(dir.oid, TOUCHED, now);
+    }
+
+    /// The same for content and attributes.
+    pub(crate) fn mark_body(&mut self, object: &Known, data: Option<(u64, u64)>, now: Millis) {
+        self.admit(object, now);
+        self.dirty_body(object.oid, data, false, now);
+        self.enqueue(object.oid, TOUCHED, now);
+    }
+
+    /// An object with marks is found under another name now.
+    pub(crate) fn relocate(&mut self, oid: Oid, whence: (Bytes, Bytes)) {
+        if let Some(mark) = self.marks.get_mut(&oid)
+            && mark.locator.whence.as_ref() != Some(&whence)
+        {
+            mark.locator.whence = Some(whence.clone());
+            self.records.push(Record::Moved { oid, whence });
+        }
+    }
+
+    /// The object is gone from the source.
+    pub(crate) fn forget(&mut self, oid: Oid) {
+        let Some(mark) = self.marks.get(&oid) else {
+            return;
+        };
+        let flying = mark
+            .body
+            .iter()
+            .map(|b| &b.state)
+            .chain(mark.names.values());
+        if flying.map(|state| state.in_flight).sum::<u32>() > 0 {
+            return;
+        }
+        if mark.tree.as_ref().is_some_and(|(state, _)| !state.copied) {
+            self.trees -= 1;
+        }
+        self.marks.remove(&oid);
+        self.dequeue(oid);
+        let all = (oid, Piece::Body)..;
+        let gone: Vec<_> = self
+            .troubles
+            .range(all)
+            .map(|(key, _)| key.clone())
+            .take_while(|(at, _)| *at == oid)
+            .collect();
+        gone.iter().for_each(|key| drop(self.troubles.remove(key)));
+        self.waived.retain(|(at, _)| *at != oid);
+        self.records.push(Record::Gone { oid });
+    }
+
+    pub(super) fn dirty(state: &State) -> bool {
+        !state.copied
+    }
+
+    /// Whether this very name is dirty; says nothing of what is above.
+    pub(crate) fn name_dirty(&self, dir: Oid, name: &[u8]) -> bool {
+        self.marks
+            .get(&dir)
+            .and_then(|m| m.names.get(name))
+            .is_some_and(Self::dirty)
+    }
+
+    /// Whether this very directory is unseen.
+    pub(crate) fn tree_dirty(&self, dir: Oid) -> bool {
+        self.marks
+            .get(&dir)
+            .and_then(|m| m.tree.as_ref())
+            .is_some_and(|(s, _)| Self::dirty(s))
+    }
+
+    /// Whether users are changing this name just now.
+    pub(crate) fn name_in_flight(&self, dir: Oid, name: &[u8]) -> bool {
+        self.marks
+            .get(&dir)
+            .and_then(|m| m.names.get(name))
+            .is_some_and(|s| s.in_flight > 0)
+    }
+
+    pub(super) fn clean(&self, chain: &[Oid], name: &[u8]) -> bool {
+        let Some(&dir) = chain.first() else {
+            return false;
+        };
+        !self.name_dirty(dir, name) && !chain.iter().any(|&above| self.tree_dirty(above))
+    }
+
+    /// Whether nothing is open but bodies.
+    pub(crate) fn only_bodies_open(&self) -> bool {
+        self.trees == 0
+            && !self
+                .marks
+                .values()
+                .any(|m| m.names.values().any(Self::dirty))
+    }
+}

@@ -1,0 +1,290 @@
+//! The ledger of one sink: marks, and where images stand. A plain data structure without I/O.
+//!
+//! Every durable change also becomes a [`Record`]; replaying the records gives the ledger back,
+//! all of it dirty. Generations, operations in flight and what was copied but not yet synced live
+//! in memory alone: after a restart every mark is open again, which is the safe side.
+//!
+//! The rules that hold here, whatever the order of calls:
+//! - A piece is dropped only by [`Ledger::seal`], after [`Ledger::finish`] found its generation
+//!   unchanged and no operation in flight.
+//! - A name is *clean* when neither it nor its directory nor anything above is dirty: then the
+//!   sink has the image of its object at the same path.
+//! - Each live directory is covered by a dirty tree (its own or above), or its image can be found:
+//!   by its [`Place`], or at its own clean path. Who takes a place away plants a tree.
+//! - A slot (directory, name) of the sink is claimed by one object at most.
+
+mod claims;
+mod marks;
+mod numbers;
+mod places;
+mod queue;
+mod replay;
+mod settle;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use hermitfs_api::Kind;
+
+use crate::ranges::Ranges;
+use crate::record::{Bytes, Locator, Oid, Piece, Place, Record, Trust};
+use crate::trouble::Trouble;
+
+/// Milliseconds of a clock that never goes back.
+pub(crate) type Millis = u64;
+
+/// A busy object is healed at last after this long.
+const REST_AT_MOST: Millis = 10_000;
+
+/// The life of one piece.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    /// Raised before and after each operation that concerns the piece.
+    generation: u64,
+    /// When it became different from the sink, as a generation.
+    born: u64,
+    in_flight: u32,
+    /// Made equal at this generation, waiting for a sync.
+    copied: bool,
+    /// Not to be tried before this.
+    not_before: Millis,
+}
+
+#[derive(Clone, Debug)]
+struct Body {
+    state: State,
+    /// To be copied.
+    data: Ranges,
+    /// Copied since a sync, by epoch: comes back when that sync fails.
+    unsynced: Vec<(u64, Ranges)>,
+    /// What the journal says, a superset.
+    journaled: Ranges,
+    /// Writes may have passed unseen: settles only while nobody can write.
+    escaped: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Mark {
+    kind: Kind,
+    locator: Locator,
+    body: Option<Body>,
+    tree: Option<(State, Trust)>,
+    names: BTreeMap<Bytes, State>,
+    touched: Millis,
+    since: Millis,
+}
+
+/// What a user's operation concerns.
+#[derive(Clone, Debug)]
+pub(crate) enum Touch {
+    /// A name in a directory.
+    Name(Oid, Bytes),
+    /// Attributes of an object, and bytes of its content.
+    Body {
+        oid: Oid,
+        data: Option<(u64, u64)>,
+        escaped: bool,
+    },
+}
+
+/// An object as the caller knows it; needed once, when its first mark is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) oid: Oid,
+    pub(crate) kind: Kind,
+    pub(crate) locator: Locator,
+}
+
+/// Where an object is about to leave from, and the directories above, nearest first.
+#[derive(Clone, Debug)]
+pub(crate) struct Departure {
+    pub(crate) object: Known,
+    pub(crate) chain: Vec<Oid>,
+    /// Handle of the nearest.
+    pub(crate) handle: Option<Bytes>,
+    pub(crate) name: Bytes,
+    pub(crate) why: Why,
+}
+
+/// Why its place is worth noting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It gets another name instead of this one.
+    Moves,
+    /// It gets another name besides this one.
+    Linked,
+    /// A directory that goes for good.
+    Dies,
+}
+
+/// Pieces that an operation has in flight.
+#[derive(Debug, Default)]
+#[must_use = "an operation that is not ended stays in flight for ever"]
+pub(crate) struct Ticket(Vec<(Oid, Piece)>);
+
+/// What to heal at one object, as of the claim.
+#[derive(Clone, Debug)]
+pub(crate) struct Work {
+    pub(crate) oid: Oid,
+    pub(crate) kind: Kind,
+    pub(crate) locator: Locator,
+    pub(crate) body: Option<BodyWork>,
+    pub(crate) tree: Option<(u64, Trust)>,
+    pub(crate) names: Vec<(Bytes, u64)>,
+}
+
+/// The body's share of [`Work`].
+#[derive(Clone, Debug)]
+pub(crate) struct BodyWork {
+    pub(crate) generation: u64,
+    pub(crate) data: Ranges,
+    pub(crate) escaped: bool,
+}
+
+/// How one piece came out.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The sink is equal, as far as this piece goes.
+    Equal,
+    /// To be tried again after some milliseconds; nothing is wrong.
+    Later(Millis),
+    /// It failed, and is tried again later.
+    Failed(Trouble),
+}
+
+/// The ledger. See the module's page.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    marks: HashMap<Oid, Mark>,
+    places: HashMap<Oid, (Option<Bytes>, Place)>,
+    claims: BTreeMap<(Oid, Bytes), Oid>,
+    images: HashMap<Oid, (Oid, Bytes)>,
+    image_of: HashMap<Oid, Oid>,
+    troubles: BTreeMap<(Oid, Piece), Trouble>,
+    waived: BTreeSet<(Oid, Piece)>,
+    busy: HashSet<Oid>,
+    /// Directories that are getting their image just now.
+    placing: HashSet<Oid>,
+    /// Directories of the sink that somebody works in, and for which directory of the source.
+    in_use: HashMap<Oid, Oid>,
+    /// Operations that users have begun.
+    begun: u64,
+    queue: BTreeSet<(u8, Millis, u64, Oid)>,
+    queued: HashMap<Oid, (u8, Millis, u64)>,
+    copied: Vec<(Oid, Piece, u64)>,
+    generation: u64,
+    epoch: u64,
+    staged: u64,
+    trees: u64,
+    unverified: bool,
+    records: Vec<Record>,
+}
+
+/// How many that cannot be healed just now are passed over in search of one that can.
+const AHEAD: usize = 64;
+
+/// Classes of the queue, most urgent first.
+const URGENT: u8 = 0;
+const TOUCHED: u8 = 1;
+const CRAWL: u8 = 2;
+
+impl Ledger {
+    fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    /// Marks an operation's pieces before it begins. Fails with those objects that have no mark
+    /// yet and are not among `known`: nothing has happened then.
+    pub(crate) fn begin(
+        &mut self,
+        touches: &[Touch],
+        departures: &[Departure],
+        known: &[Known],
+        now: Millis,
+    ) -> Result<Ticket, Vec<Oid>> {
+        let oid_of = |touch: &Touch| match touch {
+            Touch::Name(oid, _) | Touch::Body { oid, .. } => *oid,
+        };
+        let mut missing: Vec<Oid> = touches
+            .iter()
+            .map(oid_of)
+            .filter(|oid| !self.marks.contains_key(oid) && !known.iter().any(|k| k.oid == *oid))
+            .collect();
+        if !missing.is_empty() {
+            missing.sort_unstable();
+            missing.dedup();
+            return Err(missing);
+        }
+        self.begun += 1;
+        // Before the touches: they make the names dirty that are asked about here.
+        for departure in departures {
+            self.depart(departure, now);
+        }
+        let mut ticket = Ticket::default();
+        for touch in touches {
+            let oid = oid_of(touch);
+            if !self.marks.contains_key(&oid)
+                && let Some(known) = known.iter().find(|known| known.oid == oid)
+            {
+                self.admit(known, now);
+            }
+            let piece = match touch {
+                Touch::Name(_, name) => self.dirty_name(oid, name, now),
+                Touch::Body { data, escaped, .. } => self.dirty_body(oid, *data, *escaped, now),
+            };
+            self.state_mut(oid, &piece, |state| state.in_flight += 1);
+            ticket.0.push((oid, piece));
+        }
+        Ok(ticket)
+    }
+
+    /// An operation is over, however it ended.
+    pub(crate) fn end(&mut self, ticket: Ticket, now: Millis, rest: Millis) {
+        for (oid, piece) in ticket.0 {
+            let generation = self.next_generation();
+            self.state_mut(oid, &piece, |state| {
+                state.in_flight -= 1;
+                state.generation = generation;
+            });
+            if let Some(mark) = self.marks.get_mut(&oid) {
+                mark.touched = now;
+            }
+            self.enqueue(oid, TOUCHED, now + rest);
+        }
+    }
+
+    fn admit(&mut self, known: &Known, now: Millis) {
+        self.marks.entry(known.oid).or_insert_with(|| Mark {
+            kind: known.kind,
+            locator: known.locator.clone(),
+            body: None,
+            tree: None,
+            names: BTreeMap::new(),
+            touched: now,
+            since: now,
+        });
+    }
+
+    fn state_mut(&mut self, oid: Oid, piece: &Piece, change: impl FnOnce(&mut State)) {
+        let Some(mark) = self.marks.get_mut(&oid) else {
+            return;
+        };
+        let state = match piece {
+            Piece::Body => mark.body.as_mut().map(|body| &mut body.state),
+            Piece::Tree => mark.tree.as_mut().map(|(state, _)| state),
+            Piece::Name(name) => mark.names.get_mut(name),
+        };
+        if let Some(state) = state {
+            change(state);
+        }
+    }
+
+    fn state(&self, oid: Oid, piece: &Piece) -> Option<&State> {
+        let mark = self.marks.get(&oid)?;
+        match piece {
+            Piece::Body => mark.body.as_ref().map(|body| &body.state),
+            Piece::Tree => mark.tree.as_ref().map(|(state, _)| state),
+            Piece::Name(name) => mark.names.get(name),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Where images stand: places and the slots that they claim, and the images of objects with several names.
+
+use std::ops::Bound;
+
+use hermitfs_api::Kind;
+
+use super::{Departure, Known, Ledger, Millis, Why};
+use crate::record::{Bytes, Oid, Place, Record, Trust};
+
+impl Ledger {
+    pub(super) fn depart(&mut self, departure: &Departure, now: Millis) {
+        let Departure {
+            object,
+            chain,
+            handle,
+            name,
+            why,
+        } = departure;
+        let is_dir = object.kind == Kind::Directory;
+        let Some(&dir) = chain.first() else {
+            // Where it stood could not be found out: then nothing is known of its image.
+            if is_dir && *why == Why::Moves {
+                self.plant_tree(object, Trust::NOTHING, now);
+            }
+            return;
+        };
+        let here = || Place::At {
+            dir,
+            handle: handle.clone(),
+            name: name.clone(),
+        };
+        let clean = self.clean(chain, name);
+        match why {
+            // Of a directory that dies only the way to what came out of it is of use.
+            Why::Dies => {
+                if clean && self.has_claims_in(object.oid) {
+                    self.place(object, here());
+                }
+            }
+            Why::Linked if self.places.contains_key(&object.oid) => {}
+            Why::Linked if self.images.contains_key(&object.oid) => {}
+            _ if clean => self.place(object, here()),
+            Why::Moves if is_dir && !self.places.contains_key(&object.oid) => {
+                self.plant_tree(object, Trust::NOTHING, now);
+            }
+            Why::Moves | Why::Linked => {}
+        }
+    }
+
+    pub(super) fn place(&mut self, object: &Known, place: Place) {
+        self.set_place(object.oid, object.locator.handle.clone(), place);
+    }
+
+    /// The image of this object stands there now.
+    pub(crate) fn set_place(&mut self, oid: Oid, handle: Option<Bytes>, place: Place) {
+        self.drop_claim(oid);
+        if let Place::At { dir, name, .. } = &place
+            && let Some(other) = self.claims.insert((*dir, name.clone()), oid)
+        {
+            self.places.remove(&other);
+            self.records.push(Record::Unplaced { oid: other });
+        }
+        self.records.push(Record::Placed {
+            oid,
+            handle: handle.clone(),
+            place: place.clone(),
+        });
+        self.places.insert(oid, (handle, place));
+    }
+
+    pub(super) fn drop_claim(&mut self, oid: Oid) {
+        if let Some((_, Place::At { dir, name, .. })) = self.places.remove(&oid) {
+            self.claims.remove(&(dir, name));
+        }
+    }
+
+    /// The image of this object is nowhere but, perhaps, at its own path.
+    pub(crate) fn unplace(&mut self, oid: Oid) {
+        if self.places.contains_key(&oid) {
+            self.drop_claim(oid);
+            self.records.push(Record::Unplaced { oid });
+        }
+    }
+
+    /// Where the image stands, if not at the object's own path.
+    pub(crate) fn place_of(&self, oid: Oid) -> Option<&Place> {
+        self.places.get(&oid).map(|(_, place)| place)
+    }
+
+    /// Whose image stands in this slot of the sink.
+    pub(crate) fn claimant(&self, dir: Oid, name: &[u8]) -> Option<Oid> {
+        self.claims.get(&(dir, name.into())).copied()
+    }
+
+    /// Whether images of objects that moved away stand right below this directory's image.
+    pub(crate) fn has_claims_in(&self, dir: Oid) -> bool {
+        self.claims_in(dir).next().is_some()
+    }
+
+    /// Those objects.
+    pub(crate) fn claims_in(&self, dir: Oid) -> impl Iterator<Item = Oid> + '_ {
+        let from = (dir, Bytes::default());
+        self.claims
+            .range((Bound::Included(from), Bound::Unbounded))
+            .take_while(move |((at, _), _)| *at == dir)
+            .map(|(_, oid)| *oid)
+    }
+
+    /// Handle of a placed object's source.
+    pub(crate) fn placed_handle(&self, oid: Oid) -> Option<Bytes> {
+        self.places.get(&oid).and_then(|(handle, _)| handle.clone())
+    }
+
+    /// A number in the staging space that nothing has.
+    pub(crate) fn new_stage(&mut self) -> u64 {
+        self.staged += 1;
+        self.staged
+    }
+
+    /// All that stands in the staging space.
+    pub(crate) fn stages(&self) -> Vec<(u64, Oid)> {
+        self.places
+            .iter()
+            .filter_map(|(oid, (_, place))| match place {
+                Place::Staged(number) => Some((*number, *oid)),
+                Place::At { .. } => None,
+            })
+            .collect()
+    }
+
+    /// The sink's object that is this one's image, if it has or had several names.
+    pub(crate) fn image(&self, oid: Oid) -> Option<(Oid, Bytes)> {
+        self.images.get(&oid).cloned()
+    }
+
+    /// Whose image this object of the sink is.
+    pub(crate) fn image_owner(&self, sink: Oid) -> Option<Oid> {
+        self.image_of.get(&sink).copied()
+    }
+
+    /// Notes an image.
+    pub(crate) fn set_image(&mut self, oid: Oid, sink: Oid, handle: Bytes) {
+        if self.images.get(&oid).is_some_and(|(old, _)| *old == sink) {
+            return;
+        }
+        self.drop_image(oid);
+        if let Some(other) = self.image_of.get(&sink).copied() {
+            self.drop_image(other);
+        }
+        self.image_of.insert(sink, oid);
+        self.images.insert(oid, (sink, handle.clone()));
+        self.records.push(Record::Image { oid, sink, handle });
+    }
+
+    /// Forgets an image.
+    pub(crate) fn drop_image(&mut self, oid: Oid) {
+        if let Some((sink, _)) = self.images.remove(&oid) {
+            self.image_of.remove(&sink);
+            self.records.push(Record::NoImage { oid });
+        }
+    }
+
+    /// Forgets all that is known of images and places: somebody else may have been there.
+    pub(crate) fn doubt_images(&mut self) {
+        let images: Vec<Oid> = self.images.keys().copied().collect();
+        images.into_iter().for_each(|oid| self.drop_image(oid));
+        let places: Vec<Oid> = self.places.keys().copied().collect();
+        places.into_iter().for_each(|oid| self.unplace(oid));
+    }
+}

@@ -1,0 +1,185 @@
+//! What is healed next.
+
+use super::{AHEAD, BodyWork, CRAWL, Ledger, Millis, REST_AT_MOST, State, TOUCHED, URGENT, Work};
+use crate::record::{Oid, Piece};
+
+impl Ledger {
+    pub(super) fn enqueue(&mut self, oid: Oid, class: u8, due: Millis) {
+        let Some(mark) = self.marks.get(&oid) else {
+            return;
+        };
+        let due = due
+            .min(mark.since + REST_AT_MOST)
+            .max(due.saturating_sub(REST_AT_MOST));
+        if let Some((old_class, old_due, order)) = self.queued.get(&oid).copied() {
+            if (old_class, old_due) <= (class, due) {
+                return;
+            }
+            self.queue.remove(&(old_class, old_due, order, oid));
+        }
+        // The crawl goes deep first: later ones come before earlier ones.
+        let order = if class == CRAWL {
+            u64::MAX - self.next_generation()
+        } else {
+            0
+        };
+        let due = if class == CRAWL { 0 } else { due };
+        self.queue.insert((class, due, order, oid));
+        self.queued.insert(oid, (class, due, order));
+    }
+
+    pub(super) fn dequeue(&mut self, oid: Oid) {
+        if let Some((class, due, order)) = self.queued.remove(&oid) {
+            self.queue.remove(&(class, due, order, oid));
+        }
+    }
+
+    /// A user looked at this directory: it comes next.
+    pub(crate) fn urge(&mut self, oid: Oid) -> bool {
+        let wanted = self.tree_dirty(oid) && !self.busy.contains(&oid);
+        if wanted {
+            self.enqueue(oid, URGENT, 0);
+        }
+        wanted
+    }
+
+    /// The next object to heal and all its open pieces, claimed for the caller until
+    /// [`Ledger::finish`]; or when to ask again.
+    pub(crate) fn claim_next(&mut self, now: Millis, hurry: bool) -> Result<Work, Option<Millis>> {
+        let mut soonest: Option<Millis> = None;
+        let mut taken = None;
+        let mut tried = 0;
+        'classes: for class in [URGENT, TOUCHED, CRAWL] {
+            let from = (class, 0, 0, Oid(0, 0));
+            let to = (class + 1, 0, 0, Oid(0, 0));
+            for &(.., due, _, oid) in self.queue.range(from..to) {
+                if due > now && !hurry {
+                    soonest = Some(soonest.map_or(due, |s| s.min(due)));
+                    break;
+                }
+                if self.busy.contains(&oid) {
+                    soonest = Some(soonest.map_or(now + 2, |s| s.min(now + 2)));
+                    continue;
+                }
+                if let Some(work) = self.work(oid, now) {
+                    taken = Some(work);
+                    break 'classes;
+                }
+                soonest = Some(soonest.map_or(now + 10, |s| s.min(now + 10)));
+                tried += 1;
+                if tried > AHEAD {
+                    break 'classes;
+                }
+            }
+        }
+        let Some(work) = taken else {
+            return Err(soonest);
+        };
+        self.dequeue(work.oid);
+        self.busy.insert(work.oid);
+        Ok(work)
+    }
+
+    pub(super) fn work(&self, oid: Oid, now: Millis) -> Option<Work> {
+        let mark = self.marks.get(&oid)?;
+        let open = |piece: Piece, state: &State| {
+            !state.copied
+                && state.in_flight == 0
+                && state.not_before <= now
+                && !self.waived.contains(&(oid, piece))
+        };
+        let body = mark
+            .body
+            .as_ref()
+            .filter(|body| open(Piece::Body, &body.state));
+        let tree = mark
+            .tree
+            .as_ref()
+            .filter(|(state, _)| open(Piece::Tree, state));
+        let names: Vec<_> = mark
+            .names
+            .iter()
+            .filter(|(name, state)| open(Piece::Name((*name).clone()), state))
+            .map(|(name, state)| (name.clone(), state.generation))
+            .collect();
+        let work = Work {
+            oid,
+            kind: mark.kind,
+            locator: mark.locator.clone(),
+            body: body.map(|body| BodyWork {
+                generation: body.state.generation,
+                data: body.data.clone(),
+                escaped: body.escaped,
+            }),
+            tree: tree.map(|(state, trust)| (state.generation, *trust)),
+            names,
+        };
+        (work.body.is_some() || work.tree.is_some() || !work.names.is_empty()).then_some(work)
+    }
+
+    /// Whether there is something to heal now or soon.
+    pub(crate) fn is_open(&self, now: Millis) -> bool {
+        !self.busy.is_empty() || self.queue.iter().any(|(_, due, ..)| *due <= now + 20)
+    }
+
+    /// Ends a claim of [`Ledger::claim_next`]; what is still open comes again.
+    pub(crate) fn release(&mut self, oid: Oid, now: Millis) {
+        self.busy.remove(&oid);
+        self.requeue(oid, now);
+    }
+
+    pub(super) fn requeue(&mut self, oid: Oid, now: Millis) {
+        let Some(mark) = self.marks.get(&oid) else {
+            return;
+        };
+        let bodies = mark.body.iter().map(|body| (Piece::Body, &body.state));
+        let names = mark
+            .names
+            .iter()
+            .map(|(name, state)| (Piece::Name(name.clone()), state));
+        let soonest = |states: &mut dyn Iterator<Item = (Piece, &State)>| {
+            states
+                .filter(|(piece, s)| !s.copied && !self.waived.contains(&(oid, piece.clone())))
+                .map(|(_, s)| {
+                    if s.in_flight > 0 {
+                        now + 20
+                    } else {
+                        s.not_before
+                    }
+                })
+                .min()
+        };
+        let touched = soonest(&mut bodies.chain(names));
+        let tree = soonest(&mut mark.tree.iter().map(|(state, _)| (Piece::Tree, state)));
+        if let Some(due) = touched {
+            self.enqueue(oid, TOUCHED, due.max(now));
+        }
+        match tree {
+            Some(due) if due > now => self.enqueue(oid, TOUCHED, due),
+            Some(_) => self.enqueue(oid, CRAWL, now),
+            None => {}
+        }
+    }
+
+    /// Everything that failed or waits is tried now.
+    pub(crate) fn retry_all(&mut self, now: Millis) {
+        let oids: Vec<Oid> = self.marks.keys().copied().collect();
+        for oid in oids {
+            if let Some(mark) = self.marks.get_mut(&oid) {
+                mark.body
+                    .iter_mut()
+                    .for_each(|body| body.state.not_before = 0);
+                mark.tree
+                    .iter_mut()
+                    .for_each(|(state, _)| state.not_before = 0);
+                mark.names
+                    .values_mut()
+                    .for_each(|state| state.not_before = 0);
+            }
+            self.dequeue(oid);
+            if !self.busy.contains(&oid) {
+                self.requeue(oid, now);
+            }
+        }
+    }
+}

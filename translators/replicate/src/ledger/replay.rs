@@ -1,0 +1,111 @@
+//! The ledger as records of the journal, and back.
+
+use super::{Known, Ledger, TOUCHED};
+use crate::record::{Piece, Place, Record, kind_from};
+
+impl Ledger {
+    /// Records since the last call; to be written before any operation that they announce.
+    pub(crate) fn take_records(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.records)
+    }
+
+    /// Whether there are any.
+    pub(crate) fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    /// Makes one change from the journal again.
+    pub(crate) fn replay(&mut self, record: Record) {
+        match record {
+            Record::Mark {
+                oid,
+                kind,
+                locator,
+                body,
+                tree,
+                names,
+            } => {
+                let known = Known {
+                    oid,
+                    kind: kind_from(kind),
+                    locator,
+                };
+                self.admit(&known, 0);
+                if let Some((ranges, escaped)) = body {
+                    self.dirty_body(oid, None, escaped, 0);
+                    ranges.iter().for_each(|range| {
+                        self.dirty_body(oid, Some(range), escaped, 0);
+                    });
+                }
+                names
+                    .iter()
+                    .for_each(|name| drop(self.dirty_name(oid, name, 0)));
+                if let Some(trust) = tree {
+                    self.plant_tree(&known, trust, 0);
+                }
+                self.enqueue(oid, TOUCHED, 0);
+            }
+            Record::Moved { oid, whence } => self.relocate(oid, whence),
+            Record::Settled { oid, piece } => {
+                if piece == Piece::Tree && self.tree_dirty(oid) {
+                    self.trees -= 1;
+                }
+                self.drop_piece(oid, &piece);
+            }
+            Record::Gone { oid } => self.forget(oid),
+            Record::Placed { oid, handle, place } => {
+                if let Place::Staged(number) = place {
+                    self.staged = self.staged.max(number);
+                }
+                self.set_place(oid, handle, place);
+            }
+            Record::Unplaced { oid } => self.unplace(oid),
+            Record::Image { oid, sink, handle } => self.set_image(oid, sink, handle),
+            Record::NoImage { oid } => self.drop_image(oid),
+            Record::Waived { oid, piece } => self.waive(oid, &piece),
+            Record::Unwaived { oid, piece } => self.unwaive(oid, &piece),
+            Record::Unverified => self.unverified = true,
+            Record::Verified => self.unverified = false,
+        }
+        self.records.clear();
+    }
+
+    /// The shortest list of records that gives this ledger back: what a new journal begins with.
+    pub(crate) fn dump(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        for (oid, mark) in &self.marks {
+            let body = mark
+                .body
+                .as_ref()
+                .map(|body| (body.journaled.clone(), body.escaped));
+            let tree = mark.tree.as_ref().map(|(_, trust)| *trust);
+            let names = mark.names.keys().cloned().collect();
+            records.push(Self::mark_record(*oid, mark, body, tree, names));
+        }
+        for (oid, (handle, place)) in &self.places {
+            let (handle, place) = (handle.clone(), place.clone());
+            records.push(Record::Placed {
+                oid: *oid,
+                handle,
+                place,
+            });
+        }
+        for (oid, (sink, handle)) in &self.images {
+            records.push(Record::Image {
+                oid: *oid,
+                sink: *sink,
+                handle: handle.clone(),
+            });
+        }
+        for (oid, piece) in &self.waived {
+            records.push(Record::Waived {
+                oid: *oid,
+                piece: piece.clone(),
+            });
+        }
+        if self.unverified {
+            records.push(Record::Unverified);
+        }
+        records
+    }
+}

@@ -1,0 +1,158 @@
+//! How healing came out: copied, then settled by a sync.
+
+use super::{Ledger, Millis, Outcome, Work};
+use crate::record::{Oid, Piece, Record, Trust};
+use crate::trouble::{Side, Trouble};
+
+impl Ledger {
+    /// Tells how pieces of a claimed object came out. What was changed by users meanwhile, or
+    /// is being changed, stays dirty. Returns whether this piece is equal now.
+    pub(crate) fn finish(
+        &mut self,
+        oid: Oid,
+        piece: &Piece,
+        generation: u64,
+        outcome: Outcome,
+        now: Millis,
+    ) -> bool {
+        let Some(state) = self.state(oid, piece).copied() else {
+            return false;
+        };
+        if state.copied {
+            return false;
+        }
+        let stands = state.generation == generation && state.in_flight == 0;
+        match outcome {
+            Outcome::Equal => {
+                self.troubles.remove(&(oid, piece.clone()));
+                if !stands {
+                    // What was there at the claim is healed; what remains is younger.
+                    self.state_mut(oid, piece, |state| state.born = generation + 1);
+                    return false;
+                }
+                self.state_mut(oid, piece, |state| state.copied = true);
+                if *piece == Piece::Tree {
+                    self.trees -= 1;
+                }
+                let epoch = self.epoch;
+                if *piece == Piece::Body
+                    && let Some(body) = self.marks.get_mut(&oid).and_then(|m| m.body.as_mut())
+                {
+                    let data = std::mem::take(&mut body.data);
+                    body.unsynced.push((epoch, data));
+                }
+                if let Some(mark) = self.marks.get_mut(&oid) {
+                    mark.since = now;
+                }
+                self.copied.push((oid, piece.clone(), generation));
+                true
+            }
+            Outcome::Later(wait) => {
+                self.state_mut(oid, piece, |state| state.not_before = now + wait);
+                false
+            }
+            Outcome::Failed(trouble) => {
+                let old = self.troubles.remove(&(oid, piece.clone()));
+                let trouble = trouble.after(old);
+                let wait = trouble.back_off();
+                self.troubles.insert((oid, piece.clone()), trouble);
+                self.state_mut(oid, piece, |state| state.not_before = now + wait);
+                false
+            }
+        }
+    }
+
+    /// A claimed object whose healing came to no end: it failed, and is tried again.
+    pub(crate) fn panicked(&mut self, work: &Work, now: Millis) {
+        let failed = || {
+            let reason = "hermitfs failed at this object: see its log".to_owned();
+            Outcome::Failed(Trouble::told(Side::Sink, "heal", None, reason))
+        };
+        if let Some(body) = &work.body {
+            self.finish(work.oid, &Piece::Body, body.generation, failed(), now);
+        }
+        if let Some((generation, _)) = work.tree {
+            self.finish(work.oid, &Piece::Tree, generation, failed(), now);
+        }
+        for (name, generation) in &work.names {
+            self.finish(
+                work.oid,
+                &Piece::Name(name.clone()),
+                *generation,
+                failed(),
+                now,
+            );
+        }
+        self.release(work.oid, now);
+    }
+
+    /// Whether something waits for a sync.
+    pub(crate) fn copied(&self) -> usize {
+        self.copied.len()
+    }
+
+    /// Call before a sync: what has been copied so far is what it will settle.
+    pub(crate) fn cut(&mut self) -> Vec<(Oid, Piece, u64)> {
+        self.epoch += 1;
+        std::mem::take(&mut self.copied)
+    }
+
+    /// After the sync: settles the cut, or makes it dirty again.
+    pub(crate) fn seal(&mut self, cut: Vec<(Oid, Piece, u64)>, synced: bool, now: Millis) {
+        let epoch = self.epoch;
+        for (oid, piece, generation) in cut {
+            if let Some(body) = self.marks.get_mut(&oid).and_then(|mark| mark.body.as_mut())
+                && piece == Piece::Body
+            {
+                let (old, new) = std::mem::take(&mut body.unsynced)
+                    .into_iter()
+                    .partition::<Vec<_>, _>(|(at, _)| *at < epoch);
+                body.unsynced = new;
+                if !synced {
+                    old.iter().for_each(|(_, data)| body.data.extend(data));
+                }
+            }
+            let unchanged = self
+                .state(oid, &piece)
+                .is_some_and(|s| s.copied && s.generation == generation);
+            if !unchanged {
+                continue;
+            }
+            if synced {
+                self.drop_piece(oid, &piece);
+                self.records.push(Record::Settled { oid, piece });
+            } else {
+                self.state_mut(oid, &piece, |state| state.copied = false);
+                if piece == Piece::Tree {
+                    self.trees += 1;
+                    if let Some((_, trust)) =
+                        self.marks.get_mut(&oid).and_then(|mark| mark.tree.as_mut())
+                    {
+                        *trust = Trust::NOTHING;
+                    }
+                    let record = self.marks.get(&oid).map(|mark| {
+                        Self::mark_record(oid, mark, None, Some(Trust::NOTHING), vec![])
+                    });
+                    self.records.extend(record);
+                }
+                self.requeue(oid, now);
+            }
+        }
+    }
+
+    pub(super) fn drop_piece(&mut self, oid: Oid, piece: &Piece) {
+        self.unwaive(oid, piece);
+        let Some(mark) = self.marks.get_mut(&oid) else {
+            return;
+        };
+        match piece {
+            Piece::Body => mark.body = None,
+            Piece::Tree => mark.tree = None,
+            Piece::Name(name) => drop(mark.names.remove(name)),
+        }
+        if mark.body.is_none() && mark.tree.is_none() && mark.names.is_empty() {
+            self.marks.remove(&oid);
+            self.dequeue(oid);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The end of a pair: frozen, drained, retired.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hermitfs_api::block_on;
+
+use super::Replicate;
+use crate::control::NotReady;
+use crate::heal::{Books, HEAL};
+use crate::volume;
+
+impl Replicate {
+    /// Holds new changes of users, drains what is pending and syncs the sink, within the limit.
+    /// On an error everything goes on as before.
+    pub fn freeze(&self, limit: Duration) -> Result<(), NotReady> {
+        let deadline = Instant::now() + limit;
+        let status = self.status();
+        let mut reasons = Vec::new();
+        if status.crawl_left > 0 {
+            reasons.push(format!(
+                "{} directories have not been healed yet",
+                status.crawl_left
+            ));
+        }
+        if status.unverified {
+            reasons.push("not everything has been compared since the last start".to_owned());
+        }
+        if status.errors > 0 {
+            reasons.push(format!("{} objects could not be healed", status.errors));
+        }
+        reasons.extend(status.reason.clone());
+        if !reasons.is_empty() {
+            return Err(NotReady::NotReady(reasons));
+        }
+        self.users.gate.freeze();
+        let done = self.drain(deadline, limit);
+        if done.is_err() {
+            self.thaw();
+        }
+        done
+    }
+
+    fn drain(&self, deadline: Instant, limit: Duration) -> Result<(), NotReady> {
+        self.drain.store(true, Ordering::Relaxed);
+        let mut hurried = false;
+        loop {
+            let inside = self.users.gate.inside();
+            if inside == 0 && !hurried {
+                for sink in &self.sinks {
+                    let now = sink.leg.now();
+                    sink.leg.ledger(|ledger| ledger.retry_all(now));
+                }
+                hurried = true;
+            }
+            self.sinks.iter().for_each(|sink| {
+                sink.leg.work.notify_all();
+            });
+            let pending: u64 = self
+                .sinks
+                .iter()
+                .map(|sink| sink.leg.ledger(|ledger| ledger.pending()))
+                .sum();
+            if inside == 0 && pending == 0 {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(NotReady::Timeout {
+                    pending: pending + inside,
+                    limit,
+                });
+            }
+            for sink in &self.sinks {
+                sink.leg.wait_news(Duration::from_millis(5));
+            }
+        }
+        for sink in &self.sinks {
+            block_on(sink.healer.sink.sync(&HEAL)).map_err(|e| NotReady::Sync(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Lets users go on after a freeze.
+    pub fn thaw(&self) {
+        self.drain.store(false, Ordering::Relaxed);
+        self.users.gate.thaw();
+    }
+
+    /// Forgets this migration: takes everything of ours off the sink, and removes the state
+    /// directory. What is held or comes later is answered ESTALE. After a freeze it is the end
+    /// of a cut-over; without one it gives up.
+    pub fn retire(&self) -> hermitfs_api::Result<()> {
+        self.users.gate.retire();
+        self.halt();
+        for sink in &self.sinks {
+            let healer = &sink.healer;
+            block_on(volume::unmark(&*healer.sink, &healer.sink_root))?;
+            block_on(healer.root_attributes())?;
+            block_on(healer.sink.sync(&HEAL))?;
+        }
+        match std::fs::remove_dir_all(&self.state_dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}

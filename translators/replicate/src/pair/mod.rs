@@ -1,0 +1,252 @@
+//! A source and its sinks as one volume.
+
+mod end;
+mod open;
+mod sink;
+mod status;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use hermitfs_api::{Errno, Error, Inode, Kind, Location, Translator, block_on};
+use parking_lot::Mutex;
+
+use self::sink::Sink;
+use crate::control::{Goal, ObjectError, OpenError, Reached};
+use crate::heal::{Books, HEAL};
+use crate::options::Options;
+use crate::record::Trust;
+use crate::users::Users;
+use crate::volume;
+
+/// A source and its sinks. See the crate's page.
+pub struct Replicate {
+    pub(crate) users: Users,
+    pub(crate) sinks: Vec<Arc<Sink>>,
+    source_name: String,
+    id: String,
+    since: SystemTime,
+    state_dir: PathBuf,
+    workers: usize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stop: Arc<AtomicBool>,
+    drain: Arc<AtomicBool>,
+    /// Files and bytes of the source, once counted.
+    scouted: Arc<Mutex<Option<(u64, u64)>>>,
+}
+
+/// Before a forecast is worth the reading.
+const COUNT_AFTER: Duration = Duration::from_secs(3);
+
+impl Replicate {
+    /// Opens or goes on with a pair. Blocks on I/O; to be called before the mount is there.
+    /// `state_base` is the directory in which each migration has one of its own, by its id.
+    pub fn open(
+        options: Options,
+        source: (String, Arc<dyn Translator>),
+        sinks: Vec<(String, Arc<dyn Translator>)>,
+        state_base: &Path,
+    ) -> Result<Arc<Replicate>, OpenError> {
+        block_on(open::open(options, source, sinks, state_base))
+    }
+
+    /// Starts the healing threads.
+    pub fn start(self: &Arc<Self>) {
+        let mut threads = self.threads.lock();
+        for sink in &self.sinks {
+            for n in 0..self.workers {
+                let (sink, stop, drain) = (sink.clone(), self.stop.clone(), self.drain.clone());
+                let name = format!("heal-{n}");
+                threads.extend(spawn(name, move || sink.work(&stop, &drain)));
+            }
+            let (sink, stop, drain) = (sink.clone(), self.stop.clone(), self.drain.clone());
+            threads.extend(spawn("settle".into(), move || sink.settle(&stop, &drain)));
+        }
+        let (source, root) = (self.users.source.clone(), self.users.root.clone());
+        let (stop, scouted) = (self.stop.clone(), self.scouted.clone());
+        threads.extend(spawn("count".into(), move || {
+            // What is over in a moment needs no forecast.
+            let soon = Instant::now() + COUNT_AFTER;
+            while Instant::now() < soon && !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let counted = block_on(count(&*source, root, &stop));
+            *scouted.lock() = counted.ok();
+        }));
+    }
+
+    /// Ends healing, syncs, and closes the state cleanly: the volume must not be used after it.
+    pub fn stop(&self) {
+        self.halt();
+        for sink in &self.sinks {
+            sink.sync(true);
+            sink.leg.tidy();
+            if let Err(error) = sink.leg.heartbeat(true, volume::seconds_now()) {
+                tracing::warn!(%error, "the journal cannot be closed in good order");
+            }
+        }
+    }
+
+    fn halt(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for sink in &self.sinks {
+            sink.healer.stop.store(true, Ordering::Relaxed);
+            sink.leg.work.notify_all();
+        }
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            if thread.join().is_err() {
+                tracing::error!("a healing thread had died");
+            }
+        }
+    }
+
+    /// Where this migration keeps its state: `<state_base>/<volume-id>`.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Each object that could not be healed.
+    pub fn errors(&self) -> Vec<ObjectError> {
+        let mut errors = Vec::new();
+        for sink in &self.sinks {
+            for (.., error) in sink.failures(&self.source_name) {
+                errors.push(error);
+            }
+        }
+        errors
+    }
+
+    /// Waives what failed at this path (absolute from the brick's root); the number of errors
+    /// that this took away, 0 when there was none.
+    pub fn waive(&self, path: &[u8]) -> u64 {
+        let mut waived = 0;
+        for sink in &self.sinks {
+            for (oid, piece, error) in sink.failures(&self.source_name) {
+                if error.path == path && !error.waived {
+                    sink.leg.ledger(|ledger| ledger.waive(oid, &piece));
+                    tracing::warn!(
+                        path = %String::from_utf8_lossy(path),
+                        reason = error.reason,
+                        "waived by an administrator"
+                    );
+                    waived += 1;
+                }
+            }
+        }
+        waived
+    }
+
+    /// Crawls (a part of) the tree now. `full` compares the content of everything again.
+    pub fn heal(&self, at: &Location, full: bool) -> hermitfs_api::Result<Goal> {
+        let source = &*self.users.source;
+        let (mut dir, mut here) = (self.users.root.clone(), self.users.root.clone());
+        for name in &at.path {
+            dir = here.clone();
+            here = block_on(source.lookup(&HEAL, &here, name))?.inode;
+        }
+        let mut goal = 0;
+        for sink in &self.sinks {
+            let healer = &sink.healer;
+            let now = sink.leg.now();
+            if here.kind() == Kind::Directory {
+                let known = block_on(healer.known(&here));
+                // What is settled needs no second look, unless that is asked for.
+                let trust = if full { Trust::NOTHING } else { Trust::ALL };
+                if full || sink.leg.ledger(|ledger| ledger.trees() == 0) {
+                    sink.leg
+                        .ledger(|ledger| ledger.plant_tree(&known, trust, now));
+                }
+            } else if let Some(name) = at.path.last() {
+                let known = block_on(healer.known(&here));
+                let parent = block_on(healer.known(&dir));
+                let bytes = name.as_bytes().into();
+                sink.leg.ledger(|ledger| {
+                    ledger.mark_name(&parent, &bytes, now);
+                    if full {
+                        ledger.mark_body(&known, Some(crate::ranges::Ranges::WHOLE), now);
+                    }
+                });
+            }
+            goal = goal.max(sink.leg.ledger(|ledger| {
+                ledger.retry_all(now);
+                ledger.now_mark()
+            }));
+            sink.leg.work.notify_all();
+        }
+        Ok(Goal(goal))
+    }
+
+    /// How far a goal is.
+    pub fn reached(&self, goal: &Goal) -> Reached {
+        let (mut open, mut failed) = (0, 0);
+        for sink in &self.sinks {
+            let (its_open, its_failed) = sink.leg.ledger(|ledger| ledger.left_before(goal.0));
+            open += its_open;
+            failed += its_failed;
+        }
+        match (open, failed) {
+            (0, 0) => Reached::Yes,
+            (0, failed) => Reached::Failed(failed),
+            _ => Reached::No,
+        }
+    }
+
+    /// Blocks until something that [`Replicate::status`] tells has changed, at most this long.
+    pub fn wait_change(&self, at_most: Duration) {
+        match self.sinks.first() {
+            Some(sink) => sink.leg.wait_news(at_most),
+            None => std::thread::sleep(at_most),
+        }
+    }
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name).spawn(run);
+    thread
+        .inspect_err(|error| tracing::error!(%error, "no thread to be had"))
+        .ok()
+}
+
+/// Objects and bytes of the source, for users' eyes: counted once, beside the healing.
+async fn count(
+    source: &dyn Translator,
+    root: Arc<Inode>,
+    stop: &AtomicBool,
+) -> hermitfs_api::Result<(u64, u64)> {
+    let (mut files, mut bytes) = (0, 0);
+    let mut dirs = vec![root];
+    while let Some(dir) = dirs.pop() {
+        let mut from = 0;
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::new(Errno::EINTR));
+            }
+            let entries = match source.readdir(&HEAL, &dir, from, 512, true).await {
+                Ok(entries) => entries,
+                // It went while we counted.
+                Err(_) => break,
+            };
+            let Some(last) = entries.last() else { break };
+            from = last.next;
+            for entry in entries.into_iter().filter_map(|entry| entry.entry) {
+                files += 1;
+                match entry.inode.kind() {
+                    Kind::Directory => dirs.push(entry.inode),
+                    Kind::File => bytes += entry.attr.size.min(entry.attr.blocks * 512),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok((files, bytes))
+}
+
+impl hermitfs_api::Filter for Replicate {
+    /// What users do goes through [`Users`], which writes every operation out.
+    fn below(&self) -> &dyn Translator {
+        &self.users
+    }
+}

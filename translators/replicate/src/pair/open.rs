@@ -1,0 +1,278 @@
+//! Opening a pair, or going on with it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use hermitfs_api::{Inode, Role, Time, Translator};
+use parking_lot::Mutex;
+
+use super::Replicate;
+use super::sink::Sink;
+use crate::control::OpenError;
+use crate::heal::{HEAL, Healer};
+use crate::journal::{Header, Journal, VERSION};
+use crate::ledger::Ledger;
+use crate::leg::{Leg, boot_id};
+use crate::options::Options;
+use crate::record::Trust;
+use crate::users::{UserLeg, Users};
+use crate::volume::{self, BrickId, Found, Marker, io};
+
+/// Threads that share one big file.
+const LANES: usize = 3;
+
+/// A brick as the volfile names it.
+type Named = (String, Arc<dyn Translator>);
+
+/// A sink that has been looked at.
+struct Seen {
+    name: String,
+    sink: Arc<dyn Translator>,
+    root: Arc<Inode>,
+    id: BrickId,
+    state: Found,
+}
+
+pub(super) async fn open(
+    options: Options,
+    source: Named,
+    sinks: Vec<Named>,
+    state_base: &Path,
+) -> Result<Arc<Replicate>, OpenError> {
+    let (source_name, source) = source;
+    source.role(Role::Source).await.map_err(io("the source"))?;
+    let root = source.root(&HEAL).await.map_err(io("the source"))?.inode;
+    if volume::has_marker(&*source, &root)
+        .await
+        .map_err(io("the source"))?
+    {
+        return Err(OpenError::Identity(
+            "the source has a directory .hermitfs: it is, or was, the sink of a migration. Give it \
+             as the sink, or end that migration with `hermitfs abort` or `cutover` first"
+                .to_owned(),
+        ));
+    }
+    let source_id = volume::brick_id(&*source, &root)
+        .await
+        .map_err(io("the source"))?;
+    // First look at all, then touch anything.
+    let mut seen = Vec::new();
+    for sink in sinks {
+        seen.push(look_at(sink, &source_id).await?);
+    }
+    let id = migration(&seen, &source_id, options.adopt)?;
+    let state_dir = volume::state_dir(state_base, &id);
+    let since = keep_record(&state_dir, &id, &source_id, &seen)?;
+    let brick = (source.clone(), root.clone());
+    let mut all = Vec::new();
+    for (n, seen) in seen.into_iter().enumerate() {
+        let journal = state_dir.join(format!("journal.{n}"));
+        let marker = Marker {
+            version: 1,
+            id: id.clone(),
+            role: "sink".to_owned(),
+            source: source_id.clone(),
+        };
+        let sink = go_on(seen, &brick, &journal, &marker, options.continuous).await?;
+        all.push(Arc::new(sink));
+    }
+    let legs = all
+        .iter()
+        .map(|sink| UserLeg {
+            leg: sink.leg.clone(),
+            held: sink.healer.held.clone(),
+        })
+        .collect();
+    let users = Users {
+        source,
+        root,
+        legs,
+        gate: Default::default(),
+        rest: options.rest_ms,
+        leases: Default::default(),
+    };
+    Ok(Arc::new(Replicate {
+        users,
+        sinks: all,
+        source_name,
+        id,
+        since: UNIX_EPOCH + Duration::from_secs(since),
+        state_dir,
+        workers: options.workers.clamp(1, 64),
+        threads: Mutex::default(),
+        stop: Arc::default(),
+        drain: Arc::default(),
+        scouted: Arc::default(),
+    }))
+}
+
+async fn look_at((name, sink): Named, source: &BrickId) -> Result<Seen, OpenError> {
+    let what = format!("the sink {name}");
+    sink.role(Role::Sink).await.map_err(io(&what))?;
+    let root = sink.root(&HEAL).await.map_err(io(&what))?.inode;
+    let id = volume::brick_id(&*sink, &root).await.map_err(io(&what))?;
+    if id == *source {
+        return Err(OpenError::Refused(format!("{what} is the source itself")));
+    }
+    let state = volume::inspect(&*sink, &root).await.map_err(io(&what))?;
+    Ok(Seen {
+        name,
+        sink,
+        root,
+        id,
+        state,
+    })
+}
+
+/// The id of the migration that the sinks belong to; a new one when they belong to none yet.
+fn migration(sinks: &[Seen], source: &BrickId, adopt: bool) -> Result<String, OpenError> {
+    let mut id = None;
+    for Seen { name, state, .. } in sinks {
+        match state {
+            Found::Marked(marker) => {
+                if marker.source != *source {
+                    return Err(OpenError::Identity(format!(
+                        "the sink {name} belongs to the migration {} of another source: that one \
+                         is file system {} (root {}), this one is file system {} (root {})",
+                        marker.id, marker.source.fsid, marker.source.root, source.fsid, source.root
+                    )));
+                }
+                if !volume::is_id(&marker.id) {
+                    return Err(OpenError::Identity(format!(
+                        "the marker on the sink {name} is damaged: its id is {:?}",
+                        marker.id
+                    )));
+                }
+                if id.as_ref().is_some_and(|id| *id != marker.id) {
+                    return Err(OpenError::Identity(
+                        "the sinks belong to different migrations".to_owned(),
+                    ));
+                }
+                id = Some(marker.id.clone());
+            }
+            Found::Foreign if !adopt => {
+                return Err(OpenError::Refused(format!(
+                    "the sink {name} is not empty. Give an empty directory, or say --adopt to \
+                     have all that is in it compared, changed and removed as the source has it"
+                )));
+            }
+            Found::Empty | Found::Foreign => {}
+        }
+    }
+    match id {
+        Some(id) => Ok(id),
+        None => volume::new_id(),
+    }
+}
+
+/// Writes down who belongs to this migration; since when it has been going on, in seconds.
+fn keep_record(
+    state_dir: &Path,
+    id: &str,
+    source: &BrickId,
+    sinks: &[Seen],
+) -> Result<u64, OpenError> {
+    let old = volume::read_record(state_dir)?;
+    if let Some(old) = &old
+        && old.source != *source
+    {
+        return Err(OpenError::Identity(format!(
+            "the recorded source of this migration is file system {} (root {}), the one given is \
+             file system {} (root {})",
+            old.source.fsid, old.source.root, source.fsid, source.root
+        )));
+    }
+    let since = old
+        .as_ref()
+        .map_or(volume::seconds_now() as u64, |old| old.since);
+    let record = volume::Record {
+        version: 1,
+        id: id.to_owned(),
+        since,
+        source: source.clone(),
+        sinks: sinks
+            .iter()
+            .map(|seen| (seen.name.clone(), seen.id.clone()))
+            .collect(),
+    };
+    volume::write_record(state_dir, &record)?;
+    Ok(since)
+}
+
+/// What has to be compared, as far as the state tells; `None` for nothing but what is marked.
+fn doubt(
+    state: &Found,
+    journal: Option<&crate::journal::Found>,
+    continuous: bool,
+) -> Option<Trust> {
+    match (state, journal) {
+        (Found::Marked(_), Some(journal)) => {
+            let header = &journal.header;
+            let same_boot = header.boot == boot_id();
+            if journal.torn || header.all_dirty || (!same_boot && !header.clean) {
+                Some(Trust::NOTHING)
+            } else if header.clean || !continuous {
+                // A margin for clocks that tick coarsely.
+                Some(Trust::before(Time::new(header.served - 2, 0)))
+            } else {
+                None
+            }
+        }
+        (Found::Marked(_) | Found::Foreign, _) => Some(Trust::NOTHING),
+        (Found::Empty, _) => Some(Trust::ALL),
+    }
+}
+
+/// Takes up one sink where its journal left it, or begins with it.
+async fn go_on(
+    seen: Seen,
+    source: &(Arc<dyn Translator>, Arc<Inode>),
+    path: &Path,
+    marker: &Marker,
+    continuous: bool,
+) -> Result<Sink, OpenError> {
+    let what = format!("the sink {}", seen.name);
+    let journal_io = |error: std::io::Error| OpenError::Io(format!("{}: {error}", path.display()));
+    let mut ledger = Ledger::default();
+    let journal = Journal::read(path).map_err(journal_io)?;
+    let doubt = doubt(&seen.state, journal.as_ref(), continuous);
+    if let (Found::Marked(_), Some(found)) = (&seen.state, journal) {
+        found
+            .records
+            .into_iter()
+            .for_each(|record| ledger.replay(record));
+    }
+    let known = crate::heal::known(&*source.0, &Default::default(), &source.1).await;
+    // Where the source has no handles, marks do not lead back: the whole tree is compared.
+    let doubt = match ledger.has_unfindable() {
+        true => Some(Trust::NOTHING),
+        false => doubt,
+    };
+    if let Some(trust) = doubt {
+        if trust != Trust::ALL {
+            ledger.doubt_images();
+            ledger.set_unverified();
+        }
+        ledger.plant_tree(&known, trust, 0);
+    }
+    drop(ledger.take_records());
+    let header = Header {
+        version: VERSION,
+        boot: boot_id(),
+        clean: false,
+        served: volume::seconds_now(),
+        all_dirty: false,
+    };
+    let journal = Journal::create(path, header, &ledger.dump()).map_err(journal_io)?;
+    let staging = volume::mark(&*seen.sink, &seen.root, marker)
+        .await
+        .map_err(io(&what))?;
+    let leg = Arc::new(Leg::new(ledger, journal));
+    let sink = (seen.sink, seen.root, staging);
+    let healer = Arc::new(Healer::new(source.clone(), sink, leg.clone(), LANES));
+    if let Err(setback) = healer.sweep_unknown().await {
+        tracing::warn!(?setback, "the staging space could not be swept");
+    }
+    Ok(Sink::new(seen.name, leg, healer))
+}

@@ -1,0 +1,252 @@
+//! One sink: its healing threads, its syncs, its troubles.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hermitfs_api::{Errno, block_on};
+use parking_lot::Mutex;
+
+use crate::control::ObjectError;
+use crate::heal::{Books, HEAL, Healer};
+use crate::leg::Leg;
+use crate::record::{Oid, Piece};
+use crate::trouble::{Side, Trouble};
+use crate::volume;
+
+/// A sink and all that heals it.
+pub(crate) struct Sink {
+    pub(super) name: String,
+    pub(crate) leg: Arc<Leg>,
+    pub(crate) healer: Arc<Healer>,
+    pub(super) trouble: Mutex<Option<Pause>>,
+    /// One sync at a time; when the last one ended.
+    syncing: Mutex<Instant>,
+    samples: Mutex<VecDeque<(Instant, u64, u64)>>,
+    /// Objects a second, the best so far: what a drain can be expected to do.
+    pub(super) best_rate: AtomicU64,
+}
+
+/// The sink as a whole is in trouble.
+pub(super) struct Pause {
+    pub(super) trouble: Trouble,
+    until: Instant,
+    wait: Duration,
+}
+
+/// Longest pause between tries while a sink is in trouble.
+const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
+
+/// How long what was copied waits for its sync while there is more to do.
+const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+/// And when there is nothing more to do.
+const SYNC_IDLE: Duration = Duration::from_millis(300);
+
+impl Sink {
+    pub(super) fn new(name: String, leg: Arc<Leg>, healer: Arc<Healer>) -> Sink {
+        Sink {
+            name,
+            leg,
+            healer,
+            trouble: Mutex::new(None),
+            syncing: Mutex::new(Instant::now()),
+            samples: Mutex::default(),
+            best_rate: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn work(&self, stop: &AtomicBool, drain: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            if let Some(wait) = self.paused() {
+                self.leg.wait_work(wait.min(Duration::from_millis(200)));
+                continue;
+            }
+            let now = self.leg.now();
+            let hurry = drain.load(Ordering::Relaxed);
+            match self.leg.ledger(|ledger| ledger.claim_next(now, hurry)) {
+                Ok(work) => {
+                    let healed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        block_on(self.healer.heal(&work))
+                    }));
+                    match healed {
+                        Ok(Ok(())) => self.well(),
+                        Ok(Err(trouble)) => self.unwell(trouble),
+                        Err(_) => {
+                            tracing::error!(?work, "healing panicked");
+                            let now = self.leg.now();
+                            self.leg.ledger(|ledger| {
+                                ledger.panicked(&work, now);
+                            });
+                        }
+                    }
+                    self.leg.news.notify_all();
+                }
+                Err(due) => {
+                    let wait = due
+                        .map_or(1000, |due| due.saturating_sub(now))
+                        .clamp(1, 1000);
+                    self.leg.wait_work(Duration::from_millis(wait));
+                }
+            }
+        }
+    }
+
+    fn paused(&self) -> Option<Duration> {
+        let pause = self.trouble.lock();
+        let until = pause.as_ref()?.until;
+        until
+            .checked_duration_since(Instant::now())
+            .filter(|wait| !wait.is_zero())
+    }
+
+    fn well(&self) {
+        let mut pause = self.trouble.lock();
+        // One try after a pause that comes off is proof enough.
+        if pause
+            .as_ref()
+            .is_some_and(|pause| pause.until <= Instant::now())
+        {
+            tracing::info!(sink = self.name, "the sink can be written again");
+            *pause = None;
+        }
+    }
+
+    fn unwell(&self, trouble: Trouble) {
+        let mut pause = self.trouble.lock();
+        let now = Instant::now();
+        let wait = match &*pause {
+            Some(pause) if pause.until > now => return,
+            Some(pause) => (pause.wait * 2).min(PAUSE_AT_MOST),
+            None => {
+                tracing::warn!(sink = self.name, reason = trouble.reason, "healing waits");
+                Duration::from_millis(250)
+            }
+        };
+        *pause = Some(Pause {
+            trouble,
+            until: now + wait,
+            wait,
+        });
+    }
+
+    pub(super) fn settle(&self, stop: &AtomicBool, drain: &AtomicBool) {
+        let mut beat = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            let hurry = drain.load(Ordering::Relaxed);
+            self.leg
+                .wait_news(Duration::from_millis(if hurry { 5 } else { 100 }));
+            self.sample();
+            let now = self.leg.now();
+            let (copied, open) = self
+                .leg
+                .ledger(|ledger| (ledger.copied(), ledger.is_open(now)));
+            let age = self.syncing.lock().elapsed();
+            let due = hurry && !open || age > SYNC_EVERY || (!open && age > SYNC_IDLE);
+            if copied > 0 && due {
+                self.sync(false);
+            }
+            if beat.elapsed() > Duration::from_secs(5) {
+                beat = Instant::now();
+                if let Err(error) = self.leg.heartbeat(false, volume::seconds_now()) {
+                    tracing::debug!(%error, "no heartbeat");
+                }
+                self.leg.tidy();
+                if let Err(setback) = block_on(self.healer.sweep()) {
+                    tracing::debug!(?setback, "the staging space is swept later");
+                }
+            }
+        }
+    }
+
+    pub(super) fn sync(&self, source_too: bool) {
+        let mut last = self.syncing.lock();
+        let cut = self.leg.ledger(|ledger| ledger.cut());
+        let written = source_too || !cut.is_empty();
+        let mut synced = block_on(self.healer.sink.sync(&HEAL));
+        if synced.is_ok() && written {
+            synced = block_on(self.healer.source.sync(&HEAL));
+        }
+        if let Err(error) = &synced {
+            tracing::warn!(sink = self.name, %error, "a sync failed: what was copied is copied again");
+        }
+        let now = self.leg.now();
+        self.leg.ledger(|ledger| {
+            ledger.seal(cut, synced.is_ok(), now);
+            ledger.verified();
+            let mut held = self.healer.held.lock();
+            held.retain(|oid, _| ledger.locator(*oid).is_some());
+        });
+        *last = Instant::now();
+        self.leg.news.notify_all();
+    }
+
+    fn sample(&self) {
+        let now = Instant::now();
+        let mut samples = self.samples.lock();
+        if samples
+            .back()
+            .is_some_and(|(at, ..)| now - *at < Duration::from_millis(500))
+        {
+            return;
+        }
+        let files = self.healer.tally.files.load(Ordering::Relaxed);
+        let bytes = self.healer.tally.bytes.load(Ordering::Relaxed);
+        samples.push_back((now, files, bytes));
+        while samples.len() > 12 {
+            samples.pop_front();
+        }
+        drop(samples);
+        self.best_rate
+            .fetch_max(self.rates().0 as u64, Ordering::Relaxed);
+    }
+
+    /// Files and bytes a second over the last seconds.
+    pub(super) fn rates(&self) -> (f64, f64) {
+        let samples = self.samples.lock();
+        match (samples.front(), samples.back()) {
+            (Some((t0, f0, b0)), Some((t1, f1, b1))) if t1 > t0 => {
+                let seconds = (*t1 - *t0).as_secs_f64();
+                ((f1 - f0) as f64 / seconds, (b1 - b0) as f64 / seconds)
+            }
+            _ => (0.0, 0.0),
+        }
+    }
+
+    pub(super) fn failures(&self, source_name: &str) -> Vec<(Oid, Piece, ObjectError)> {
+        let troubles: Vec<_> = self.leg.ledger(|ledger| {
+            ledger
+                .troubles()
+                .map(|(oid, piece, trouble, waived)| (oid, piece.clone(), trouble.clone(), waived))
+                .collect()
+        });
+        troubles
+            .into_iter()
+            .map(|(oid, piece, trouble, waived)| {
+                let mut path = block_on(self.healer.path_of(oid));
+                if let Piece::Name(name) = &piece {
+                    if path.last() != Some(&b'/') {
+                        path.push(b'/');
+                    }
+                    path.extend_from_slice(name);
+                }
+                let side = match trouble.side {
+                    Side::Source => source_name.to_owned(),
+                    Side::Sink => self.name.clone(),
+                };
+                let error = ObjectError {
+                    path,
+                    side,
+                    operation: trouble.operation.to_owned(),
+                    errno: trouble.errno.and_then(Errno::name).map(str::to_owned),
+                    reason: trouble.reason,
+                    count: trouble.count,
+                    since: trouble.since,
+                    waived,
+                };
+                (oid, piece, error)
+            })
+            .collect()
+    }
+}
