@@ -6,7 +6,7 @@ use hermitfs_api::{Attr, Entry, Errno, Inode, Kind, Name, RenameFlags};
 
 use super::{HEAL, Healer, handle_of, look};
 use crate::ledger::{BodyWork, Known};
-use crate::record::{Bytes, Oid, Piece, Place, Trust, name_of};
+use crate::record::{Bytes, Oid, Place, Trust};
 use crate::trouble::{Blame, Setback, Step};
 
 /// A name of a directory, on both sides, and what the sink has there.
