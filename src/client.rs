@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::admin_client::AdminClient;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -18,6 +19,9 @@ use crate::run::Slot;
 
 /// What commands ask.
 pub(crate) type Admin = AdminClient<Channel>;
+
+/// How long a daemon that does not answer is thought to be on its way out (or in).
+const DYING: Duration = Duration::from_secs(10);
 
 /// A mount point, and where its daemon would be.
 pub(crate) struct Target {
@@ -62,6 +66,48 @@ impl Target {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Whether a daemon serves here. One that was killed a moment ago is waited for: until it is
+    /// gone it still has the place, and the mount seems to live.
+    pub(crate) fn is_served(&self) -> bool {
+        let until = Instant::now() + DYING;
+        while self.slot.is_taken() {
+            if self.answers() || Instant::now() > until {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // Its record stays where a daemon was killed; its mount dies a moment after its lock.
+        let until = Instant::now() + Duration::from_secs(1);
+        while self.slot.record().is_some() && self.seems_alive() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
+    fn answers(&self) -> bool {
+        let asked = self.talk(|mut admin| async move {
+            let status = async {
+                let request = proto::StatusRequest { follow: false };
+                let mut stream = admin.status(request).await.map_err(refused)?.into_inner();
+                stream.message().await.map_err(refused)
+            };
+            tokio::time::timeout(Duration::from_secs(1), status)
+                .await
+                .map_err(|_| Failure::silent(Code::NoDaemon))?
+        });
+        asked.is_ok_and(|status| status.is_some())
+    }
+
+    /// Whether the mount point has a mount of ours on which somebody answers.
+    fn seems_alive(&self) -> bool {
+        Mounts::read().is_ok_and(|mounts| {
+            mounts
+                .at(&self.mountpoint)
+                .is_some_and(|mount| mount.is_ours())
+                && !hermitfs_fuse::is_dead(&self.mountpoint)
+        })
     }
 
     async fn connect(&self) -> Result<Admin> {

@@ -76,7 +76,7 @@ fn real(path: &Path) -> Result<PathBuf> {
 
 /// Whether the daemon of just this migration is at work. Another one there is refused.
 fn running(target: &Target, old: &Path, new: &Path) -> Result<bool> {
-    if !target.slot.is_taken() {
+    if !target.is_served() {
         return Ok(false);
     }
     let Some(record) = target.slot.record() else {

@@ -42,6 +42,8 @@ impl Mount {
         }
         need_root()?;
         let target = Target::new(global, &self.mountpoint)?;
+        // Only for the wait: whoever serves here is refused by the daemon itself.
+        target.is_served();
         let order = Order {
             volfile: (source.name, source.text),
             set: self.set.into_iter().collect(),

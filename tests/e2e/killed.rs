@@ -91,3 +91,26 @@ fn a_clean_end_and_a_new_start_go_on_where_it_was() {
     migration.assert_bricks_equal();
     migration.cut_over();
 }
+
+#[test]
+fn the_same_command_right_after_a_kill_waits_for_the_one_that_dies() {
+    let lab = Lab::new("killed-at-once");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 256),
+        lab.disk("new", Format::Ext4, 256),
+    );
+    hermitfs_tests::odd::Odd::default().build(old.path(), 22);
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    for _ in 0..15 {
+        let killed = migration.daemon().pid();
+        migration.daemon().signal(rustix::process::Signal::KILL);
+        // Not a moment between them.
+        migration.start();
+        assert_ne!(migration.daemon().pid(), killed);
+        assert!(migration.is_alive());
+        assert!(fs::read_dir(migration.mount()).unwrap().count() > 0);
+    }
+    migration.wait_ready(Duration::from_secs(60));
+    migration.cut_over();
+}

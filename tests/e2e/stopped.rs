@@ -236,6 +236,10 @@ fn one_run(lab: &Lab, disks: &[Disk; 2], volfile: &Path, name: &str, rules: [&st
     }
     // A stop may also come while what is left is healed: then this command is cut off.
     let healed = mount.command("heal", &["--wait"]);
+    if healed.code == exit::NO_DAEMON {
+        // It answers no more; a moment later it is gone.
+        mount.daemon().wait_end(Duration::from_secs(10));
+    }
     if !mount.is_alive() {
         stopped = true;
         mount.start();

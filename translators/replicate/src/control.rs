@@ -71,7 +71,7 @@ pub struct ObjectError {
 /// What [`heal`](crate::Replicate::heal) was asked for, to be asked about with
 /// [`reached`](crate::Replicate::reached).
 #[derive(Clone, Debug)]
-pub struct Goal(pub(crate) u64);
+pub struct Goal(pub(crate) Vec<u64>);
 
 /// How far a [`Goal`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

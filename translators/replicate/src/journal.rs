@@ -32,6 +32,12 @@ pub(crate) struct Header {
     pub(crate) served: i64,
     /// Records could not be written: everything counts as dirty.
     pub(crate) all_dirty: bool,
+    /// Files healed so far, for those who watch.
+    #[serde(default)]
+    pub(crate) files: u64,
+    /// And their bytes.
+    #[serde(default)]
+    pub(crate) bytes: u64,
 }
 
 /// The format that this program writes.

@@ -139,8 +139,9 @@ impl Leg {
         }
     }
 
-    /// Notes when we served last, and whether that was the end of it.
-    pub(crate) fn heartbeat(&self, clean: bool, now: i64) -> io::Result<()> {
+    /// Notes when we served last, how many files and bytes were healed then, and whether that was
+    /// the end of it.
+    pub(crate) fn heartbeat(&self, clean: bool, now: i64, healed: (u64, u64)) -> io::Result<()> {
         let mut book = self.book.lock();
         let Some(journal) = &mut book.journal else {
             return Ok(());
@@ -148,6 +149,8 @@ impl Leg {
         let header = Header {
             clean,
             served: now,
+            files: healed.0,
+            bytes: healed.1,
             ..journal.header().clone()
         };
         journal.set_header(header)?;

@@ -61,6 +61,13 @@ pub(crate) enum Place {
     Staged(u64),
 }
 
+impl Place {
+    /// Whether it is this slot.
+    pub(crate) fn is(&self, slot: Oid, in_it: &[u8]) -> bool {
+        matches!(self, Place::At { dir, name, .. } if *dir == slot && **name == *in_it)
+    }
+}
+
 /// One of an object's marks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Piece {

@@ -164,7 +164,9 @@ impl Healer {
                     }
                     done += n;
                 }
-                self.tally.bytes.fetch_add(got as u64, Ordering::Relaxed);
+            }
+            if before != Before::Stale {
+                self.tally.bytes(got as u64);
             }
             at += got as u64;
         }

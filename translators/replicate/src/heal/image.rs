@@ -66,9 +66,14 @@ impl Healer {
             .ok_or(Setback::Later(5))?
             .inode;
         let oid = Oid::from(next.identity());
-        let (open, unseen) = self.ledger(|ledger| {
-            let open = ledger.name_dirty(above, &bytes) || ledger.place_of(oid).is_some();
-            (open, ledger.tree_dirty(above))
+        let (open, unseen, place) = self.ledger(|ledger| {
+            let place = ledger.place_of(oid).cloned();
+            // An open name is no obstacle where the image is known to stand under it already.
+            let open = match &place {
+                Some(place) => !place.is(above, &bytes),
+                None => ledger.name_dirty(above, &bytes),
+            };
+            (open, ledger.tree_dirty(above), place)
         });
         if unseen {
             // What lies below comes after it; and as this is wanted now, it comes next.
@@ -81,7 +86,7 @@ impl Healer {
         let there = look(&*self.sink, image, name).await.at_sink("look up")?;
         let stands = self.ledger(|ledger| {
             ledger.name_stands(above, &bytes, seen)
-                && ledger.place_of(oid).is_none()
+                && ledger.place_of(oid) == place.as_ref()
                 && !ledger.tree_dirty(above)
         });
         if !stands {

@@ -35,11 +35,43 @@ pub(crate) trait Books: Send + Sync {
     fn now(&self) -> u64;
 }
 
-/// What has been done, for the eyes of users.
+/// What has been made equal, for the eyes of users: each object once, when it is made or when a
+/// walk has found it equal.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) files: AtomicU64,
-    pub(crate) bytes: AtomicU64,
+    files: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Tally {
+    /// Files and bytes so far.
+    pub(crate) fn now(&self) -> (u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&self.files), read(&self.bytes))
+    }
+
+    /// Counts from here.
+    pub(crate) fn reset(&self, files: u64, bytes: u64) {
+        self.files.store(files, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn file(&self) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn bytes(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// One less on the sink.
+    fn gone(&self) {
+        let less = |files: u64| files.checked_sub(1);
+        // Nothing to take from is as good.
+        let _ = self
+            .files
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
 }
 
 /// Objects of a source without handles, by identity.

@@ -1,7 +1,6 @@
 //! What is no directory: one object and its image.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hermitfs_api::{Attr, Entry, Inode, Kind, Make, Name, OpenFlags};
 
@@ -25,9 +24,7 @@ impl Healer {
         };
         let image = self.image_of(&object, &work.locator).await?;
         let done = self.change(&object.inode, &image, body).await;
-        self.finish_body(work.oid, Some(body), done)?;
-        self.tally.files.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        self.finish_body(work.oid, Some(body), done)
     }
 
     /// Tells the ledger how a body came out; passes on only what concerns more than it.
@@ -144,7 +141,9 @@ impl Healer {
         there: &Entry,
         trust: Trust,
     ) -> Step<()> {
+        self.tally.file();
         if looks_equal(attr, &there.attr) && trust.covers(attr.ctime) {
+            self.tally.bytes(attr.size.min(attr.blocks * 512));
             return self.flags_only(source, &there.inode).await;
         }
         if attr.kind == Kind::File {
@@ -208,7 +207,7 @@ impl Healer {
                     .await
             }
         };
-        self.tally.files.fetch_add(1, Ordering::Relaxed);
+        self.tally.file();
         Ok((image.inode, body))
     }
 
@@ -259,7 +258,7 @@ impl Healer {
             drop(self.sink.unlink(&HEAL, sink_dir, name).await);
             return Err(Setback::Sink(trouble));
         }
-        self.tally.files.fetch_add(1, Ordering::Relaxed);
+        self.tally.file();
         Ok((entry.inode, body))
     }
 }

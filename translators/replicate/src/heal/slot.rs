@@ -54,6 +54,9 @@ impl Healer {
         let mut there = slot.there.clone();
         if let Some(entry) = &there {
             let is_dir = entry.inode.kind() == Kind::Directory;
+            if is_dir && under.is_some() {
+                self.tally.file();
+            }
             if is_dir && claimant == Some(oid) {
                 self.ensure(&known, under);
                 return Ok(());

@@ -20,7 +20,6 @@ use crate::heal::{Books, HEAL};
 use crate::options::Options;
 use crate::record::Trust;
 use crate::users::Users;
-use crate::volume;
 
 /// A source and its sinks. See the crate's page.
 pub struct Replicate {
@@ -84,7 +83,7 @@ impl Replicate {
         for sink in &self.sinks {
             sink.sync(true);
             sink.leg.tidy();
-            if let Err(error) = sink.leg.heartbeat(true, volume::seconds_now()) {
+            if let Err(error) = sink.heartbeat(true) {
                 tracing::warn!(%error, "the journal cannot be closed in good order");
             }
         }
@@ -147,7 +146,7 @@ impl Replicate {
             dir = here.clone();
             here = block_on(source.lookup(&HEAL, &here, name))?.inode;
         }
-        let mut goal = 0;
+        let mut goal = Vec::new();
         for sink in &self.sinks {
             let healer = &sink.healer;
             let now = sink.leg.now();
@@ -155,6 +154,10 @@ impl Replicate {
                 let known = block_on(healer.known(&here));
                 // What is settled needs no second look, unless that is asked for.
                 let trust = if full { Trust::NOTHING } else { Trust::ALL };
+                if full && at.path.is_empty() {
+                    // All is counted once more.
+                    healer.tally.reset(0, 0);
+                }
                 if full || sink.leg.ledger(|ledger| ledger.trees() == 0) {
                     sink.leg
                         .ledger(|ledger| ledger.plant_tree(&known, trust, now));
@@ -170,7 +173,7 @@ impl Replicate {
                     }
                 });
             }
-            goal = goal.max(sink.leg.ledger(|ledger| {
+            goal.push(sink.leg.ledger(|ledger| {
                 ledger.retry_all(now);
                 ledger.now_mark()
             }));
@@ -182,8 +185,8 @@ impl Replicate {
     /// How far a goal is.
     pub fn reached(&self, goal: &Goal) -> Reached {
         let (mut open, mut failed) = (0, 0);
-        for sink in &self.sinks {
-            let (its_open, its_failed) = sink.leg.ledger(|ledger| ledger.left_before(goal.0));
+        for (sink, &goal) in self.sinks.iter().zip(&goal.0) {
+            let (its_open, its_failed) = sink.leg.ledger(|ledger| ledger.left_before(goal));
             open += its_open;
             failed += its_failed;
         }

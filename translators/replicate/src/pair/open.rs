@@ -237,6 +237,11 @@ async fn go_on(
     let mut ledger = Ledger::default();
     let journal = Journal::read(path).map_err(journal_io)?;
     let doubt = doubt(&seen.state, journal.as_ref(), continuous);
+    // Where all is looked at again all is counted again.
+    let healed = match (&journal, doubt) {
+        (Some(journal), None) => (journal.header.files, journal.header.bytes),
+        _ => (0, 0),
+    };
     if let (Found::Marked(_), Some(found)) = (&seen.state, journal) {
         found
             .records
@@ -263,6 +268,8 @@ async fn go_on(
         clean: false,
         served: volume::seconds_now(),
         all_dirty: false,
+        files: healed.0,
+        bytes: healed.1,
     };
     let journal = Journal::create(path, header, &ledger.dump()).map_err(journal_io)?;
     let staging = volume::mark(&*seen.sink, &seen.root, marker)
@@ -271,6 +278,7 @@ async fn go_on(
     let leg = Arc::new(Leg::new(ledger, journal));
     let sink = (seen.sink, seen.root, staging);
     let healer = Arc::new(Healer::new(source.clone(), sink, leg.clone(), LANES));
+    healer.tally.reset(healed.0, healed.1);
     if let Err(setback) = healer.sweep_unknown().await {
         tracing::warn!(?setback, "the staging space could not be swept");
     }

@@ -149,7 +149,7 @@ impl Sink {
             }
             if beat.elapsed() > Duration::from_secs(5) {
                 beat = Instant::now();
-                if let Err(error) = self.leg.heartbeat(false, volume::seconds_now()) {
+                if let Err(error) = self.heartbeat(false) {
                     tracing::debug!(%error, "no heartbeat");
                 }
                 self.leg.tidy();
@@ -158,6 +158,12 @@ impl Sink {
                 }
             }
         }
+    }
+
+    /// Notes when we served last, how far we were, and whether that was the end of it.
+    pub(super) fn heartbeat(&self, clean: bool) -> std::io::Result<()> {
+        let healed = self.healer.tally.now();
+        self.leg.heartbeat(clean, volume::seconds_now(), healed)
     }
 
     pub(super) fn sync(&self, source_too: bool) {
@@ -191,8 +197,7 @@ impl Sink {
         {
             return;
         }
-        let files = self.healer.tally.files.load(Ordering::Relaxed);
-        let bytes = self.healer.tally.bytes.load(Ordering::Relaxed);
+        let (files, bytes) = self.healer.tally.now();
         samples.push_back((now, files, bytes));
         while samples.len() > 12 {
             samples.pop_front();
@@ -208,7 +213,10 @@ impl Sink {
         match (samples.front(), samples.back()) {
             (Some((t0, f0, b0)), Some((t1, f1, b1))) if t1 > t0 => {
                 let seconds = (*t1 - *t0).as_secs_f64();
-                ((f1 - f0) as f64 / seconds, (b1 - b0) as f64 / seconds)
+                (
+                    f1.saturating_sub(*f0) as f64 / seconds,
+                    b1.saturating_sub(*b0) as f64 / seconds,
+                )
             }
             _ => (0.0, 0.0),
         }

@@ -117,9 +117,9 @@ impl Sink {
         // Of several sinks the one that is farthest behind counts.
         let first = status.sinks.len() == 1;
         let least = |so_far: u64, its: u64| if first { its } else { so_far.min(its) };
-        let tally = &self.healer.tally;
-        status.files_done = least(status.files_done, tally.files.load(Ordering::Relaxed));
-        status.bytes_done = least(status.bytes_done, tally.bytes.load(Ordering::Relaxed));
+        let (files, bytes) = self.healer.tally.now();
+        status.files_done = least(status.files_done, files);
+        status.bytes_done = least(status.bytes_done, bytes);
         ready
     }
 }
