@@ -356,6 +356,12 @@ impl World {
                 continue;
             }
             self.sync(true);
+            // Nothing open is out of sight of those who heal.
+            let now = self.leg.now();
+            let lost = self.leg.ledger(|ledger| {
+                ledger.copied() == 0 && ledger.pending() > 0 && !ledger.is_open(now + 100_000)
+            });
+            assert!(!lost, "something is open and will never be tried again");
             if self.leg.ledger(|ledger| ledger.pending()) == 0 {
                 self.heal_turns.give(Turns::ALL);
                 block_on(self.healer.sweep()).unwrap();
@@ -581,6 +587,10 @@ mod random {
                     let good = rng.random_bool(0.8);
                     world.sync(good);
                     world.leg.advance(rng.random_range(0..300));
+                    let now = world.leg.now();
+                    if rng.random_bool(0.3) {
+                        world.leg.ledger(|ledger| ledger.retry_all(now));
+                    }
                     steps.push(format!("sync {good}"));
                 }
                 _ => {
@@ -665,6 +675,10 @@ mod random {
                     let good = rng.random_bool(0.8);
                     world.sync(good);
                     world.leg.advance(rng.random_range(0..300));
+                    let now = world.leg.now();
+                    if rng.random_bool(0.3) {
+                        world.leg.ledger(|ledger| ledger.retry_all(now));
+                    }
                     steps.push(format!("sync {good}"));
                 }
                 _ => {

@@ -129,7 +129,7 @@ impl Healer {
             if entered {
                 ledger.leave(stands, above);
             }
-            ledger.unclaim(above);
+            ledger.release(above, now);
         });
         done
     }

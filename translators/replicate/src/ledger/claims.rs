@@ -5,14 +5,9 @@ use crate::record::{Bytes, Oid, Piece};
 
 impl Ledger {
     /// Claims an object as it is, with or without marks: what a healer is about to write must not
-    /// be written by another at the same time. `None` when another has it.
+    /// be written by another at the same time; until [`Ledger::release`]. `false` when another has it.
     pub(crate) fn claim(&mut self, oid: Oid) -> bool {
         self.busy.insert(oid)
-    }
-
-    /// Gives back a claim of [`Ledger::claim`].
-    pub(crate) fn unclaim(&mut self, oid: Oid) {
-        self.busy.remove(&oid);
     }
 
     /// Claims the making of a directory's image, so that there is never more than one. Apart from
