@@ -4,7 +4,7 @@
 //! everything they do; a migration; cut-over; and the proof that both are equal.
 
 use std::fs;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -128,7 +128,12 @@ fn fill(root: &Path) -> Result<()> {
 /// Shows how far it is until everything is healed.
 fn watch(migration: &Migration<'_>, crew: &mut Crew) -> Result<Duration> {
     let started = Instant::now();
-    let mut shown = Instant::now() - Duration::from_secs(1);
+    // On a terminal one line that changes.
+    let (terminal, every) = match std::io::stdout().is_terminal() {
+        true => (true, Duration::from_millis(200)),
+        false => (false, Duration::from_secs(3)),
+    };
+    let mut shown = Instant::now();
     loop {
         let status = migration.status();
         let number = |what: &str, which: &str| status.0[what][which].as_u64();
@@ -136,18 +141,26 @@ fn watch(migration: &Migration<'_>, crew: &mut Crew) -> Result<Duration> {
             number("files", "done").unwrap_or(0),
             number("bytes", "done").unwrap_or(0),
         );
-        if shown.elapsed() > Duration::from_millis(900) {
+        if shown.elapsed() > every {
             shown = Instant::now();
             let of = number("files", "total").map_or(String::new(), |total| format!(" of {total}"));
             let pending = status.number("pending");
-            println!(
-                "    {files:>6}{of} objects, {:>4} MiB; {pending} pending",
+            let (start, end) = if terminal {
+                ("\r", "\x1b[K")
+            } else {
+                ("", "\n")
+            };
+            print!(
+                "{start}    {files:>6}{of} objects, {:>4} MiB; {pending} pending{end}",
                 bytes >> 20
             );
             std::io::stdout().flush()?;
         }
         let crawled = status.0["files"]["total"].is_u64() && status.number("crawl") == 0;
         if crawled && files >= number("files", "total").unwrap_or(u64::MAX) || status.is("ready") {
+            if terminal {
+                print!("\r\x1b[K");
+            }
             return Ok(started.elapsed());
         }
         ensure!(

@@ -170,6 +170,8 @@ pub(crate) struct Ledger {
     begun: u64,
     queue: BTreeSet<(u8, Millis, u64, Oid)>,
     queued: HashMap<Oid, (u8, Millis, u64)>,
+    /// Whose turn it is: what users touched, or the crawl.
+    turn: bool,
     copied: Vec<(Oid, Piece, u64)>,
     generation: u64,
     epoch: u64,

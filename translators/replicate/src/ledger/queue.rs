@@ -49,7 +49,13 @@ impl Ledger {
         let mut soonest: Option<Millis> = None;
         let mut taken = None;
         let mut tried = 0;
-        'classes: for class in [URGENT, TOUCHED, CRAWL] {
+        // Under users who never rest the crawl would never come: every other turn is its own.
+        self.turn = !self.turn;
+        let classes = match self.turn {
+            true => [URGENT, TOUCHED, CRAWL],
+            false => [URGENT, CRAWL, TOUCHED],
+        };
+        'classes: for class in classes {
             let from = (class, 0, 0, Oid(0, 0));
             let to = (class + 1, 0, 0, Oid(0, 0));
             for &(.., due, _, oid) in self.queue.range(from..to) {
