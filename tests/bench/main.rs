@@ -10,6 +10,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hermitfs_tests::disk::{Disk, Format};
@@ -127,7 +128,9 @@ fn healing() {
 
 /// One copy on a fresh disk, by one way; the result is compared each time.
 fn once(lab: &Lab, old: &Disk, cold: bool, way: fn(&Lab, &Path, &Path) -> Duration) -> Duration {
-    let new = lab.disk("new", Format::Btrfs, 3072);
+    static DISKS: AtomicU32 = AtomicU32::new(0);
+    let name = format!("new-{}", DISKS.fetch_add(1, Ordering::Relaxed));
+    let new = lab.disk(&name, Format::Btrfs, 3072);
     if cold {
         run_command(Command::new("sync").stdin(Stdio::null()));
         fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
@@ -146,14 +149,8 @@ fn heal(lab: &Lab, old: &Path, new: &Path) -> Duration {
     let mut migration = lab.migration(old, new);
     let started = Instant::now();
     migration.start();
-    while !migration.status().is("ready") {
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(
-            started.elapsed() < Duration::from_secs(600),
-            "not ready: {}",
-            migration.status().0
-        );
-    }
+    // Returns when everything is on the new disk, and synced.
+    migration.command("heal", &["--wait"]).expect(exit::OK);
     let took = started.elapsed();
     migration
         .command("cutover", &["--timeout", "30s"])
