@@ -12,6 +12,7 @@ use crate::data::Opened;
 use crate::handle::{FileHandle, Fingerprint};
 use crate::node::Node;
 use crate::options::{OpenError, Options};
+use crate::ours::Ours;
 use crate::probe::{brick_id, private_clone, probe_handles};
 use crate::sys;
 use crate::table::Table;
@@ -36,6 +37,7 @@ pub(crate) struct Brick {
     pub(crate) id: u64,
     pub(crate) root: Identity,
     pub(crate) table: Table,
+    pub(crate) ours: Ours,
 }
 
 /// What an object behind a descriptor turned out to be.
@@ -95,6 +97,7 @@ impl Brick {
             id,
             root: found.identity,
             table: Table::new(),
+            ours: Ours::new(),
         })
     }
 
@@ -164,6 +167,20 @@ impl Brick {
         let fd = Arc::new(view.by_handle(handle, LOOK)?);
         view.dirs.put(inode.identity(), fd.clone());
         Ok(Held::Shared(fd))
+    }
+
+    /// The same for a look at an object: what our own traffic has open serves as well.
+    pub(crate) fn hold_or_ours<'a>(&'a self, cx: &Context, inode: &'a Inode) -> Result<Held<'a>> {
+        match self.ours(cx, inode) {
+            Some(fd) => Ok(Held::Shared(fd)),
+            None => self.hold(self.view(cx), inode),
+        }
+    }
+
+    /// A descriptor that our own traffic has of a regular file just now.
+    pub(crate) fn ours(&self, cx: &Context, inode: &Inode) -> Option<Arc<OwnedFd>> {
+        let asked = cx.origin.is_internal() && inode.kind() == Kind::File;
+        asked.then(|| self.ours.get(inode.identity())).flatten()
     }
 
     /// The same for a directory. ENOTDIR for anything else.

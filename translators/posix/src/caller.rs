@@ -19,6 +19,7 @@ use crate::sys;
 
 thread_local! {
     static OWN_UMASK: Cell<bool> = const { Cell::new(false) };
+    static NO_UMASK: Cell<bool> = const { Cell::new(false) };
     static WITHOUT_RESERVE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -83,7 +84,9 @@ pub(crate) fn making<T>(
         give_up_reserve()?;
     }
     let mut guard = Guard::default();
-    if let Some(mask) = mask {
+    if cx.origin.is_internal() && mask == Some(0) {
+        no_umask()?;
+    } else if let Some(mask) = mask {
         own_umask()?;
         guard.umask = Some(umask(Mode::from_raw_mode(mask & 0o777)));
     }
@@ -154,6 +157,16 @@ fn own_umask() -> Result<()> {
     if !OWN_UMASK.get() {
         sys::unshare_fs()?;
         OWN_UMASK.set(true);
+    }
+    Ok(())
+}
+
+/// None at all, which a thread of our own then keeps: what it makes says all of the mode.
+fn no_umask() -> Result<()> {
+    if !NO_UMASK.get() {
+        own_umask()?;
+        umask(Mode::empty());
+        NO_UMASK.set(true);
     }
     Ok(())
 }

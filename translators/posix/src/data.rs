@@ -1,6 +1,6 @@
 //! Open files and their data.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use hermitfs_api::{Allocate, Context, File, Inode, Kind, Lend, Lent, OpenFlags, Seek};
@@ -11,12 +11,30 @@ use rustix::fs::{
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec, pread, pwrite, retry_on_intr};
 
 use crate::brick::Brick;
+use crate::ours::Listed;
 use crate::view::{Held, LIST};
 use crate::{caller, sys};
 
 /// The leaf's part of an open file.
 pub(crate) struct Opened {
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: Descriptor,
+}
+
+/// Its descriptor.
+pub(crate) enum Descriptor {
+    /// A user's.
+    Alone(OwnedFd),
+    /// Our own traffic's, which is found by the file's identity as well.
+    Listed(Listed),
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Descriptor::Alone(fd) => fd.as_fd(),
+            Descriptor::Listed(listed) => listed.as_fd(),
+        }
+    }
 }
 
 /// What of open(2)'s flags goes to the brick. Not `O_APPEND`: offsets come with every write.
@@ -57,7 +75,22 @@ impl Brick {
                 ftruncate(&writable, 0)?;
             }
         }
-        Ok(Arc::new(File::new(inode.clone(), flags, Opened { fd })))
+        Ok(Arc::new(self.file(cx, inode, flags, fd)))
+    }
+
+    /// The open file that a descriptor makes.
+    pub(crate) fn file(
+        &self,
+        cx: &Context,
+        inode: &Arc<Inode>,
+        flags: OpenFlags,
+        fd: OwnedFd,
+    ) -> File {
+        let fd = match cx.origin.is_internal() {
+            true => Descriptor::Listed(self.ours.list(inode.identity(), fd)),
+            false => Descriptor::Alone(fd),
+        };
+        File::new(inode.clone(), flags, Opened { fd })
     }
 
     pub(crate) fn read(&self, file: &File, at: u64, buffer: &mut [u8]) -> Result<usize> {

@@ -13,6 +13,7 @@ mod meta;
 mod names;
 mod node;
 mod options;
+mod ours;
 mod posix;
 mod probe;
 mod streams;

@@ -22,7 +22,7 @@ impl Brick {
     pub(crate) fn getattr(&self, cx: &Context, inode: &Inode, file: Option<&File>) -> Result<Attr> {
         match file {
             Some(file) => attr(&stat(&self.opened(file)?.fd)?),
-            None => attr(&stat(self.hold(self.view(cx), inode)?)?),
+            None => attr(&stat(self.hold_or_ours(cx, inode)?)?),
         }
     }
 
@@ -92,7 +92,7 @@ impl Brick {
     }
 
     pub(crate) fn getxattr(&self, cx: &Context, inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
-        match self.for_xattrs(self.view(cx), inode)? {
+        match self.for_xattrs(cx, self.view(cx), inode)? {
             Way::Fd(fd) => growing(|buffer| fgetxattr(&fd, name, spare_capacity(buffer))),
             Way::Path(_held, path) => {
                 growing(|buffer| getxattr(path.as_str(), name, spare_capacity(buffer)))
@@ -101,7 +101,7 @@ impl Brick {
     }
 
     pub(crate) fn listxattr(&self, cx: &Context, inode: &Inode) -> Result<Vec<u8>> {
-        let list = match self.for_xattrs(self.view(cx), inode)? {
+        let list = match self.for_xattrs(cx, self.view(cx), inode)? {
             Way::Fd(fd) => growing(|buffer| flistxattr(&fd, spare_capacity(buffer))),
             Way::Path(_held, path) => {
                 growing(|buffer| listxattr(path.as_str(), spare_capacity(buffer)))
@@ -127,7 +127,7 @@ impl Brick {
             XattrFlags::Create => fs::XattrFlags::CREATE,
             XattrFlags::Replace => fs::XattrFlags::REPLACE,
         };
-        let way = self.for_xattrs(view, inode)?;
+        let way = self.for_xattrs(cx, view, inode)?;
         let set = || match &way {
             Way::Fd(fd) => fsetxattr(fd, name, value, flags),
             Way::Path(_held, path) => setxattr(path.as_str(), name, value, flags),
@@ -141,7 +141,7 @@ impl Brick {
     }
 
     pub(crate) fn removexattr(&self, cx: &Context, inode: &Inode, name: &[u8]) -> Result<()> {
-        match self.for_xattrs(self.to_change(cx)?, inode)? {
+        match self.for_xattrs(cx, self.to_change(cx)?, inode)? {
             Way::Fd(fd) => fremovexattr(fd, name),
             Way::Path(_held, path) => removexattr(path.as_str(), name),
         }
@@ -149,9 +149,13 @@ impl Brick {
 
     /// A regular file opened to read takes its xattrs by descriptor, which is quicker; all else
     /// by its path in proc, which leads to a symbolic link itself.
-    fn for_xattrs<'a>(&'a self, view: &'a View, inode: &'a Inode) -> Result<Way<'a>> {
+    fn for_xattrs<'a>(&'a self, cx: &Context, view: &'a View, inode: &'a Inode) -> Result<Way<'a>> {
+        if let Some(fd) = self.ours(cx, inode) {
+            return Ok(Way::Fd(Held::Shared(fd)));
+        }
         if inode.kind() == Kind::File {
-            return self.reopen(view, inode, OFlags::RDONLY).map(Way::Fd);
+            let fd = self.reopen(view, inode, OFlags::RDONLY)?;
+            return Ok(Way::Fd(Held::Own(fd)));
         }
         let held = self.hold(view, inode)?;
         let path = held.proc_path();
@@ -159,18 +163,21 @@ impl Brick {
     }
 
     pub(crate) fn get_flags(&self, cx: &Context, inode: &Inode) -> Result<u32> {
-        let fd = self.for_flags(self.view(cx), inode)?;
+        let fd = self.for_flags(cx, self.view(cx), inode)?;
         Ok(fs::ioctl_getflags(fd)?.bits())
     }
 
     pub(crate) fn set_flags(&self, cx: &Context, inode: &Inode, flags: u32) -> Result<()> {
-        let fd = self.for_flags(self.to_change(cx)?, inode)?;
+        let fd = self.for_flags(cx, self.to_change(cx)?, inode)?;
         fs::ioctl_setflags(fd, IFlags::from_bits_retain(flags))
     }
 
-    fn for_flags(&self, view: &View, inode: &Inode) -> Result<impl AsFd> {
+    fn for_flags(&self, cx: &Context, view: &View, inode: &Inode) -> Result<Held<'static>> {
+        if let Some(fd) = self.ours(cx, inode) {
+            return Ok(Held::Shared(fd));
+        }
         match inode.kind() {
-            Kind::File | Kind::Directory => self.reopen(view, inode, OFlags::RDONLY),
+            Kind::File | Kind::Directory => self.reopen(view, inode, OFlags::RDONLY).map(Held::Own),
             _ => Err(Errno::OPNOTSUPP),
         }
     }
@@ -195,7 +202,7 @@ impl Brick {
 
 /// How to come to an object's xattrs.
 enum Way<'a> {
-    Fd(std::os::fd::OwnedFd),
+    Fd(Held<'a>),
     Path(Held<'a>, String),
 }
 

@@ -12,7 +12,7 @@ use rustix::io::{Errno, Result};
 
 use crate::brick::Brick;
 use crate::caller;
-use crate::data::{Opened, open_flags};
+use crate::data::open_flags;
 use crate::table;
 use crate::view::{Held, LOOK};
 
@@ -122,7 +122,7 @@ impl Brick {
             let pin = openat(CWD, path, LOOK - OFlags::NOFOLLOW, Mode::empty())?;
             let _ = self.node(&entry.inode)?.pin.set(pin);
         }
-        let file = File::new(entry.inode.clone(), flags, Opened { fd });
+        let file = self.file(cx, &entry.inode, flags, fd);
         Ok((entry, Arc::new(file)))
     }
 

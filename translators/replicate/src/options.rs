@@ -10,7 +10,8 @@ pub struct Options {
     pub source: Option<String>,
     /// The bricks to be made equal. In the classic syntax: all other subvolumes.
     pub sinks: Vec<String>,
-    /// Healing threads, 1..=64.
+    /// Healing threads for each sink, 1..=64; without a number twice as many as processors, of
+    /// 4 to 16. More hide a slow disk's latency, fewer get into each other's way on a quick one.
     pub workers: usize,
     /// How long a touched object rests before it is healed, in milliseconds.
     pub rest_ms: u64,
@@ -30,7 +31,9 @@ impl Default for Options {
         Options {
             source: None,
             sinks: Vec::new(),
-            workers: 8,
+            workers: std::thread::available_parallelism()
+                .map_or(4, |processors| processors.get() * 2)
+                .clamp(4, 16),
             rest_ms: 500,
             adopt: false,
             crawl: true,

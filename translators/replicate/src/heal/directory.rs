@@ -83,7 +83,7 @@ impl Healer {
             .await
             .at_sink("read attributes")?;
         let before = if work.tree.is_some() {
-            Image::New
+            Image::New(&there)
         } else {
             Image::Old(&there)
         };

@@ -26,11 +26,14 @@ type Xattrs = BTreeMap<Box<[u8]>, Vec<u8>>;
 /// Of a file that is new to the sink, or was there before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Image<'a> {
-    /// Made by this pass.
-    New,
+    /// Made by this pass, with these attributes at first.
+    New(&'a Attr),
     /// Was there, with these attributes.
     Old(&'a Attr),
 }
+
+/// Set-uid and set-gid.
+const SET_ID: u32 = 0o6000;
 
 const CAPABILITY: &[u8] = b"security.capability";
 
@@ -48,7 +51,10 @@ impl Healer {
         before: Image<'_>,
     ) -> Step<()> {
         let mut held_back = None;
-        let new = before == Image::New;
+        let (new, first) = match before {
+            Image::New(first) => (true, first),
+            Image::Old(first) => (false, first),
+        };
         if !new {
             self.loosen_inode(image).await;
         }
@@ -59,12 +65,12 @@ impl Healer {
             .await
             .at_sink("read xattrs")?;
         // chown takes capabilities away, so it is left out where the owner is right.
-        let owner = match before {
-            Image::Old(old) => (old.uid, old.gid) != (attr.uid, attr.gid),
-            Image::New => true,
-        };
+        let owner = (first.uid, first.gid) != (attr.uid, attr.gid);
+        // It takes set-id bits as well; and an ACL shares bits with the mode.
+        let same = wanted == there;
+        let right = first.mode == attr.mode && same && !(owner && attr.mode & SET_ID != 0);
         let owned = SetAttr {
-            mode: (attr.kind != Kind::Symlink).then_some(attr.mode),
+            mode: (attr.kind != Kind::Symlink && !right).then_some(attr.mode),
             uid: owner.then_some(attr.uid),
             gid: owner.then_some(attr.gid),
             ..SetAttr::default()
@@ -79,7 +85,7 @@ impl Healer {
             mtime: timed.mtime,
             ..owned
         };
-        let after = if wanted == there && !(owner && wanted.contains_key(CAPABILITY)) {
+        let after = if same && !(owner && wanted.contains_key(CAPABILITY)) {
             self.sink
                 .setattr(&HEAL, image, open, &both)
                 .await

@@ -203,7 +203,7 @@ impl Healer {
         let body = match attr.kind {
             Kind::Directory => Ok(()),
             _ => {
-                self.meta(source, attr, &image.inode, None, Image::New)
+                self.meta(source, attr, &image.inode, None, Image::New(&image.attr))
                     .await
             }
         };
@@ -218,6 +218,8 @@ impl Healer {
         sink_dir: &Arc<Inode>,
         name: &Name,
     ) -> Step<(Arc<Inode>, Step<()>)> {
+        // Without set-id bits, which a change of the owner takes away.
+        let mode = attr.mode & 0o777;
         // Opened first: what cannot be read is not made.
         let from = self
             .source
@@ -226,7 +228,7 @@ impl Healer {
             .at_source("open")?;
         let (entry, to) = self
             .sink
-            .create(&HEAL, sink_dir, name, OpenFlags::READ_WRITE, 0, 0)
+            .create(&HEAL, sink_dir, name, OpenFlags::READ_WRITE, mode, 0)
             .await
             .at_sink("create")?;
         let mut done = Ok(());
@@ -246,8 +248,14 @@ impl Healer {
         // Both stay open until all is set: an open file is quicker to reach.
         let body = match done {
             Ok(()) => {
-                self.meta(source, attr, &entry.inode, Some(&to), Image::New)
-                    .await
+                self.meta(
+                    source,
+                    attr,
+                    &entry.inode,
+                    Some(&to),
+                    Image::New(&entry.attr),
+                )
+                .await
             }
             Err(setback) => Err(setback),
         };

@@ -38,7 +38,7 @@ pub struct Replicate {
 }
 
 /// Before a forecast is worth the reading.
-const COUNT_AFTER: Duration = Duration::from_secs(3);
+const COUNT_AFTER: Duration = Duration::from_secs(10);
 
 impl Replicate {
     /// Opens or goes on with a pair. Blocks on I/O; to be called before the mount is there.
