@@ -237,3 +237,45 @@ fn the_volfile_for_a_migration_heals_what_a_walk_looks_up() {
     sink.copy_root_times_of(&source);
     source.assert_equal(&sink);
 }
+
+#[test]
+fn without_a_crawl_nothing_is_healed_but_what_a_walk_looks_up() {
+    let lab = Lab::new("no-crawl");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 256),
+        lab.disk("new", Format::Btrfs, 512),
+    );
+    for (name, seed) in [("seen", 17), ("left-alone", 18)] {
+        fs::create_dir(old.join(name)).unwrap();
+        Odd::small().build(&old.join(name), seed);
+    }
+    let volfile = lab.file(
+        "rest.vol",
+        "[volume.old]\ntype = \"storage/posix\"\ndirectory = \"${old}\"\n\n\
+         [volume.new]\ntype = \"storage/posix\"\ndirectory = \"${new}\"\n\n\
+         [volume.pair]\ntype = \"cluster/replicate\"\nsource = \"old\"\nsinks = [\"new\"]\ncrawl = false\n",
+    );
+    let set = [
+        format!("old={}", old.path().display()),
+        format!("new={}", new.path().display()),
+    ];
+    let mount =
+        hermitfs_tests::mounted::Mounted::volfile(&lab, "mnt", &volfile, &[&set[0], &set[1]]);
+    std::thread::sleep(Duration::from_secs(1));
+    let names = || fs::read_dir(new.path()).unwrap().count();
+    assert_eq!(names(), 1, "something but our own directory is there");
+    shell::run("ls", &["-alR", &mount.join("seen").to_string_lossy()]);
+    let source = Tree::of(&lab.quiet_view(&old.join("seen")));
+    until(Duration::from_secs(60), "the walked part", || {
+        let there = new.join("seen").is_dir();
+        (there && source.differences(&Tree::of(&new.join("seen"))).is_empty()).then_some(())
+    });
+    let below = fs::read_dir(new.join("left-alone")).unwrap().count();
+    assert_eq!(below, 0, "what nobody looked at is healed");
+    mount.command("heal", &["--wait"]).expect(0);
+    let source = Tree::of(old.path());
+    let mut sink = Tree::of(new.path());
+    sink.forget_below(".hermitfs");
+    sink.copy_root_times_of(&source);
+    source.assert_equal(&sink);
+}

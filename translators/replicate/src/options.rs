@@ -10,15 +10,14 @@ pub struct Options {
     pub source: Option<String>,
     /// The bricks to be made equal. In the classic syntax: all other subvolumes.
     pub sinks: Vec<String>,
-    /// Healing threads for each sink, 1..=64; without a number twice as many as processors, of
-    /// 4 to 16. More hide a slow disk's latency, fewer get into each other's way on a quick one.
+    /// Healing threads for each sink, 1..=64.
     pub workers: usize,
     /// How long a touched object rests before it is healed, in milliseconds.
     pub rest_ms: u64,
     /// Takes a sink that is not empty and compares everything in it.
     pub adopt: bool,
-    /// Heals by itself from the start (`crawl = true`), or only what look-ups and `hermitfs
-    /// heal` ask for.
+    /// Crawls by itself from the start. With `crawl = false` a directory is healed when somebody
+    /// looks at it (`ls -alR`), and the rest from the first `hermitfs heal` on.
     pub crawl: bool,
     /// Not for volfiles: the mount of the last run is still there, dead, so that nobody can have
     /// reached the source by it meanwhile. Without that everything is compared.
@@ -31,9 +30,7 @@ impl Default for Options {
         Options {
             source: None,
             sinks: Vec::new(),
-            workers: std::thread::available_parallelism()
-                .map_or(4, |processors| processors.get() * 2)
-                .clamp(4, 16),
+            workers: 8,
             rest_ms: 500,
             adopt: false,
             crawl: true,

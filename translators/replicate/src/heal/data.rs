@@ -113,7 +113,7 @@ impl Healer {
         Ok(())
     }
 
-    pub(super) async fn copy(
+    async fn copy(
         &self,
         from: &Arc<File>,
         to: &Arc<File>,
@@ -151,24 +151,47 @@ impl Healer {
                 other.get(..there) == Some(block)
             };
             if !equal {
-                let mut done = 0;
-                while done < got {
-                    let at = at + done as u64;
-                    let n = self
-                        .sink
-                        .write(&HEAL, to, at, &block[done..])
-                        .await
-                        .at_sink("write")?;
-                    if n == 0 {
-                        return Err(hermitfs_api::Error::new(Errno::ENOSPC)).at_sink("write");
-                    }
-                    done += n;
-                }
+                self.write_all(to, at, block).await?;
             }
             if before != Before::Stale {
                 self.tally.bytes(got as u64);
             }
             at += got as u64;
+        }
+        Ok(())
+    }
+
+    /// A whole small file, or what is left of it.
+    pub(super) async fn whole(&self, from: &Arc<File>, size: u64) -> Step<Vec<u8>> {
+        let (mut content, mut got) = (vec![0; size as usize], 0);
+        while got < content.len() {
+            let read = self
+                .source
+                .read(&HEAL, from, got as u64, &mut content[got..])
+                .await
+                .at_source("read")?;
+            if read == 0 {
+                break;
+            }
+            got += read;
+        }
+        // It shrank meanwhile, and is marked for it.
+        content.truncate(got);
+        Ok(content)
+    }
+
+    pub(super) async fn write_all(&self, to: &Arc<File>, at: u64, block: &[u8]) -> Step<()> {
+        let mut done = 0;
+        while done < block.len() {
+            let n = self
+                .sink
+                .write(&HEAL, to, at + done as u64, &block[done..])
+                .await
+                .at_sink("write")?;
+            if n == 0 {
+                return Err(hermitfs_api::Error::new(Errno::ENOSPC)).at_sink("write");
+            }
+            done += n;
         }
         Ok(())
     }

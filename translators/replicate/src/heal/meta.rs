@@ -21,6 +21,13 @@ const CARRIED: u32 = 0x8 | FORBIDDING | 0x40 | 0x80 | 0x1_0000;
 /// Attributes that say how a file is stored there, not what it is.
 const NOT_CARRIED: &[&[u8]] = &[b"btrfs."];
 
+/// Extended attributes, and the flags that are carried over.
+#[derive(Debug)]
+pub(super) struct Extra {
+    xattrs: Xattrs,
+    flags: u32,
+}
+
 type Xattrs = BTreeMap<Box<[u8]>, Vec<u8>>;
 
 /// Of a file that is new to the sink, or was there before.
@@ -50,6 +57,29 @@ impl Healer {
         open: Option<&File>,
         before: Image<'_>,
     ) -> Step<()> {
+        let extra = self.extra(source).await?;
+        self.set_meta(&extra, attr, image, open, before).await
+    }
+
+    /// What the source has that stat(2) does not tell.
+    pub(super) async fn extra(&self, source: &Arc<Inode>) -> Step<Extra> {
+        let xattrs = read_xattrs(&*self.source, source)
+            .await
+            .at_source("read xattrs")?;
+        let flags = self.carried(source).await;
+        Ok(Extra { xattrs, flags })
+    }
+
+    /// Sets what has been read.
+    pub(super) async fn set_meta(
+        &self,
+        Extra { xattrs, flags }: &Extra,
+        attr: &Attr,
+        image: &Arc<Inode>,
+        open: Option<&File>,
+        before: Image<'_>,
+    ) -> Step<()> {
+        let wanted = xattrs;
         let mut held_back = None;
         let (new, first) = match before {
             Image::New(first) => (true, first),
@@ -58,16 +88,13 @@ impl Healer {
         if !new {
             self.loosen_inode(image).await;
         }
-        let wanted = read_xattrs(&*self.source, source)
-            .await
-            .at_source("read xattrs")?;
         let there = read_xattrs(&*self.sink, image)
             .await
             .at_sink("read xattrs")?;
         // chown takes capabilities away, so it is left out where the owner is right.
         let owner = (first.uid, first.gid) != (attr.uid, attr.gid);
         // It takes set-id bits as well; and an ACL shares bits with the mode.
-        let same = wanted == there;
+        let same = *wanted == there;
         let right = first.mode == attr.mode && same && !(owner && attr.mode & SET_ID != 0);
         let owned = SetAttr {
             mode: (attr.kind != Kind::Symlink && !right).then_some(attr.mode),
@@ -95,14 +122,14 @@ impl Healer {
                 .setattr(&HEAL, image, open, &owned)
                 .await
                 .at_sink("set attributes")?;
-            self.xattrs(image, &wanted, &there, owner, &mut held_back)
+            self.xattrs(image, wanted, &there, owner, &mut held_back)
                 .await?;
             self.sink
                 .setattr(&HEAL, image, open, &timed)
                 .await
                 .at_sink("set attributes")?
         };
-        self.flags(source, image, new, &mut held_back).await?;
+        self.flags(*flags, image, new, &mut held_back).await?;
         if let Some(bent) = bent(attr, &after) {
             held_back.get_or_insert(bent);
         }
@@ -141,13 +168,22 @@ impl Healer {
     /// Flags alone, of what is equal otherwise.
     pub(super) async fn flags_only(&self, source: &Arc<Inode>, image: &Arc<Inode>) -> Step<()> {
         let mut held_back = None;
-        self.flags(source, image, false, &mut held_back).await?;
+        let wanted = self.carried(source).await;
+        self.flags(wanted, image, false, &mut held_back).await?;
         held_back.map_or(Ok(()), |trouble| Err(Setback::Object(trouble)))
+    }
+
+    /// The flags that are carried over.
+    async fn carried(&self, source: &Arc<Inode>) -> u32 {
+        if !matches!(source.kind(), Kind::File | Kind::Directory) {
+            return 0;
+        }
+        self.source.get_flags(&HEAL, source).await.unwrap_or(0) & CARRIED
     }
 
     async fn flags(
         &self,
-        source: &Arc<Inode>,
+        wanted: u32,
         image: &Arc<Inode>,
         new: bool,
         held_back: &mut Option<Trouble>,
@@ -155,7 +191,6 @@ impl Healer {
         if !matches!(image.kind(), Kind::File | Kind::Directory) {
             return Ok(());
         }
-        let wanted = self.source.get_flags(&HEAL, source).await.unwrap_or(0) & CARRIED;
         if new && wanted == 0 {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use futures_util::lock::Mutex as AsyncMutex;
+use async_lock::{Mutex as AsyncMutex, Semaphore};
 use hermitfs_api::{Context, Entry, Errno, Handle, Inode, Kind, Name, Origin, Result, Translator};
 use parking_lot::Mutex;
 
@@ -28,6 +28,10 @@ pub(crate) const HEAL: Context = Context::internal(Origin::Heal);
 
 /// The name that mkfs leaves on ext file systems.
 const LOST_FOUND: &[u8] = b"lost+found";
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, |processors| processors.get().max(2))
+}
 
 /// Something that keeps a ledger, and writes down what changes in it.
 pub(crate) trait Books: Send + Sync {
@@ -89,6 +93,9 @@ pub(crate) struct Healer {
     pub(crate) held: Held,
     /// Directories that were not found, and how often.
     missed: Mutex<HashMap<Oid, u8>>,
+    /// As many make images at a time as there are processors: a file system's own locks make more
+    /// of them slower. Reading the source is no part of it.
+    making: Semaphore,
     /// One at a time moves images about.
     moves: AsyncMutex<()>,
     pub(crate) tally: Tally,
@@ -113,6 +120,7 @@ impl Healer {
             books,
             held: Held::default(),
             missed: Mutex::default(),
+            making: Semaphore::new(processors()),
             moves: AsyncMutex::new(()),
             tally: Tally::default(),
             stop: AtomicBool::new(false),

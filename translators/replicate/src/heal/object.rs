@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hermitfs_api::{Attr, Entry, Inode, Kind, Make, Name, OpenFlags};
+use hermitfs_api::{Attr, Entry, File, Inode, Kind, Make, Name, OpenFlags};
 
 use super::data::Before;
 use super::meta::{Image, looks_equal};
@@ -169,8 +169,11 @@ impl Healer {
         sink_dir: &Arc<Inode>,
         name: &Name,
     ) -> Step<(Arc<Inode>, Step<()>)> {
+        if attr.kind == Kind::File {
+            return self.fresh_file(source, attr, sink_dir, name).await;
+        }
+        let _making = self.making.acquire().await;
         let image = match attr.kind {
-            Kind::File => return self.fresh_file(source, attr, sink_dir, name).await,
             Kind::Symlink => {
                 let target = self
                     .source
@@ -218,56 +221,95 @@ impl Healer {
         sink_dir: &Arc<Inode>,
         name: &Name,
     ) -> Step<(Arc<Inode>, Step<()>)> {
-        // Without set-id bits, which a change of the owner takes away.
-        let mode = attr.mode & 0o777;
         // Opened first: what cannot be read is not made.
         let from = self
             .source
             .open(&HEAL, source, OpenFlags::READ)
             .await
             .at_source("open")?;
-        let (entry, to) = self
-            .sink
-            .create(&HEAL, sink_dir, name, OpenFlags::READ_WRITE, mode, 0)
-            .await
-            .at_sink("create")?;
-        let mut done = Ok(());
-        if attr.blocks * 512 >= attr.size && attr.size <= SMALL {
-            // Not worth a look for holes.
-            done = self.copy(&from, &to, 0, attr.size, Before::Empty).await;
+        let made = if attr.blocks * 512 >= attr.size && attr.size <= SMALL {
+            self.small_file(&from, attr, sink_dir, name).await
         } else {
-            if attr.blocks * 512 < attr.size {
-                done = self.resize(&to, attr.size).await;
-            }
-            if done.is_ok() {
-                done = self
-                    .data(&from, &to, attr.size, &Ranges::whole(), Before::Empty)
-                    .await;
-            }
-        }
-        // Both stay open until all is set: an open file is quicker to reach.
-        let body = match done {
-            Ok(()) => {
-                self.meta(
-                    source,
-                    attr,
-                    &entry.inode,
-                    Some(&to),
-                    Image::New(&entry.attr),
-                )
-                .await
-            }
-            Err(setback) => Err(setback),
+            self.big_file(&from, attr, sink_dir, name).await
         };
         drop(self.source.release(&HEAL, &from).await);
-        drop(self.sink.release(&HEAL, &to).await);
+        let (image, body) = made?;
         if let Err(Setback::Sink(trouble)) = body {
             // Half a file is no image.
             drop(self.sink.unlink(&HEAL, sink_dir, name).await);
             return Err(Setback::Sink(trouble));
         }
         self.tally.file();
+        Ok((image, body))
+    }
+
+    /// Not worth a look for holes: all is read before anything is made.
+    async fn small_file(
+        &self,
+        from: &Arc<File>,
+        attr: &Attr,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Step<(Arc<Inode>, Step<()>)> {
+        let content = self.whole(from, attr.size).await?;
+        let extra = self.extra(from.inode()).await?;
+        let _making = self.making.acquire().await;
+        let (entry, to) = self.create(attr, sink_dir, name).await?;
+        // It stays open until all is set: an open file is quicker to reach.
+        let body = match self.write_all(&to, 0, &content).await {
+            Ok(()) => {
+                let new = Image::New(&entry.attr);
+                self.set_meta(&extra, attr, &entry.inode, Some(&to), new)
+                    .await
+            }
+            Err(setback) => Err(setback),
+        };
+        drop(self.sink.release(&HEAL, &to).await);
+        self.tally.bytes(content.len() as u64);
         Ok((entry.inode, body))
+    }
+
+    async fn big_file(
+        &self,
+        from: &Arc<File>,
+        attr: &Attr,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Step<(Arc<Inode>, Step<()>)> {
+        let (entry, to) = self.create(attr, sink_dir, name).await?;
+        let mut done = Ok(());
+        if attr.blocks * 512 < attr.size {
+            done = self.resize(&to, attr.size).await;
+        }
+        if done.is_ok() {
+            done = self
+                .data(from, &to, attr.size, &Ranges::whole(), Before::Empty)
+                .await;
+        }
+        let body = match done {
+            Ok(()) => {
+                let new = Image::New(&entry.attr);
+                self.meta(from.inode(), attr, &entry.inode, Some(&to), new)
+                    .await
+            }
+            Err(setback) => Err(setback),
+        };
+        drop(self.sink.release(&HEAL, &to).await);
+        Ok((entry.inode, body))
+    }
+
+    async fn create(
+        &self,
+        attr: &Attr,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Step<(Entry, Arc<File>)> {
+        // Without set-id bits, which a change of the owner takes away.
+        let mode = attr.mode & 0o777;
+        self.sink
+            .create(&HEAL, sink_dir, name, OpenFlags::READ_WRITE, mode, 0)
+            .await
+            .at_sink("create")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Marks: what is made dirty, and what is clean.
 
-use super::{Body, CRAWL, Known, Ledger, Mark, Millis, State, TOUCHED};
+use super::{Body, CRAWL, Known, Ledger, Mark, Millis, State, TOUCHED, URGENT};
 use crate::ranges::{Ranges, rounded};
 use crate::record::{Bytes, Oid, Piece, Record, Trust, kind_code};
 
@@ -140,7 +140,10 @@ impl Ledger {
         self.trees += grown;
         self.records.extend(record);
         self.unwaive(known.oid, &Piece::Tree);
-        self.enqueue(known.oid, CRAWL, now);
+        match self.wanted.remove(&known.oid) {
+            true => self.enqueue(known.oid, URGENT, 0),
+            false => self.enqueue(known.oid, CRAWL, now),
+        }
     }
 
     /// The same for a directory whose image is and stays where it is: a walk that is under way,

@@ -172,6 +172,10 @@ pub(crate) struct Ledger {
     queued: HashMap<Oid, (u8, Millis, u64)>,
     /// Whose turn it is: what users touched, or the crawl.
     turn: bool,
+    /// No crawl by itself.
+    resting: bool,
+    /// Directories that were looked at before a walk had come to them.
+    wanted: HashSet<Oid>,
     copied: Vec<(Oid, Piece, u64)>,
     generation: u64,
     epoch: u64,

@@ -36,9 +36,13 @@ impl Ledger {
 
     /// A user looked at this directory: it comes next.
     pub(crate) fn urge(&mut self, oid: Oid) -> bool {
-        let wanted = self.tree_dirty(oid) && !self.busy.contains(&oid);
+        let unseen = self.tree_dirty(oid);
+        let wanted = unseen && !self.busy.contains(&oid);
         if wanted {
             self.enqueue(oid, URGENT, 0);
+        } else if self.resting && !unseen && self.trees > 0 {
+            // Nobody knows of it yet; when its turn comes it must not be left alone.
+            self.wanted.insert(oid);
         }
         wanted
     }
@@ -51,11 +55,12 @@ impl Ledger {
         let mut tried = 0;
         // Under users who never rest the crawl would never come: every other turn is its own.
         self.turn = !self.turn;
-        let classes = match self.turn {
-            true => [URGENT, TOUCHED, CRAWL],
-            false => [URGENT, CRAWL, TOUCHED],
+        let classes: &[u8] = match (self.resting, self.turn) {
+            (true, _) => &[URGENT, TOUCHED],
+            (false, true) => &[URGENT, TOUCHED, CRAWL],
+            (false, false) => &[URGENT, CRAWL, TOUCHED],
         };
-        'classes: for class in classes {
+        'classes: for &class in classes {
             let from = (class, 0, 0, Oid(0, 0));
             let to = (class + 1, 0, 0, Oid(0, 0));
             for &(.., due, _, oid) in self.queue.range(from..to) {
@@ -125,7 +130,16 @@ impl Ledger {
 
     /// Whether there is something to heal now or soon.
     pub(crate) fn is_open(&self, now: Millis) -> bool {
-        !self.busy.is_empty() || self.queue.iter().any(|(_, due, ..)| *due <= now + 20)
+        let due = |&(class, due, ..): &(u8, Millis, u64, Oid)| {
+            due <= now + 20 && !(class == CRAWL && self.resting)
+        };
+        !self.busy.is_empty() || self.queue.iter().any(due)
+    }
+
+    /// Whether unseen directories are left alone until somebody looks at them.
+    pub(crate) fn set_resting(&mut self, resting: bool) {
+        self.resting = resting;
+        self.wanted.clear();
     }
 
     /// Ends a claim of [`Ledger::claim_next`]; what is still open comes again.

@@ -174,6 +174,7 @@ impl Replicate {
                 });
             }
             goal.push(sink.leg.ledger(|ledger| {
+                ledger.set_resting(false);
                 ledger.retry_all(now);
                 ledger.now_mark()
             }));

@@ -75,6 +75,7 @@ pub(super) async fn open(
             source: source_id.clone(),
         };
         let sink = go_on(seen, &brick, &journal, &marker, options.continuous).await?;
+        sink.leg.ledger(|ledger| ledger.set_resting(!options.crawl));
         all.push(Arc::new(sink));
     }
     let legs = all
