@@ -254,7 +254,7 @@ impl Healer {
         let content = self.whole(from, attr.size).await?;
         let extra = self.extra(from.inode()).await?;
         let _making = self.making.acquire().await;
-        let (entry, to) = self.create(attr, sink_dir, name).await?;
+        let (entry, to) = self.create(sink_dir, name).await?;
         // It stays open until all is set: an open file is quicker to reach.
         let body = match self.write_all(&to, 0, &content).await {
             Ok(()) => {
@@ -276,7 +276,7 @@ impl Healer {
         sink_dir: &Arc<Inode>,
         name: &Name,
     ) -> Step<(Arc<Inode>, Step<()>)> {
-        let (entry, to) = self.create(attr, sink_dir, name).await?;
+        let (entry, to) = self.create(sink_dir, name).await?;
         let mut done = Ok(());
         if attr.blocks * 512 < attr.size {
             done = self.resize(&to, attr.size).await;
@@ -298,16 +298,10 @@ impl Healer {
         Ok((entry.inode, body))
     }
 
-    async fn create(
-        &self,
-        attr: &Attr,
-        sink_dir: &Arc<Inode>,
-        name: &Name,
-    ) -> Step<(Entry, Arc<File>)> {
-        // Without set-id bits, which a change of the owner takes away.
-        let mode = attr.mode & 0o777;
+    /// Reachable for nobody until it is whole.
+    async fn create(&self, sink_dir: &Arc<Inode>, name: &Name) -> Step<(Entry, Arc<File>)> {
         self.sink
-            .create(&HEAL, sink_dir, name, OpenFlags::READ_WRITE, mode, 0)
+            .create(&HEAL, sink_dir, name, OpenFlags::READ_WRITE, 0, 0)
             .await
             .at_sink("create")
     }
