@@ -6,6 +6,7 @@ mod applications;
 mod commands;
 mod descriptors;
 mod fidelity;
+mod identity;
 mod killed;
 mod live;
 mod plain;

@@ -51,7 +51,7 @@ impl<'lab> Mounted<'lab> {
     }
 
     /// The command line of the next start.
-    pub(crate) fn use_arguments(&mut self, arguments: Vec<OsString>) {
+    pub fn use_arguments(&mut self, arguments: Vec<OsString>) {
         self.arguments = arguments;
     }
 

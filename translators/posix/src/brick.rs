@@ -13,7 +13,7 @@ use crate::handle::{FileHandle, Fingerprint};
 use crate::node::Node;
 use crate::options::{OpenError, Options};
 use crate::ours::Ours;
-use crate::probe::{brick_id, private_clone, probe_handles};
+use crate::probe::{brick_id, file_system_id, private_clone, probe_handles};
 use crate::sys;
 use crate::table::Table;
 use crate::view::{Held, LIST, LOOK, View, proc_path};
@@ -35,6 +35,8 @@ pub(crate) struct Brick {
     pub(crate) handles: bool,
     /// Goes into handles; those of another brick are not ours.
     pub(crate) id: u64,
+    /// The same number across reboots, and of no other file system.
+    pub(crate) file_system: u64,
     pub(crate) root: Identity,
     pub(crate) table: Table,
     pub(crate) ours: Ours,
@@ -68,7 +70,8 @@ impl Brick {
             .handles
             .then(|| probe_handles(root.as_fd()))
             .flatten();
-        let id = brick_id(root.as_fd(), handle.as_ref()).map_err(failed("statx"))?;
+        let file_system = file_system_id(root.as_fd()).map_err(failed("statfs"))?;
+        let id = brick_id(file_system, root.as_fd(), handle.as_ref()).map_err(failed("statx"))?;
 
         // Without handles there is no way from an object on one mount to the same on another.
         let clone = match handle {
@@ -95,6 +98,7 @@ impl Brick {
             source: AtomicBool::new(false),
             handles,
             id,
+            file_system,
             root: found.identity,
             table: Table::new(),
             ours: Ours::new(),

@@ -187,7 +187,7 @@ impl Brick {
         let told = fs::fstatvfs(&self.view(cx).root)?;
         let small = |number| u32::try_from(number).unwrap_or(u32::MAX);
         Ok(StatFs {
-            fsid: told.f_fsid,
+            fsid: self.file_system,
             frsize: small(told.f_frsize),
             bsize: small(told.f_bsize),
             blocks: told.f_blocks,

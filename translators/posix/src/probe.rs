@@ -38,27 +38,37 @@ pub(crate) fn private_clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// `XFS_SUPER_MAGIC`
 const XFS: u64 = 0x5846_5342;
 
-/// Which brick this is, across reboots: the file system and the directory on it.
-pub(crate) fn brick_id(root: BorrowedFd<'_>, handle: Option<&FileHandle>) -> Result<u64> {
-    let id = match sys::file_system_uuid(root) {
-        Ok(uuid) => Fingerprint::new().with(&uuid),
-        Err(_) => {
-            // XFS makes its fsid of the device's number, which is another one after a reboot.
-            let of = rustix::fs::fstatfs(root)?;
-            let xfs = u64::try_from(of.f_type) == Ok(XFS);
-            let fsid = if xfs {
-                0
-            } else {
-                rustix::fs::fstatvfs(root)?.f_fsid
-            };
-            Fingerprint::new()
-                .with(&of.f_type.to_le_bytes())
-                .with(&fsid.to_le_bytes())
-        }
+/// Which file system this is, across reboots.
+pub(crate) fn file_system_id(root: BorrowedFd<'_>) -> Result<u64> {
+    if let Ok(uuid) = sys::file_system_uuid(root) {
+        return Ok(Fingerprint::new().with(&uuid).done());
+    }
+    // XFS makes its fsid of the device's number, which is another one after a reboot.
+    let of = rustix::fs::fstatfs(root)?;
+    let xfs = u64::try_from(of.f_type) == Ok(XFS);
+    let fsid = if xfs {
+        0
+    } else {
+        rustix::fs::fstatvfs(root)?.f_fsid
     };
+    Ok(Fingerprint::new()
+        .with(&of.f_type.to_le_bytes())
+        .with(&fsid.to_le_bytes())
+        .done())
+}
+
+/// Which brick this is: the file system and the directory on it.
+pub(crate) fn brick_id(
+    file_system: u64,
+    root: BorrowedFd<'_>,
+    handle: Option<&FileHandle>,
+) -> Result<u64> {
     let directory = match handle {
         Some(handle) => handle.fingerprint(),
         None => stat(root)?.stx_ino,
     };
-    Ok(id.with(&directory.to_le_bytes()).done())
+    Ok(Fingerprint::new()
+        .with(&file_system.to_le_bytes())
+        .with(&directory.to_le_bytes())
+        .done())
 }

@@ -220,6 +220,7 @@ impl Translator for Users {
 
     async fn lookup(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<Entry> {
         let entry = self.source.lookup(cx, dir, name).await?;
+        self.urge(dir);
         self.urge(&entry.inode);
         Ok(entry)
     }

@@ -271,6 +271,13 @@ pub(crate) fn read_record(dir: &Path) -> Result<Option<Record>, OpenError> {
     Ok(serde_json::from_slice(&text).ok())
 }
 
+/// Of all migrations that this state directory knows.
+pub(crate) fn records(base: &Path) -> Vec<Record> {
+    let dirs = std::fs::read_dir(base).into_iter().flatten().flatten();
+    dirs.filter_map(|dir| read_record(&dir.path()).ok().flatten())
+        .collect()
+}
+
 /// Writes it.
 pub(crate) fn write_record(dir: &Path, record: &Record) -> Result<(), OpenError> {
     let path = dir.join("volume.json");

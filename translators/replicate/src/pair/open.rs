@@ -61,7 +61,10 @@ pub(super) async fn open(
     for sink in sinks {
         seen.push(look_at(sink, &source_id).await?);
     }
-    let id = migration(&seen, &source_id, options.adopt)?;
+    let id = match migration(&seen, &source_id, options.adopt)? {
+        Some(id) => id,
+        None => begun(&seen, &source_id, state_base)?,
+    };
     let state_dir = volume::state_dir(state_base, &id);
     let since = keep_record(&state_dir, &id, &source_id, &seen)?;
     let brick = (source.clone(), root.clone());
@@ -126,8 +129,8 @@ async fn look_at((name, sink): Named, source: &BrickId) -> Result<Seen, OpenErro
     })
 }
 
-/// The id of the migration that the sinks belong to; a new one when they belong to none yet.
-fn migration(sinks: &[Seen], source: &BrickId, adopt: bool) -> Result<String, OpenError> {
+/// The id of the migration that the sinks belong to; `None` when they belong to none yet.
+fn migration(sinks: &[Seen], source: &BrickId, adopt: bool) -> Result<Option<String>, OpenError> {
     let mut id = None;
     for Seen { name, state, .. } in sinks {
         match state {
@@ -161,10 +164,40 @@ fn migration(sinks: &[Seen], source: &BrickId, adopt: bool) -> Result<String, Op
             Found::Empty | Found::Foreign => {}
         }
     }
-    match id {
-        Some(id) => Ok(id),
-        None => volume::new_id(),
+    Ok(id)
+}
+
+/// The id for sinks that have no marker yet. The state knows what this source was to be moved to:
+/// where that was something else, a disk is not mounted, most likely.
+fn begun(sinks: &[Seen], source: &BrickId, state_base: &Path) -> Result<String, OpenError> {
+    let given = || sinks.iter().map(|seen| &seen.id);
+    for record in volume::records(state_base) {
+        if record.source != *source {
+            continue;
+        }
+        if record.sinks.iter().map(|(_, id)| id).eq(given()) {
+            // Killed before the marker was there.
+            return Ok(record.id);
+        }
+        let to: Vec<String> = record
+            .sinks
+            .iter()
+            .map(|(name, id)| format!("{name}: file system {} (root {})", id.fsid, id.root))
+            .collect();
+        let now: Vec<String> = given()
+            .map(|id| format!("file system {} (root {})", id.fsid, id.root))
+            .collect();
+        return Err(OpenError::Identity(format!(
+            "this source is in a migration already ({}), to {}; what is given as its sink is {}, \
+             without our marker. Is the new disk mounted? To give that migration up and begin \
+             another, remove {}",
+            record.id,
+            to.join(", "),
+            now.join(", "),
+            volume::state_dir(state_base, &record.id).display()
+        )));
     }
+    volume::new_id()
 }
 
 /// Writes down who belongs to this migration; since when it has been going on, in seconds.
