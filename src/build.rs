@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hermitfs_api::Translator;
-use hermitfs_replicate::{OpenError, Replicate};
+use hermitfs_replicate::{OpenError, Rate, Replicate};
 
 use crate::exit::{Code, Failure, Result};
 use crate::kinds::Settings;
@@ -58,6 +58,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) state_dir: &'a Path,
     /// Takes sinks that are not empty.
     pub(crate) adopt: bool,
+    /// Bytes a second for healing, instead of what the volfile says.
+    pub(crate) limit: Option<Rate>,
     /// The last run's dead mount is still there.
     pub(crate) continuous: bool,
 }
@@ -105,6 +107,7 @@ fn layer(
             let source = child()?;
             let mut options = options.clone();
             options.adopt |= circumstances.adopt;
+            options.limit = circumstances.limit.or(options.limit);
             options.continuous = circumstances.continuous;
             let opened =
                 Replicate::open(options, source, children.collect(), circumstances.state_dir);

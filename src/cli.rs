@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Heal(commands::heal::Heal),
     /// Each object that could not be healed
     Errors(commands::errors::Errors),
+    /// Show or change how fast healing may copy
+    Throttle(commands::throttle::Throttle),
     /// Put the new brick in the mount's place and leave
     Cutover(commands::cutover::Cutover),
     /// Give up: unmount and forget; OLD is complete
@@ -73,6 +75,7 @@ impl Command {
             Command::Status(command) => command.run(global),
             Command::Heal(command) => command.run(global),
             Command::Errors(command) => command.run(global),
+            Command::Throttle(command) => command.run(global),
             Command::Cutover(command) => command.run(global),
             Command::Abort(command) => command.run(global),
             Command::Check(command) => command.run(),

@@ -21,6 +21,8 @@ pub(crate) struct Order {
     /// Absolute.
     pub(crate) state_dir: PathBuf,
     pub(crate) adopt: bool,
+    /// Bytes a second that healing may copy, instead of what the volfile says.
+    pub(crate) limit: Option<u64>,
     pub(crate) foreground: bool,
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use hermitfs_proto::admin::v1 as proto;
+use hermitfs_replicate::Rate;
 
 use super::errors;
 use crate::cli::Global;
@@ -39,6 +40,9 @@ pub(crate) struct Migrate {
     /// and what OLD does not have is removed
     #[arg(long)]
     adopt: bool,
+    /// Copy no more than so much a second, as 50MB/s; `hermitfs throttle` changes it
+    #[arg(long, value_name = "RATE")]
+    limit: Option<Rate>,
 }
 
 impl Migrate {
@@ -59,6 +63,7 @@ impl Migrate {
                 options: Vec::new(),
                 state_dir: target.state_dir.clone(),
                 adopt: self.adopt,
+                limit: self.limit.map(Rate::bytes_a_second),
                 foreground: false,
             })?;
         }

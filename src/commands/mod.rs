@@ -12,3 +12,4 @@ pub(crate) mod man;
 pub(crate) mod migrate;
 pub(crate) mod mount;
 pub(crate) mod status;
+pub(crate) mod throttle;

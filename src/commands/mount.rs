@@ -51,6 +51,7 @@ impl Mount {
             options: self.options,
             state_dir: target.state_dir,
             adopt: false,
+            limit: None,
             foreground: self.foreground,
         };
         if order.foreground {

@@ -118,6 +118,7 @@ fn json(status: &proto::StatusReply) -> Value {
         "bytes": progress(status.bytes),
         "rate": status.bytes_rate,
         "files_rate": status.files_rate,
+        "limit": status.limit,
         "eta_s": status.eta_s,
         "pending": status.pending,
         "oldest_pending_s": status.oldest_pending_s,

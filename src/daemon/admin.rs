@@ -9,7 +9,7 @@ use futures_util::Stream;
 use hermitfs_api::{Location, NameBuf};
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::admin_server::{Admin, AdminServer};
-use hermitfs_replicate::{Reached, Replicate};
+use hermitfs_replicate::{Rate, Reached, Replicate};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream, WatchStream};
@@ -113,6 +113,22 @@ impl Admin for Door {
         tracing::warn!(path = %String::from_utf8_lossy(&path), "waived by an administrator");
         let waived = apart(move || pair.waive(&path)).await?;
         Ok(Response::new(proto::WaiveReply { waived }))
+    }
+
+    async fn throttle(
+        &self,
+        request: Request<proto::ThrottleRequest>,
+    ) -> Answer<proto::ThrottleReply> {
+        let pair = self.pair()?;
+        if let Some(limit) = request.into_inner().limit {
+            tracing::info!(
+                bytes_a_second = limit,
+                "limited by an administrator (0: not)"
+            );
+            pair.set_limit(Rate::new(limit));
+        }
+        let limit = pair.limit().map(Rate::bytes_a_second);
+        Ok(Response::new(proto::ThrottleReply { limit }))
     }
 
     async fn cutover(

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use hermitfs_fuse::{Mount, MountError, Placement};
+use hermitfs_replicate::Rate;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
@@ -37,6 +38,7 @@ impl Serving {
         let circumstances = Circumstances {
             state_dir: &order.state_dir,
             adopt: order.adopt,
+            limit: order.limit.and_then(Rate::new),
             continuous,
         };
         let volume = build::build(&graph, circumstances)?;

@@ -50,6 +50,7 @@ pub(crate) fn reply(
         bytes: Some(progress(now.bytes_done, now.bytes_total)),
         files_rate: now.files_rate,
         bytes_rate: now.bytes_rate,
+        limit: now.limit,
         eta_s: now.eta.map(|eta| eta.as_secs_f64()),
         sinks: bricks
             .iter()

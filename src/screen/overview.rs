@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hermitfs_proto::admin::v1 as proto;
+use hermitfs_replicate::Rate;
 
 use super::{Paint, human, paint};
 
@@ -116,6 +117,9 @@ pub(crate) fn speed(status: &proto::StatusReply) -> Option<String> {
     );
     if let Some(eta) = status.eta_s.filter(|eta| !status.ready && *eta >= 1.0) {
         text.push_str(&format!(", {} left", human::time(eta)));
+    }
+    if let Some(limit) = status.limit.and_then(Rate::new) {
+        text.push_str(&format!(" (limited to {limit})"));
     }
     Some(text)
 }

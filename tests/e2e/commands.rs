@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hermitfs_tests::disk::Format;
 use hermitfs_tests::hermitfs::{command, exit, hermitfs, run};
@@ -272,4 +272,37 @@ fn a_volfile_written_for_glusterfs_mounts_as_it_is() {
     assert_eq!(fs::read(new.join("more")).unwrap(), b"written");
     assert_eq!(fs::read(old.join("more")).unwrap(), b"written");
     assert!(new.join("links/there/four").exists());
+}
+
+#[test]
+fn healing_keeps_to_its_limit_until_that_is_changed() {
+    const LIMIT: u64 = 4_000_000;
+    let lab = Lab::new("throttle");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 256),
+        lab.disk("new", Format::Ext4, 256),
+    );
+    for index in 0..60 {
+        fs::write(old.join(format!("file-{index}")), vec![index; 1 << 20]).unwrap();
+    }
+    let mut migration = lab.migration(old.path(), new.path());
+    migration
+        .try_start(&["--limit", "as slow as you like"])
+        .refused(exit::USAGE, &["50MB/s"]);
+    let started = Instant::now();
+    migration.try_start(&["--limit", "4MB/s"]).expect(exit::OK);
+    std::thread::sleep(Duration::from_secs(3));
+    let status = migration.status();
+    let most = (started.elapsed().as_secs_f64() + 0.1) * LIMIT as f64;
+    let done = status.0["bytes"]["done"].as_u64().unwrap();
+    // What is being copied is counted when it is done, and each of eight may be at a block of it.
+    assert!(done as f64 <= most + 8e6, "{done} bytes of {most}");
+    assert_eq!(status.number("limit"), LIMIT);
+    assert!(!status.is("ready"), "{}", status.0);
+    let told = migration.command("throttle", &[]);
+    assert_eq!(told.stdout.trim(), "4 MB/s");
+    migration.command("throttle", &["off"]).expect(exit::OK);
+    assert!(migration.status().0["limit"].is_null());
+    migration.wait_ready(Duration::from_secs(60));
+    migration.cut_over();
 }

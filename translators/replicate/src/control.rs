@@ -35,6 +35,8 @@ pub struct Status {
     pub bytes_rate: f64,
     /// Objects a second, over the last seconds.
     pub files_rate: f64,
+    /// Bytes a second that healing may copy; `None` without a limit.
+    pub limit: Option<u64>,
     /// Time left at this rate; `None` while unknown.
     pub eta: Option<Duration>,
     /// Name of the source's volume.

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod brake;
 mod control;
 mod gate;
 mod heal;
@@ -17,6 +18,7 @@ mod volume;
 #[cfg(test)]
 mod world;
 
+pub use brake::Rate;
 pub use control::{Goal, NotReady, ObjectError, OpenError, Reached, Status};
 pub use options::Options;
 pub use pair::Replicate;

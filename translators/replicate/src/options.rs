@@ -1,5 +1,7 @@
 use serde::Deserialize;
 
+use crate::brake::Rate;
+
 /// What a volfile can say of a `cluster/replicate`.
 ///
 /// `source` and `sinks` name volumes; the program gives the volumes themselves.
@@ -12,6 +14,9 @@ pub struct Options {
     pub sinks: Vec<String>,
     /// Healing threads for each sink, 1..=64.
     pub workers: usize,
+    /// How many bytes a second healing may copy (`50MB/s`), over all sinks; an object counts as
+    /// at least 4 KiB. Without it, as fast as it can.
+    pub limit: Option<Rate>,
     /// How long a touched object rests before it is healed, in milliseconds.
     pub rest_ms: u64,
     /// Takes a sink that is not empty and compares everything in it.
@@ -31,6 +36,7 @@ impl Default for Options {
             source: None,
             sinks: Vec::new(),
             workers: 8,
+            limit: None,
             rest_ms: 500,
             adopt: false,
             crawl: true,

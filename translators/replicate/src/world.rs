@@ -227,6 +227,7 @@ impl World {
             (paced(&source, &heal_turns), root.clone()),
             (paced(&sink, &heal_turns), sink_root, staging),
             leg.clone(),
+            Arc::default(),
             1,
         ));
         heal_turns.give(Turns::ALL);

@@ -132,6 +132,7 @@ impl Healer {
         ];
         while at < end {
             let want = buffer.len().min((end - at) as usize);
+            self.brake.pay(want as u64);
             let got = self
                 .source
                 .read(&HEAL, from, at, &mut buffer[..want])

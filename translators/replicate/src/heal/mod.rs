@@ -17,6 +17,7 @@ use async_lock::{Mutex as AsyncMutex, Semaphore};
 use hermitfs_api::{Context, Entry, Errno, Handle, Inode, Kind, Name, Origin, Result, Translator};
 use parking_lot::Mutex;
 
+use crate::brake::Brake;
 use crate::ledger::{Known, Ledger, Outcome, Work};
 use crate::record::{Bytes, Locator, Oid, Piece, Trust};
 use crate::trouble::{Blame, Setback, Step, Trouble};
@@ -93,6 +94,8 @@ pub(crate) struct Healer {
     pub(crate) held: Held,
     /// Directories that were not found, and how often.
     missed: Mutex<HashMap<Oid, u8>>,
+    /// The limit on copying.
+    pub(crate) brake: Arc<Brake>,
     /// As many make images at a time as there are processors: a file system's own locks make more
     /// of them slower. Reading the source is no part of it.
     making: Semaphore,
@@ -109,6 +112,7 @@ impl Healer {
         source: (Arc<dyn Translator>, Arc<Inode>),
         sink: (Arc<dyn Translator>, Arc<Inode>, Arc<Inode>),
         books: Arc<dyn Books>,
+        brake: Arc<Brake>,
         lanes: usize,
     ) -> Healer {
         Healer {
@@ -120,6 +124,7 @@ impl Healer {
             books,
             held: Held::default(),
             missed: Mutex::default(),
+            brake,
             making: Semaphore::new(processors()),
             moves: AsyncMutex::new(()),
             tally: Tally::default(),

@@ -7,6 +7,7 @@ use hermitfs_api::{Attr, Entry, File, Inode, Kind, Make, Name, OpenFlags};
 use super::data::Before;
 use super::meta::{Image, looks_equal};
 use super::{HEAL, Healer};
+use crate::brake::OBJECT;
 use crate::ledger::{BodyWork, Outcome, Work};
 use crate::ranges::Ranges;
 use crate::record::{Oid, Piece, Trust};
@@ -172,6 +173,7 @@ impl Healer {
         if attr.kind == Kind::File {
             return self.fresh_file(source, attr, sink_dir, name).await;
         }
+        self.brake.pay(OBJECT);
         let _making = self.making.acquire().await;
         let image = match attr.kind {
             Kind::Symlink => {
@@ -251,6 +253,7 @@ impl Healer {
         sink_dir: &Arc<Inode>,
         name: &Name,
     ) -> Step<(Arc<Inode>, Step<()>)> {
+        self.brake.pay(attr.size.max(OBJECT));
         let content = self.whole(from, attr.size).await?;
         let extra = self.extra(from.inode()).await?;
         let _making = self.making.acquire().await;

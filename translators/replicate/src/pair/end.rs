@@ -43,6 +43,8 @@ impl Replicate {
 
     fn drain(&self, deadline: Instant, limit: Duration) -> Result<(), NotReady> {
         self.drain.store(true, Ordering::Relaxed);
+        // Users are held: nothing is spared now.
+        self.brake.lift(true);
         let mut hurried = false;
         loop {
             let inside = self.users.gate.inside();
@@ -83,6 +85,7 @@ impl Replicate {
     /// Lets users go on after a freeze.
     pub fn thaw(&self) {
         self.drain.store(false, Ordering::Relaxed);
+        self.brake.lift(false);
         self.users.gate.thaw();
     }
 

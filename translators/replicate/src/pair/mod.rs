@@ -15,6 +15,7 @@ use hermitfs_api::{Errno, Error, Inode, Kind, Location, Translator, block_on};
 use parking_lot::Mutex;
 
 use self::sink::Sink;
+use crate::brake::{Brake, Rate};
 use crate::control::{Goal, ObjectError, OpenError, Reached};
 use crate::heal::{Books, HEAL};
 use crate::options::Options;
@@ -25,6 +26,7 @@ use crate::users::Users;
 pub struct Replicate {
     pub(crate) users: Users,
     pub(crate) sinks: Vec<Arc<Sink>>,
+    brake: Arc<Brake>,
     source_name: String,
     id: String,
     since: SystemTime,
@@ -89,7 +91,18 @@ impl Replicate {
         }
     }
 
+    /// How many bytes a second healing may copy; `None` for no limit.
+    pub fn limit(&self) -> Option<Rate> {
+        self.brake.limit()
+    }
+
+    /// Changes that at once, until the end of this process.
+    pub fn set_limit(&self, limit: Option<Rate>) {
+        self.brake.set_limit(limit);
+    }
+
     fn halt(&self) {
+        self.brake.lift(true);
         self.stop.store(true, Ordering::Relaxed);
         for sink in &self.sinks {
             sink.healer.stop.store(true, Ordering::Relaxed);

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::Replicate;
 use super::sink::Sink;
+use crate::brake::Brake;
 use crate::control::OpenError;
 use crate::heal::{HEAL, Healer};
 use crate::journal::{Header, Journal, VERSION};
@@ -68,6 +69,7 @@ pub(super) async fn open(
     let state_dir = volume::state_dir(state_base, &id);
     let since = keep_record(&state_dir, &id, &source_id, &seen)?;
     let brick = (source.clone(), root.clone());
+    let brake = Arc::new(Brake::new(options.limit));
     let mut all = Vec::new();
     for (n, seen) in seen.into_iter().enumerate() {
         let journal = state_dir.join(format!("journal.{n}"));
@@ -77,7 +79,7 @@ pub(super) async fn open(
             role: "sink".to_owned(),
             source: source_id.clone(),
         };
-        let sink = go_on(seen, &brick, &journal, &marker, options.continuous).await?;
+        let sink = go_on(seen, &brick, &journal, &marker, &brake, options.continuous).await?;
         sink.leg.ledger(|ledger| ledger.set_resting(!options.crawl));
         all.push(Arc::new(sink));
     }
@@ -99,6 +101,7 @@ pub(super) async fn open(
     Ok(Arc::new(Replicate {
         users,
         sinks: all,
+        brake,
         source_name,
         id,
         since: UNIX_EPOCH + Duration::from_secs(since),
@@ -264,6 +267,7 @@ async fn go_on(
     source: &(Arc<dyn Translator>, Arc<Inode>),
     path: &Path,
     marker: &Marker,
+    brake: &Arc<Brake>,
     continuous: bool,
 ) -> Result<Sink, OpenError> {
     let what = format!("the sink {}", seen.name);
@@ -311,7 +315,8 @@ async fn go_on(
         .map_err(io(&what))?;
     let leg = Arc::new(Leg::new(ledger, journal));
     let sink = (seen.sink, seen.root, staging);
-    let healer = Arc::new(Healer::new(source.clone(), sink, leg.clone(), LANES));
+    let (source, brake) = (source.clone(), brake.clone());
+    let healer = Arc::new(Healer::new(source, sink, leg.clone(), brake, LANES));
     healer.tally.reset(healed.0, healed.1);
     if let Err(setback) = healer.sweep_unknown().await {
         tracing::warn!(?setback, "the staging space could not be swept");
