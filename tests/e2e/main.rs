@@ -4,6 +4,7 @@
 
 mod applications;
 mod commands;
+mod cutover;
 mod descriptors;
 mod fidelity;
 mod identity;

@@ -288,7 +288,12 @@ impl Translator for Users {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
-        self.source.mkdir(cx, dir, name, mode, umask).await
+        let made = self.source.mkdir(cx, dir, name, mode, umask).await?;
+        // Before the end of the flight: no healer has seen it yet.
+        for leg in &self.legs {
+            leg.leg.ledger(|ledger| ledger.bear(oid(&made.inode)));
+        }
+        Ok(made)
     }
 
     async fn symlink(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hermitfs_api::{Attr, Entry, Errno, Inode, Kind, Name, RenameFlags};
 
+use super::meta::Image;
 use super::{HEAL, Healer, handle_of, look};
 use crate::ledger::{BodyWork, Known};
 use crate::record::{Bytes, Oid, Place, Trust};
@@ -84,14 +85,29 @@ impl Healer {
             return Ok(());
         }
         // Its attributes come at the end of its own walk.
-        let (_, body) = self
+        let (image, body) = self
             .fresh(&wanted.inode, &wanted.attr, slot.sink_dir, slot.name)
             .await?;
         body?;
-        self.ledger(|ledger| ledger.unplace(oid));
+        let born = self.ledger(|ledger| {
+            ledger.unplace(oid);
+            ledger.take_born(oid)
+        });
+        if born && self.new_directory(wanted, &image).await.is_ok() {
+            return Ok(());
+        }
         // All that it has is new here; what a kill leaves half done was made by us.
         self.plant(&known, Some(Trust::ALL));
         Ok(())
+    }
+
+    /// The attributes of an image that needs no walk.
+    async fn new_directory(&self, wanted: &Entry, image: &Arc<Inode>) -> Step<()> {
+        let first = self.sink.getattr(&HEAL, image, None).await;
+        let first = first.at_sink("read attributes")?;
+        let new = Image::New(&first);
+        self.meta(&wanted.inode, &wanted.attr, image, None, new)
+            .await
     }
 
     fn ensure(&self, known: &Known, trust: Option<Trust>) {

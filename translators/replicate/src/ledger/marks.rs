@@ -112,6 +112,7 @@ impl Ledger {
     /// of a crawl stays short.
     pub(crate) fn plant_tree(&mut self, known: &Known, trust: Trust, now: Millis) {
         self.admit(known, now);
+        self.born.remove(&known.oid);
         let generation = self.next_generation();
         let mut grown = 0;
         let mut record = None;
@@ -144,6 +145,17 @@ impl Ledger {
             true => self.enqueue(known.oid, URGENT, 0),
             false => self.enqueue(known.oid, CRAWL, now),
         }
+    }
+
+    /// A user has just made this directory, and the name that it was made under is marked.
+    pub(crate) fn bear(&mut self, oid: Oid) {
+        self.born.insert(oid);
+    }
+
+    /// Whether all in this directory has marks, as it was made before our eyes; its image is made
+    /// now, so this is asked only once.
+    pub(crate) fn take_born(&mut self, oid: Oid) -> bool {
+        self.born.remove(&oid)
     }
 
     /// The same for a directory whose image is and stays where it is: a walk that is under way,

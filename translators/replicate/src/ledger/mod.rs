@@ -166,6 +166,9 @@ pub(crate) struct Ledger {
     placing: HashSet<Oid>,
     /// Directories of the sink that somebody works in, and for which directory of the source.
     in_use: HashMap<Oid, Oid>,
+    /// Directories that users made before our eyes and that have no image yet: each name in them has
+    /// a mark of its own, so nothing in them is unseen. In memory only; without it they are walked.
+    born: HashSet<Oid>,
     /// Operations that users have begun.
     begun: u64,
     queue: BTreeSet<(u8, Millis, u64, Oid)>,

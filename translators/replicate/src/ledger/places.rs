@@ -19,7 +19,7 @@ impl Ledger {
         let is_dir = object.kind == Kind::Directory;
         let Some(&dir) = chain.first() else {
             // Where it stood could not be found out: then nothing is known of its image.
-            if is_dir && *why == Why::Moves {
+            if is_dir && *why == Why::Moves && !self.born.contains(&object.oid) {
                 self.plant_tree(object, Trust::NOTHING, now);
             }
             return;
@@ -33,6 +33,7 @@ impl Ledger {
         match why {
             // Of a directory that dies only the way to what came out of it is of use.
             Why::Dies => {
+                self.born.remove(&object.oid);
                 if clean && self.has_claims_in(object.oid) {
                     self.place(object, here());
                 }
@@ -40,6 +41,8 @@ impl Ledger {
             Why::Linked if self.places.contains_key(&object.oid) => {}
             Why::Linked if self.images.contains_key(&object.oid) => {}
             _ if clean => self.place(object, here()),
+            // There is no image yet that could be lost.
+            Why::Moves if self.born.contains(&object.oid) => {}
             Why::Moves if is_dir && !self.places.contains_key(&object.oid) => {
                 self.plant_tree(object, Trust::NOTHING, now);
             }
