@@ -8,6 +8,7 @@ mod cutover;
 mod descriptors;
 mod fidelity;
 mod identity;
+mod journal;
 mod killed;
 mod live;
 mod plain;

@@ -1,0 +1,94 @@
+//! The disk under the state directory is full, or cannot be written: users notice nothing, nothing
+//! is lost, and no cut-over comes before all has been compared.
+
+use std::fs;
+use std::io::Write;
+use std::time::Duration;
+
+use hermitfs_tests::crew::{self, Crew};
+use hermitfs_tests::disk::{Disk, Format};
+use hermitfs_tests::hermitfs::exit;
+use hermitfs_tests::lab::Lab;
+use hermitfs_tests::migration::Migration;
+use hermitfs_tests::shell;
+use hermitfs_tests::wait::until;
+
+const LONG: Duration = Duration::from_secs(180);
+
+/// A migration that is ready, with its state on a small disk of its own.
+fn ready<'lab>(lab: &'lab Lab, old: &Disk, new: &Disk) -> Migration<'lab> {
+    let mut migration = lab.migration(old.path(), new.path());
+    fs::create_dir_all(migration.state_dir()).unwrap();
+    let state = migration.state_dir().to_string_lossy().into_owned();
+    shell::run("mount", &["-t", "tmpfs", "-o", "size=6m", "none", &state]);
+    migration.start();
+    migration.wait_ready(LONG);
+    migration
+}
+
+/// Leaves no room in the state directory, and has users notice nothing of it.
+fn fill(migration: &Migration<'_>, crew: &mut Crew) {
+    let mut ballast = fs::File::create(migration.state_dir().join("ballast")).unwrap();
+    while ballast.write_all(&[0; 1000]).is_ok() {}
+    until(LONG, "a word about the journal", || {
+        crew.work_for(Duration::from_millis(100));
+        let status = migration.status();
+        let reason = status.0["reason"].as_str().unwrap_or_default().to_owned();
+        reason.contains("journal").then_some(())
+    });
+    crew.work_for(Duration::from_secs(3));
+    assert!(!migration.status().is("ready"));
+    migration
+        .command("cutover", &["--timeout", "1s"])
+        .refused(exit::TRY_AGAIN, &["journal"]);
+}
+
+fn empty(migration: &Migration<'_>) {
+    fs::remove_file(migration.state_dir().join("ballast")).unwrap();
+}
+
+#[test]
+fn a_kill_while_the_state_directory_is_full_costs_a_walk_and_no_change() {
+    let lab = Lab::new("journal-killed");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 512),
+        lab.disk("new", Format::Btrfs, 512),
+    );
+    let seeds = crew::seeds(2);
+    crew::build(old.path(), &seeds);
+    let mut migration = ready(&lab, &old, &new);
+    let mut crew = Crew::start(&lab, migration.mount(), &seeds, true);
+    fill(&migration, &mut crew);
+    // The journal does not know what was changed: that must not count as done.
+    migration.kill();
+    empty(&migration);
+    migration.start();
+    crew.work_for(Duration::from_secs(3));
+    crew.stop();
+    migration.wait_ready(LONG);
+    migration.assert_bricks_equal();
+    migration.cut_over();
+}
+
+#[test]
+fn a_state_directory_that_has_room_again_is_written_again() {
+    let lab = Lab::new("journal-again");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 512),
+        lab.disk("new", Format::Ext4, 512),
+    );
+    let seeds = crew::seeds(2);
+    crew::build(old.path(), &seeds);
+    let mut migration = ready(&lab, &old, &new);
+    let mut crew = Crew::start(&lab, migration.mount(), &seeds, true);
+    fill(&migration, &mut crew);
+    empty(&migration);
+    crew.work_for(Duration::from_secs(2));
+    migration.kill();
+    migration.start();
+    crew.work_for(Duration::from_secs(1));
+    crew.stop();
+    migration.wait_ready(LONG);
+    migration.assert_bricks_equal();
+    migration.cut_over();
+}
