@@ -11,6 +11,7 @@ use hermitfs_tests::disk::Format;
 use hermitfs_tests::hermitfs::{self, Outcome, exit};
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::migration::Migration;
+use hermitfs_tests::mounted::Mounted;
 use hermitfs_tests::odd::Odd;
 use hermitfs_tests::tree::Tree;
 use hermitfs_tests::wait::until;
@@ -392,4 +393,82 @@ fn giving_up_leaves_the_source_complete_and_nothing_of_ours() {
         "the mount is still there"
     );
     assert!(!new.join(".hermitfs").exists());
+}
+
+/// A migration by a volfile with a rule at the source.
+fn with_fault<'lab>(lab: &'lab Lab, old: &Path, new: &Path, rule: &str) -> Mounted<'lab> {
+    let volfile = lab.file(
+        "fault.vol",
+        &format!(
+            "[volume.old]\ntype = \"storage/posix\"\ndirectory = \"{}\"\n\n\
+             [volume.source]\ntype = \"debug/fault\"\nsubvolumes = [\"old\"]\nrules = [\"{rule}\"]\n\n\
+             [volume.new]\ntype = \"storage/posix\"\ndirectory = \"{}\"\n\n\
+             [volume.pair]\ntype = \"cluster/replicate\"\nsource = \"source\"\nsinks = [\"new\"]\n",
+            old.display(),
+            new.display()
+        ),
+    );
+    Mounted::volfile(lab, "data", &volfile, &[])
+}
+
+#[test]
+fn what_the_source_cannot_read_blocks_until_it_is_waived_by_name() {
+    let lab = Lab::new("source-eio");
+    let (old, new) = two_small_disks(&lab);
+    for (name, content) in [("good", "good"), ("bad", "bad"), ("also-good", "good")] {
+        fs::write(old.join(name), content).unwrap();
+    }
+    let mount = with_fault(&lab, old.path(), new.path(), "read name=bad EIO");
+    mount
+        .command("heal", &["--wait"])
+        .refused(exit::DIFFERENCES, &["bad", "EIO"]);
+    let errors = mount.command("errors", &["--json"]).stdout;
+    for word in ["/bad", "EIO", "read", "source"] {
+        assert!(errors.contains(word), "{word}: {errors}");
+    }
+    mount
+        .command("cutover", &[])
+        .refused(exit::TRY_AGAIN, &["bad"]);
+    assert_eq!(fs::read(new.join("also-good")).unwrap(), b"good");
+    mount
+        .command("errors", &["--waive", "/bad"])
+        .expect(exit::OK);
+    let done = mount.command("cutover", &[]);
+    assert!(done.stderr.contains("/bad"), "{}", done.stderr);
+    done.expect(exit::OK);
+    assert_eq!(fs::read(mount.join("good")).unwrap(), b"good");
+    assert!(!mount.join("bad").exists(), "half a file is no file");
+}
+
+#[test]
+fn a_slow_read_of_one_file_holds_up_nobody_else() {
+    let lab = Lab::new("slow");
+    let (old, new) = two_small_disks(&lab);
+    for index in 0..50 {
+        fs::write(old.join(format!("file-{index}")), "content").unwrap();
+    }
+    fs::write(old.join("inside/slow"), "slow").unwrap();
+    let mount = with_fault(
+        &lab,
+        old.path(),
+        new.path(),
+        "read name=slow origin=heal delay=20000",
+    );
+    for index in 0..200 {
+        let name = mount.join(format!("made-{index}"));
+        fs::write(&name, "made").unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"made");
+    }
+    assert_eq!(fs::read(mount.join("inside/slow")).unwrap(), b"slow");
+    until(LONG, "all but the slow one", || {
+        let there = |name: &str| fs::read(new.join(name)).is_ok_and(|content| !content.is_empty());
+        let all = (0..50).all(|index| there(&format!("file-{index}")));
+        (all && there("made-199")).then_some(())
+    });
+    assert!(
+        !new.join("inside/slow").exists(),
+        "the slow read is over already: this says nothing"
+    );
+    mount.command("heal", &["--wait"]).expect(exit::OK);
+    assert_eq!(fs::read(new.join("inside/slow")).unwrap(), b"slow");
 }
