@@ -264,6 +264,12 @@ impl World {
         World::start(source, sink, records)
     }
 
+    /// Something that was done while nobody watched; nothing where it cannot be done.
+    fn before(&self, act: &Act) -> Option<String> {
+        let done = block_on(perform(&*self.source, &Kernel::default(), act.clone()));
+        done.is_ok().then(|| format!("before: {act:?}"))
+    }
+
     /// Starts an operation of a user; it goes on with [`World::step_user`].
     pub(crate) fn begin(&mut self, act: Act) {
         self.begin_as(0, act);
@@ -538,6 +544,20 @@ mod random {
         }
     }
 
+    /// Everybody comes to an end; what is wrong then.
+    fn ended(mut world: World) -> Vec<String> {
+        world.finish_users();
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.settle()));
+        let mut wrong = world.check();
+        if let Err(panic) = caught {
+            // Of an assertion, of a panic with arguments, or something without words.
+            let told = panic.downcast_ref::<&str>().map(|told| (*told).to_owned());
+            let told = told.or_else(|| panic.downcast_ref::<String>().cloned());
+            wrong.push(told.unwrap_or_default());
+        }
+        wrong
+    }
+
     /// One run: the steps that were taken, and what was wrong at the end.
     fn run(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -545,10 +565,7 @@ mod random {
         let mut world = World::new(&[]);
         for _ in 0..rng.random_range(0..15) {
             let act = act(&mut rng);
-            let before = block_on(perform(&*world.source, &Kernel::default(), act.clone()));
-            if before.is_ok() {
-                steps.push(format!("before: {act:?}"));
-            }
+            steps.extend(world.before(&act));
         }
         if rng.random_bool(0.5) {
             world.settle();
@@ -600,13 +617,7 @@ mod random {
                 }
             }
         }
-        world.finish_users();
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.settle()));
-        let mut wrong = world.check();
-        if let Err(panic) = caught {
-            wrong.push(panic.downcast_ref::<String>().cloned().unwrap_or_default());
-        }
-        (steps, wrong)
+        (steps, ended(world))
     }
 
     const DEEP: &[&str] = &[
@@ -625,10 +636,8 @@ mod random {
                 true => Act::Create(path),
                 false => Act::Mkdir(path),
             };
-            if rng.random_bool(0.8)
-                && block_on(perform(&*world.source, &Kernel::default(), act.clone())).is_ok()
-            {
-                steps.push(format!("before: {act:?}"));
+            if rng.random_bool(0.8) {
+                steps.extend(world.before(&act));
             }
         }
         if rng.random_bool(0.8) {
@@ -688,13 +697,7 @@ mod random {
                 }
             }
         }
-        world.finish_users();
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.settle()));
-        let mut wrong = world.check();
-        if let Err(panic) = caught {
-            wrong.push(panic.downcast_ref::<String>().cloned().unwrap_or_default());
-        }
-        (steps, wrong)
+        (steps, ended(world))
     }
 
     fn many(run: fn(u64, bool) -> (Vec<String>, Vec<String>), kills: bool, count: u64) {
