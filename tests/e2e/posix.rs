@@ -117,7 +117,7 @@ fn fsx_with_mappings_and_holes_agrees_while_a_heal_runs() {
         lab.file(
             &format!("fsx-{without_msync}.toml"),
             &format!(
-                "flen = 262144\nnomsyncafterwrite = {without_msync}\n[opsize]\nmax = 65536\n[weights]\n\
+                "flen = 262144\nnomsyncafterwrite = {without_msync}\n[opsize]\nmin = 1\nmax = 65536\n[weights]\n\
                  close_open = 1\ninvalidate = 0.2\nmapread = 10\nmapwrite = 10\nread = 10\nwrite = 10\n\
                  truncate = 10\nfsync = 0.1\nfdatasync = 0.1\nposix_fallocate = 2\npunch_hole = 5\nsendfile = 2\n\
                  posix_fadvise = 1\ncopy_file_range = 2\n"

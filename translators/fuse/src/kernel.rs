@@ -128,9 +128,10 @@ impl Filesystem for Kernel {
         let offered = config.capabilities();
         // Never WRITEBACK_CACHE (it forbids passthrough, and hides from us when writes happen)
         // and never OVER_IO_URING (the mount hangs: nobody serves the rings). Locks stay with the
-        // kernel: one mount is the only way in, so its own are right, killable and free.
-        let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
-            | InitFlags::FUSE_DONT_MASK
+        // kernel: one mount is the only way in, so its own are right, killable and free. Nor
+        // ATOMIC_O_TRUNC: with it the kernel asks us to truncate before it looks whether the file
+        // is a program that runs (ETXTBSY), and that program is gone.
+        let wanted = InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_POSIX_ACL
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
             | InitFlags::FUSE_DO_READDIRPLUS
