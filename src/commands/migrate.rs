@@ -50,7 +50,11 @@ impl Migrate {
         need_root()?;
         let target = Target::new(global, &self.mountpoint)?;
         let (old, new) = (real(&self.old)?, real(&self.new)?);
-        if !running(&target, &old, &new)? {
+        if running(&target, &old, &new)? {
+            if let Some(limit) = self.limit {
+                target.talk(|admin| set_limit(admin, limit))?;
+            }
+        } else {
             let set = [
                 ("old".to_owned(), paths::text(&old)?),
                 ("new".to_owned(), paths::text(&new)?),
@@ -72,6 +76,14 @@ impl Migrate {
         }
         target.talk(|admin| watch(admin, &target.mountpoint, &old, &new))
     }
+}
+
+/// Slows down (or lets go) a migration that is at work already.
+async fn set_limit(mut admin: Admin, limit: Rate) -> Result<()> {
+    let request = proto::ThrottleRequest {
+        limit: Some(limit.bytes_a_second()),
+    };
+    admin.throttle(request).await.map_err(refused).map(drop)
 }
 
 /// A brick's path without links, where it can be had: the daemon says what is wrong with it.

@@ -426,6 +426,32 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_a_rate_in_either_syntax() {
+        let classic = |limit: &str| {
+            format!(
+                "volume a type storage/posix option directory /a end-volume\n\
+                 volume b type storage/posix option directory /b end-volume\n\
+                 volume p type cluster/replicate subvolumes a b option limit {limit} end-volume"
+            )
+        };
+        let limit = |text: &str| {
+            let graph = look(text).graph.unwrap();
+            match &graph.nodes[graph.root].settings {
+                crate::kinds::Settings::Replicate(options) => {
+                    options.limit.map(hermitfs_replicate::Rate::bytes_a_second)
+                }
+                _ => None,
+            }
+        };
+        assert_eq!(limit(PAIR), None);
+        assert_eq!(limit(&format!("{PAIR}limit='50MB/s'\n")), Some(50_000_000));
+        assert_eq!(limit(&classic("8MiB")), Some(8 << 20));
+        for wrong in [format!("{PAIR}limit='fast'\n"), classic("fast")] {
+            assert_eq!(errors(&wrong), ["`limit` is wrong"]);
+        }
+    }
+
+    #[test]
     fn the_first_classic_subvolume_is_the_source_unless_said_otherwise() {
         let bricks = "volume a type storage/posix option directory /a end-volume\n\
             volume b type storage/posix option directory /b end-volume\n";

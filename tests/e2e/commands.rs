@@ -301,6 +301,8 @@ fn healing_keeps_to_its_limit_until_that_is_changed() {
     assert!(!status.is("ready"), "{}", status.0);
     let told = migration.command("throttle", &[]);
     assert_eq!(told.stdout.trim(), "4 MB/s");
+    migration.try_start(&["--limit", "5MB/s"]).expect(exit::OK);
+    assert_eq!(migration.status().number("limit"), 5_000_000);
     migration.command("throttle", &["off"]).expect(exit::OK);
     assert!(migration.status().0["limit"].is_null());
     migration.wait_ready(Duration::from_secs(60));

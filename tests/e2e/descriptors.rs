@@ -32,6 +32,46 @@ fn with_migration(
     migration.cut_over();
 }
 
+#[test]
+fn a_program_that_runs_is_not_truncated() {
+    with_migration(
+        "fd-program",
+        |old| {
+            fs::copy("/bin/sleep", old.join("program")).unwrap();
+        },
+        |migration, _, _| {
+            let path = migration.join("program");
+            let whole = fs::read(&path).unwrap();
+            let mut child = std::process::Command::new(&path)
+                .arg("600")
+                .spawn()
+                .unwrap();
+            let opened: Vec<_> = (0..200)
+                .map(|n| {
+                    let mut options = OpenOptions::new();
+                    // Read-only with O_TRUNC is the open that no write access stands in the way of.
+                    match n % 2 {
+                        0 => options.read(true).custom_flags(libc::O_TRUNC),
+                        _ => options.write(true).truncate(true),
+                    };
+                    options.open(&path).map(drop).map_err(|e| e.kind())
+                })
+                .collect();
+            let now = fs::read(&path).unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let busy = Err(std::io::ErrorKind::ExecutableFileBusy);
+            assert!(opened.iter().all(|open| *open == busy), "{opened:?}");
+            assert!(
+                now == whole,
+                "{} bytes of {} are left",
+                now.len(),
+                whole.len()
+            );
+        },
+    );
+}
+
 fn noise(len: usize, seed: u64) -> Vec<u8> {
     hermitfs_tests::world::Operation::bytes(seed, len)
 }

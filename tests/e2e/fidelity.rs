@@ -232,10 +232,7 @@ fn the_volfile_for_a_migration_heals_what_a_walk_looks_up() {
     shell::run("ls", &["-alR", &mount.path().to_string_lossy()]);
     mount.command("heal", &["--wait"]).expect(0);
     let source = Tree::of(old.path());
-    let mut sink = Tree::of(new.path());
-    sink.forget_below(".hermitfs");
-    sink.copy_root_times_of(&source);
-    source.assert_equal(&sink);
+    source.assert_equal(&Tree::of_sink(new.path(), &source));
 }
 
 #[test]
@@ -274,8 +271,5 @@ fn without_a_crawl_nothing_is_healed_but_what_a_walk_looks_up() {
     assert_eq!(below, 0, "what nobody looked at is healed");
     mount.command("heal", &["--wait"]).expect(0);
     let source = Tree::of(old.path());
-    let mut sink = Tree::of(new.path());
-    sink.forget_below(".hermitfs");
-    sink.copy_root_times_of(&source);
-    source.assert_equal(&sink);
+    source.assert_equal(&Tree::of_sink(new.path(), &source));
 }

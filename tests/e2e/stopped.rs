@@ -248,10 +248,7 @@ fn one_run(lab: &Lab, disks: &[Disk; 2], volfile: &Path, name: &str, rules: [&st
         healed.expect(exit::OK);
     }
     let source = Tree::of(&old);
-    let mut sink = Tree::of(&new);
-    sink.forget_below(".hermitfs");
-    sink.copy_root_times_of(&source);
-    let found = source.differences(&sink);
+    let found = source.differences(&Tree::of_sink(&new, &source));
     assert!(
         found.is_empty(),
         "{name} ({rules:?}):\n{}",

@@ -49,7 +49,7 @@ impl Healer {
     }
 
     /// Whether stores may reach the source's file unseen just now.
-    async fn unseen(&self, inode: &Arc<Inode>, escaped: bool) -> Step<bool> {
+    pub(super) async fn unseen(&self, inode: &Arc<Inode>, escaped: bool) -> Step<bool> {
         Ok(escaped
             && !self
                 .source
@@ -91,13 +91,7 @@ impl Healer {
             self.content(source, image, &attr, &Ranges::whole(), Before::Unknown)
                 .await?;
         }
-        if body.escaped
-            && !self
-                .source
-                .quiet(&HEAL, source)
-                .await
-                .at_source("take a lease")?
-        {
+        if self.unseen(source, body.escaped).await? {
             return Err(Setback::Later(500));
         }
         self.meta(source, &attr, image, None, Image::Old(&there))

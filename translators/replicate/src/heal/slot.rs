@@ -338,23 +338,11 @@ impl Healer {
             return self.finish_leaf(source, body, done).await;
         }
         self.ledger(|ledger| ledger.unplace(oid));
-        if escaped
-            && !self
-                .source
-                .quiet(&HEAL, source)
-                .await
-                .at_source("take a lease")?
-        {
+        if self.unseen(source, escaped).await? {
             return Err(Setback::Later(500));
         }
         let (image, mut done) = self.fresh(source, &attr, slot.sink_dir, slot.name).await?;
-        if escaped
-            && !self
-                .source
-                .quiet(&HEAL, source)
-                .await
-                .at_source("take a lease")?
-        {
+        if self.unseen(source, escaped).await? {
             done = Err(Setback::Later(500));
         }
         self.note_image(oid, &attr, &image).await;
