@@ -44,6 +44,13 @@ pub const FOR_BENCH: &[Program] = &[
     program("mount", "mount"),
     program("rsync", "rsync"),
     program("tar", "tar"),
+    program("fio", "fio"),
+    program("mergerfs", "mergerfs"),
+    program("glusterfsd", "glusterfs-server"),
+    // For libfuse's own example, which Debian has as source only.
+    program("g++", "g++"),
+    program("pkg-config", "pkg-config"),
+    program("wget", "wget"),
 ];
 
 /// Where a program is: in PATH, in the directories for root, or in Debian's for PostgreSQL.

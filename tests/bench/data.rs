@@ -1,0 +1,103 @@
+//! Reads and writes of one file through a mount that has nothing left to heal, beside the same on the
+//! source itself.
+
+use std::path::Path;
+use std::process::Command;
+
+use hermitfs_tests::disk::Format;
+use hermitfs_tests::hermitfs::exit;
+use hermitfs_tests::lab::Lab;
+use hermitfs_tests::need;
+use hermitfs_tests::shell::{run_command, text};
+use serde_json::Value;
+
+use crate::table::{headline, median, rounds, row, with_ratio};
+
+/// The name, the direction, and what fio is told.
+const JOBS: &[(&str, &str, &str)] = &[
+    ("read 1 MiB", "read", "--rw=read --bs=1M --loops=4"),
+    (
+        "read 1 MiB, 4 readers",
+        "read",
+        "--rw=read --bs=1M --loops=2 --numjobs=4 --group_reporting",
+    ),
+    (
+        "read 4 KiB random",
+        "read",
+        "--rw=randread --bs=4k --runtime=3 --time_based",
+    ),
+    (
+        "the same, 4 readers",
+        "read",
+        "--rw=randread --bs=4k --runtime=3 --time_based --numjobs=4 --group_reporting",
+    ),
+    (
+        "read mapped",
+        "read",
+        "--rw=randread --bs=4k --ioengine=mmap --runtime=3 --time_based",
+    ),
+    (
+        "write 1 MiB, synced",
+        "write",
+        "--rw=write --bs=1M --end_fsync=1",
+    ),
+    (
+        "write 4 KiB random",
+        "write",
+        "--rw=randwrite --bs=4k --runtime=4 --time_based --end_fsync=1",
+    ),
+    (
+        "write 4 KiB + fsync",
+        "write",
+        "--rw=write --bs=4k --fsync=1 --runtime=4 --time_based",
+    ),
+];
+
+pub(crate) fn run() {
+    let lab = Lab::new("bench-data");
+    let (old, new, native) = (
+        lab.disk("old", Format::Ext3, 1024),
+        lab.disk("new", Format::Btrfs, 2048),
+        lab.disk("native", Format::Ext3, 1024),
+    );
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    let mut rates: Vec<[Vec<f64>; 2]> = JOBS.iter().map(|_| Default::default()).collect();
+    for place in [migration.mount(), native.path()] {
+        fio(place, "--rw=write --bs=1M --end_fsync=1", "write");
+    }
+    for _ in 0..rounds() {
+        for ((_, direction, job), rates) in JOBS.iter().zip(&mut rates) {
+            for (place, rates) in [migration.mount(), native.path()].into_iter().zip(rates) {
+                migration.command("heal", &["--wait"]).expect(exit::OK);
+                rates.push(fio(place, job, direction));
+            }
+        }
+    }
+    headline(
+        "one file of 256 MiB, warm, MiB/s (ratio to native)",
+        "job",
+        &["hermitfs", "native ext3"],
+    );
+    for ((name, ..), [hermitfs, native]) in JOBS.iter().zip(rates) {
+        let (hermitfs, native) = (median(hermitfs), median(native));
+        row(
+            name,
+            &[with_ratio(hermitfs, native), format!("{native:.2}")],
+        );
+    }
+}
+
+/// MiB a second.
+fn fio(place: &Path, job: &str, direction: &str) -> f64 {
+    let output = run_command(
+        Command::new(need::program_at("fio"))
+            .args(["--name=bench", "--filename=bench.dat", "--size=256M"])
+            .args(["--ioengine=psync", "--fallocate=none", "--invalidate=0"])
+            .args(["--randseed=7", "--output-format=json"])
+            .args(job.split_whitespace())
+            .arg(format!("--directory={}", place.display())),
+    );
+    let told: Value = serde_json::from_str(&text(&output)).unwrap();
+    told["jobs"][0][direction]["bw"].as_f64().unwrap() / 1024.0
+}
