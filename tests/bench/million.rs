@@ -14,7 +14,7 @@ use crate::table::number;
 pub(crate) fn run() {
     let files = number("HERMITFS_BENCH_MILLION", 1_000_000);
     let lab = Lab::new("bench-million");
-    let inodes = (files + files / 10).to_string();
+    let inodes = (files + files / 10 + 20_000).to_string();
     let old = lab.disk_with(
         "old",
         Format::Ext4,

@@ -44,6 +44,8 @@ impl Mode {
 pub(crate) struct Facts {
     /// Passthrough is switched on, and the kernel has it.
     pub(crate) passthrough: bool,
+    /// One read brings the whole file: the kernel's pages cost less than a way past the door.
+    pub(crate) small: Option<bool>,
     /// A backing could be had for this inode.
     pub(crate) backing: Option<bool>,
     /// The volume knows that the whole file may change unseen.
@@ -57,6 +59,8 @@ pub(crate) struct Facts {
 pub(crate) enum Step {
     /// Open it so; it is counted.
     Open(Mode),
+    /// Find out [`Facts::small`], and ask again.
+    AskSize,
     /// Find out [`Facts::backing`], and ask again.
     AskBacking,
     /// Find out [`Facts::marked`], and ask again.
@@ -115,6 +119,13 @@ impl Modes {
             return Step::Open(Mode::Cached { keep: !self.stale });
         }
         if !self.is_backed() {
+            if access == Access::Read && !self.escaped {
+                match facts.small {
+                    None => return Step::AskSize,
+                    Some(true) => return Step::Open(Mode::Cached { keep: !self.stale }),
+                    Some(false) => {}
+                }
+            }
             match facts.backing {
                 None => return Step::AskBacking,
                 // Mapped stores that still go to the brick may be seen late in this mode; but a
@@ -165,6 +176,7 @@ mod tests {
 
     const LENDING: Facts = Facts {
         passthrough: true,
+        small: Some(false),
         backing: Some(true),
         marked: Some(true),
         quiet: Some(true),
@@ -192,6 +204,36 @@ mod tests {
         for access in [Access::Both, Access::Read, Access::Write] {
             assert_eq!(opened(&mut both, access), Mode::Cached { keep: true });
         }
+    }
+
+    #[test]
+    fn a_small_file_is_cached_for_its_first_reader() {
+        let small = Facts {
+            small: Some(true),
+            ..LENDING
+        };
+        let unasked = Facts {
+            small: None,
+            ..LENDING
+        };
+        let mut modes = Modes::default();
+        assert_eq!(modes.open(Access::Read, unasked), Step::AskSize);
+        for access in [Access::Read, Access::Write, Access::Both] {
+            assert_eq!(
+                modes.open(access, small),
+                Step::Open(Mode::Cached { keep: true })
+            );
+        }
+        // What bypasses us already decides, and who only writes wants his ranges exact.
+        let mut modes = Modes::default();
+        assert_eq!(
+            modes.open(Access::Write, small),
+            Step::Open(Mode::Interposed)
+        );
+        assert_eq!(
+            modes.open(Access::Read, unasked),
+            Step::Open(Mode::Passthrough)
+        );
     }
 
     #[test]
@@ -316,14 +358,14 @@ mod tests {
     }
 
     fn event() -> impl Strategy<Value = Event> {
-        let facts = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-            |(passthrough, backing, marked, quiet)| Facts {
+        let facts =
+            any::<[bool; 5]>().prop_map(|[passthrough, small, backing, marked, quiet]| Facts {
                 passthrough,
+                small: Some(small),
                 backing: Some(backing),
                 marked: Some(marked),
                 quiet: Some(quiet),
-            },
-        );
+            });
         prop_oneof![
             3 => (access(), facts).prop_map(|(access, facts)| Event::Decide(access, facts)),
             3 => any::<usize>().prop_map(Event::Arrive),

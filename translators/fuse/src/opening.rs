@@ -14,6 +14,9 @@ use crate::modes::{Access, Facts, Mode, Modes, Step};
 
 const SHARDS: usize = 16;
 
+/// What the kernel asks for with one READ when it reads ahead, in bytes (its default).
+const SMALL: u64 = 128 << 10;
+
 /// Inodes in one shard with no open file, of which is remembered that a mapping escaped.
 const REMEMBERED: usize = 512;
 
@@ -94,6 +97,10 @@ impl Openings {
         loop {
             match self.step(inode, access, facts, &mut offer) {
                 Ok(granted) => return Ok(granted),
+                Err(Step::AskSize) => {
+                    let attr = volume.getattr(cx, inode, None).await;
+                    facts.small = Some(attr.is_ok_and(|attr| attr.size <= SMALL));
+                }
                 Err(Step::AskBacking) => {
                     offer = self.backing(volume, cx, inode, backer).await.map(Arc::new);
                     facts.backing = Some(offer.is_some());

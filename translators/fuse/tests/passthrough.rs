@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
@@ -72,11 +72,59 @@ fn read_write_first_is_cached_and_asks_for_nothing() {
     assert_eq!(mounted.mount.statistics().bypassing, 0);
 }
 
+/// Content of a file that is too big to be cached for a reader.
+fn big(beginning: &str) -> Vec<u8> {
+    let mut content = beginning.as_bytes().to_vec();
+    content.resize(200 << 10, b'.');
+    content
+}
+
+#[test]
+fn a_small_file_is_read_once_and_not_looked_at_again() {
+    let (lender, seen) = Lender::new();
+    let mounted = Mounted::new(lender);
+    fs::write(mounted.at("small"), "content").unwrap();
+    fs::write(mounted.at("big"), big("content")).unwrap();
+    let lent = || seen.lent_to_read.load(Ordering::SeqCst);
+    // Who wrote them is gone for us a moment after he is for himself.
+    let before = (0..100)
+        .find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let before = lent();
+            assert_eq!(fs::read(mounted.at("small")).unwrap(), b"content");
+            (lent() == before).then_some(before)
+        })
+        .expect("a small file is never cached");
+    // A READ may have changed the atime: it is asked for once.
+    fs::read(mounted.at("small")).unwrap();
+    let asked = [Op::Read, Op::Getattr].map(|op| mounted.requests(op));
+    for _ in 0..3 {
+        assert_eq!(fs::read(mounted.at("small")).unwrap(), b"content");
+    }
+    assert_eq!(
+        [Op::Read, Op::Getattr].map(|op| mounted.requests(op)),
+        asked
+    );
+    // What is written by whom cannot read is there at once.
+    let reader = File::open(mounted.at("small")).unwrap();
+    let writer = File::options()
+        .write(true)
+        .open(mounted.at("small"))
+        .unwrap();
+    writer.write_at(b"C", 0).unwrap();
+    let mut now = [0; 7];
+    reader.read_exact_at(&mut now, 0).unwrap();
+    assert_eq!(&now, b"Content");
+    assert_eq!(lent(), before);
+    fs::read(mounted.at("big")).unwrap();
+    assert!(lent() > before, "a big file goes past the door");
+}
+
 #[test]
 fn read_write_beside_a_reader_is_told_to_the_volume_first() {
     let (lender, seen) = Lender::new();
     let mounted = Mounted::new(lender);
-    fs::write(mounted.at("db"), "old").unwrap();
+    fs::write(mounted.at("db"), big("old")).unwrap();
     let reader = File::open(mounted.at("db")).unwrap();
     let mut both = File::options()
         .read(true)
@@ -85,11 +133,10 @@ fn read_write_beside_a_reader_is_told_to_the_volume_first() {
         .unwrap();
     assert_eq!(seen.lent_to_write.load(Ordering::SeqCst), 1);
     both.write_all(b"new").unwrap();
-    both.seek(SeekFrom::Start(0)).unwrap();
-    let (mut a, mut b) = (String::new(), [0; 3]);
-    both.read_to_string(&mut a).unwrap();
+    let (mut a, mut b) = ([0; 3], [0; 3]);
+    both.read_exact_at(&mut a, 0).unwrap();
     reader.read_exact_at(&mut b, 0).unwrap();
-    assert_eq!((&*a, &b), ("new", b"new"));
+    assert_eq!((&a, &b), (b"new", b"new"));
     drop((reader, both));
 
     // A mapping may have outlived both: cached again only when the brick is quiet.
@@ -116,7 +163,7 @@ fn a_volume_that_lends_for_reading_alone_is_not_asked_again() {
     let (lender, seen) = Lender::new();
     seen.refuse_to_write.store(true, Ordering::SeqCst);
     let mounted = Mounted::new(lender);
-    fs::write(mounted.at("db"), "old").unwrap();
+    fs::write(mounted.at("db"), big("old")).unwrap();
     let reader = File::open(mounted.at("db")).unwrap();
     let both = || {
         File::options()
@@ -139,7 +186,7 @@ fn a_volume_that_lends_for_reading_alone_is_not_asked_again() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     };
     writer.write_at(b"new", 0).unwrap();
-    assert_eq!(fs::read(mounted.at("db")).unwrap(), b"new");
+    assert_eq!(fs::read(mounted.at("db")).unwrap(), big("new"));
 }
 
 #[test]
