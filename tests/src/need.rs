@@ -35,6 +35,18 @@ pub const FOR_TESTS: &[Program] = &[
     program("pg_ctl", "postgresql"),
     program("pg_checksums", "postgresql"),
     program("pgbench", "postgresql"),
+    program("qemu-storage-daemon", "qemu-utils"),
+    program("unshare", "util-linux"),
+];
+
+/// What `cargo power` calls.
+pub const FOR_POWER: &[Program] = &[
+    program("mkfs.ext3", "e2fsprogs"),
+    program("mkfs.btrfs", "btrfs-progs"),
+    program("mkfs.xfs", "xfsprogs"),
+    program("mount", "mount"),
+    program("setpriv", "util-linux"),
+    program("qemu-storage-daemon", "qemu-utils"),
 ];
 
 /// What the benchmark calls.
