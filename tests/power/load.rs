@@ -15,6 +15,9 @@ use crate::promises::{BLOCK, Book, GROWING, block, pattern};
 /// Blocks of the file that is overwritten in place.
 const BLOCKS: u64 = 512;
 
+/// Files that are overwritten now and then, by which time they have settled.
+const SELDOM: u64 = 300;
+
 /// Files that the one who makes names keeps.
 const KEPT: usize = 60;
 
@@ -28,6 +31,13 @@ pub(crate) fn prepare(root: &Path) {
     fs::write(root.join(HOME).join("direct"), &blocks).unwrap();
     fs::write(root.join(HOME).join("quiet"), &blocks).unwrap();
     fs::write(root.join(HOME).join("log"), b"").unwrap();
+    for n in 0..SELDOM {
+        fs::write(root.join(seldom(n)), block(0, 0)).unwrap();
+    }
+}
+
+fn seldom(n: u64) -> String {
+    format!("{HOME}/seldom-{n}")
 }
 
 /// Counts on where an earlier load stopped.
@@ -35,11 +45,11 @@ pub(crate) fn prepare(root: &Path) {
 pub(crate) struct Counters {
     names: u64,
     version: u64,
+    seldom: u64,
     logged: u64,
 }
 
-/// Works in a mount until told to stop; the third of them promises nothing and changes content
-/// whose size and times stay.
+/// Works in a mount until told to stop.
 pub(crate) fn run(
     mount: &Path,
     book: &Book,
@@ -51,12 +61,14 @@ pub(crate) fn run(
     let Counters {
         names,
         version,
+        seldom,
         logged,
     } = counters;
     let first = *version + 1;
     std::thread::scope(|scope| {
         scope.spawn(|| overwrite(mount, book, seed, version, &going));
         scope.spawn(|| overwrite_quietly(mount, seed, first, &going));
+        scope.spawn(|| overwrite_seldom(mount, book, seed, seldom, &going));
         scope.spawn(|| append(mount, book, seed, logged, &going));
         scope.spawn(|| names_come_and_go(mount, book, seed, names, &going));
     });
@@ -108,6 +120,30 @@ fn overwrite_quietly(mount: &Path, seed: u64, version: u64, going: &impl Fn() ->
         let content = block(index, version + chance.random_range(0..1000));
         file.write_all_at(&content, index * BLOCK as u64).unwrap();
         file.set_modified(time).unwrap();
+        pause(&mut chance);
+    }
+}
+
+/// One block of one of many files, made durable by a sync that leaves times alone: what is on the
+/// disk then has a new content, and the size and times that it had when it settled.
+fn overwrite_seldom(
+    mount: &Path,
+    book: &Book,
+    seed: u64,
+    version: &mut u64,
+    going: &impl Fn() -> bool,
+) {
+    let mut chance = chance(seed, 5);
+    while going() {
+        *version += 1;
+        let index = *version % SELDOM;
+        let name = seldom(index);
+        let file = OpenOptions::new().write(true).open(mount.join(&name));
+        let file = file.unwrap();
+        // Blocks are known by the place that they have in a file: here it is always the first.
+        file.write_all_at(&block(0, *version), 0).unwrap();
+        file.sync_data().unwrap();
+        book.block(&name, 0, *version);
         pause(&mut chance);
     }
 }

@@ -36,6 +36,12 @@ impl Platter {
         }
     }
 
+    /// Writes that no flush had followed when the log was so long.
+    pub(crate) fn unflushed(&self, length: u64) -> usize {
+        let begun = &self.log.entries()[..self.log.begun(length)];
+        begun.iter().rev().take_while(|entry| !entry.flush).count()
+    }
+
     /// Writes to `to` what is left after a cut at this length of the log. Cuts come in the order
     /// of time. Returns how many writes had not been flushed, and how many of those are kept.
     pub(crate) fn cut(

@@ -15,7 +15,7 @@ use hermitfs_tests::odd::Odd;
 use hermitfs_tests::shell::run;
 use hermitfs_tests::tree::Tree;
 use hermitfs_tests::wait::until;
-use rand::seq::IndexedRandom;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -23,7 +23,7 @@ use crate::boot::Boot;
 use crate::load::{self, Counters};
 use crate::promises::{Book, Promises};
 use crate::replay::{Platter, Unflushed};
-use crate::storage::Storage;
+use crate::storage::{Storage, log_in};
 use crate::writelog::WriteLog;
 
 const LONG: Duration = Duration::from_secs(180);
@@ -69,15 +69,15 @@ impl Scenario {
         };
         stand.make_images();
         let (moments, book) = stand.record();
-        let chosen = self.choose(&moments);
         let mut platters: Vec<Platter> = DISKS
             .iter()
             .enumerate()
             .map(|(n, (name, _))| {
-                let log = WriteLog::open(&stand.path(&format!("log-{n}"))).unwrap();
+                let log = WriteLog::open(&log_in(lab.path(), n)).unwrap();
                 Platter::new(stand.path(&format!("{name}.base")), log)
             })
             .collect();
+        let chosen = self.choose(&moments, &platters);
         let mut failures = Vec::new();
         for (n, moment) in chosen.iter().enumerate() {
             let cut = stand.cut(moment, &mut platters, n as u64, &book);
@@ -89,17 +89,26 @@ impl Scenario {
         }
     }
 
-    /// As many of each phase, in the order of time.
-    fn choose<'a>(&self, moments: &'a [Moment]) -> Vec<&'a Moment> {
+    /// As many of each phase, in the order of time; half of them while the source's or the state's
+    /// disk had writes that were not flushed, where there are such moments.
+    fn choose<'a>(&self, moments: &'a [Moment], platters: &[Platter]) -> Vec<&'a Moment> {
         let mut chance = ChaCha8Rng::seed_from_u64(self.seed);
         let mut phases: Vec<&str> = moments.iter().map(|moment| moment.phase).collect();
         phases.dedup();
+        let open = |moment: &Moment| {
+            let on = |disk: usize| platters[disk].unflushed(moment.lengths[disk]);
+            on(0) + on(2) > 0
+        };
         let mut chosen: Vec<&Moment> = Vec::new();
         for (n, phase) in phases.iter().enumerate() {
             let share = (self.cuts - chosen.len()).div_ceil(phases.len() - n);
-            let of_it: Vec<&Moment> = moments.iter().filter(|m| m.phase == *phase).collect();
-            let mut some: Vec<&Moment> =
-                of_it.choose_multiple(&mut chance, share).copied().collect();
+            let mut of_it: Vec<&Moment> = moments.iter().filter(|m| m.phase == *phase).collect();
+            of_it.shuffle(&mut chance);
+            let (open, flushed): (Vec<&Moment>, Vec<&Moment>) =
+                of_it.into_iter().partition(|moment| open(moment));
+            let opens = open.len().min(share.div_ceil(2));
+            let rest = open[opens..].iter().chain(&flushed).take(share - opens);
+            let mut some: Vec<&Moment> = open[..opens].iter().chain(rest).copied().collect();
             some.sort_by_key(|moment| moment.lengths.iter().sum::<u64>());
             chosen.extend(some);
         }
@@ -340,10 +349,7 @@ impl Stand<'_> {
 
     fn differences(&self) -> Vec<String> {
         let old = Tree::of(&self.path("old"));
-        let mut new = Tree::of(&self.path("new"));
-        new.forget_below(".hermitfs");
-        new.copy_root_times_of(&old);
-        old.differences(&new)
+        old.differences(&Tree::of_sink(&self.path("new"), &old))
             .iter()
             .map(|it| format!("{}: {} ({})", it.path.display(), it.what, it.detail))
             .collect()

@@ -12,6 +12,11 @@ use rustix::process::{Pid, Signal};
 
 const LONG: Duration = Duration::from_secs(60);
 
+/// Where the log of the n-th image is, in the directory that [`Storage::over`] was given.
+pub(crate) fn log_in(dir: &Path, n: usize) -> PathBuf {
+    dir.join(format!("log-{n}"))
+}
+
 /// Images behind one process, so that it can stop for all of them at one moment.
 pub(crate) struct Storage {
     process: Child,
@@ -28,10 +33,7 @@ impl Storage {
         command.arg(program_at("qemu-storage-daemon"));
         let (mut logs, mut exports) = (Vec::new(), Vec::new());
         for (n, image) in images.iter().enumerate() {
-            let (log, export) = (
-                dir.join(format!("log-{n}")),
-                dir.join(format!("export-{n}")),
-            );
+            let (log, export) = (log_in(dir, n), dir.join(format!("export-{n}")));
             fs::write(&log, b"").unwrap();
             fs::write(&export, b"").unwrap();
             let file = |node: &str, path: &Path| {
@@ -73,11 +75,6 @@ impl Storage {
     /// The exported files, one for each image.
     pub(crate) fn exports(&self) -> &[PathBuf] {
         &self.exports
-    }
-
-    /// The logs, one for each image.
-    pub(crate) fn logs(&self) -> &[PathBuf] {
-        &self.logs
     }
 
     /// Calls `look` while nothing can be written, with the length of each log. What was

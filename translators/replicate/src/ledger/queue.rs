@@ -177,6 +177,8 @@ impl Ledger {
         match tree {
             Some(due) if due > now => self.enqueue(oid, TOUCHED, due),
             Some(_) => self.enqueue(oid, CRAWL, now),
+            // What is left waits for a sync: it must not look like work that keeps one away.
+            None if touched.is_none() => self.dequeue(oid),
             None => {}
         }
     }
