@@ -13,6 +13,7 @@ mod killed;
 mod live;
 mod plain;
 mod posix;
+mod power;
 mod requests;
 mod stopped;
 mod trouble;

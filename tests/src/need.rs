@@ -24,6 +24,7 @@ pub const FOR_DEMO: &[Program] = &[
 /// What the tests call.
 pub const FOR_TESTS: &[Program] = &[
     program("mkfs.ext3", "e2fsprogs"),
+    program("debugfs", "e2fsprogs"),
     program("mkfs.btrfs", "btrfs-progs"),
     program("mkfs.xfs", "xfsprogs"),
     program("mount", "mount"),

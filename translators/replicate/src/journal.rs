@@ -30,6 +30,9 @@ pub(crate) struct Header {
     pub(crate) clean: bool,
     /// Seconds since 1970 when we last served.
     pub(crate) served: i64,
+    /// Seconds since the boot at that time.
+    #[serde(default)]
+    pub(crate) uptime: i64,
     /// Records could not be written: everything counts as dirty.
     pub(crate) all_dirty: bool,
     /// Files healed so far, for those who watch.

@@ -102,19 +102,18 @@ pub(crate) async fn inspect(
     brick: &dyn Translator,
     root: &Arc<Inode>,
 ) -> hermitfs_api::Result<Found> {
-    if let Some(dir) = look(brick, root, MARKER_DIR).await? {
-        if let Some(entry) = look(brick, &dir.inode, MARKER).await? {
-            let file = brick.open(&ADMIN, &entry.inode, OpenFlags::READ).await?;
-            let mut text = vec![0; 64 << 10];
-            let n = brick.read(&ADMIN, &file, 0, &mut text).await?;
-            drop(brick.release(&ADMIN, &file).await);
-            return match serde_json::from_slice(text.get(..n).unwrap_or(&[])) {
-                Ok(marker) => Ok(Found::Marked(marker)),
-                // Torn by a power cut while it was made: nothing had been healed then.
-                Err(_) => Ok(Found::Empty),
-            };
+    // A directory without a marker, or with a torn one, is what a kill or a power cut leaves while
+    // it is made: nothing had been healed then.
+    if let Some(dir) = look(brick, root, MARKER_DIR).await?
+        && let Some(entry) = look(brick, &dir.inode, MARKER).await?
+    {
+        let file = brick.open(&ADMIN, &entry.inode, OpenFlags::READ).await?;
+        let mut text = vec![0; 64 << 10];
+        let n = brick.read(&ADMIN, &file, 0, &mut text).await?;
+        drop(brick.release(&ADMIN, &file).await);
+        if let Ok(marker) = serde_json::from_slice(text.get(..n).unwrap_or(&[])) {
+            return Ok(Found::Marked(marker));
         }
-        return Ok(Found::Empty);
     }
     let mut from = 0;
     loop {
@@ -123,7 +122,10 @@ pub(crate) async fn inspect(
             return Ok(Found::Empty);
         };
         from = last.next;
-        for entry in entries.iter().filter(|entry| !entry.is_dots()) {
+        for entry in entries
+            .iter()
+            .filter(|entry| !entry.is_dots() && *entry.name != *MARKER_DIR)
+        {
             let is_lost_found = *entry.name == *LOST_FOUND && {
                 let dir = look(brick, root, LOST_FOUND).await?;
                 match dir.filter(|dir| dir.inode.kind() == Kind::Directory) {
@@ -259,6 +261,13 @@ pub(crate) fn seconds_now() -> i64 {
         .map_or(0, |d| d.as_secs() as i64)
 }
 
+/// Seconds since the boot, suspended ones too; 0 where nothing tells.
+pub(crate) fn uptime() -> i64 {
+    let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds = text.split('.').next().and_then(|text| text.parse().ok());
+    seconds.unwrap_or(0)
+}
+
 /// Reads what the state directory says; `None` when it is not there.
 pub(crate) fn read_record(dir: &Path) -> Result<Option<Record>, OpenError> {
     let path = dir.join("volume.json");
@@ -290,4 +299,64 @@ pub(crate) fn write_record(dir: &Path, record: &Record) -> Result<(), OpenError>
         std::fs::File::open(dir)?.sync_all()
     };
     write().map_err(|error| OpenError::Io(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::block_on;
+    use hermitfs_testkit::Memory;
+
+    use super::*;
+
+    fn marker() -> Marker {
+        Marker {
+            version: 1,
+            id: "a-1".into(),
+            role: "sink".into(),
+            source: BrickId {
+                fsid: "1".into(),
+                root: "2".into(),
+            },
+        }
+    }
+
+    fn found(brick: &Memory, root: &Arc<Inode>) -> &'static str {
+        match block_on(inspect(brick, root)).unwrap() {
+            Found::Marked(found) if found == marker() => "marked",
+            Found::Marked(_) => "marked by another",
+            Found::Empty => "empty",
+            Found::Foreign => "foreign",
+        }
+    }
+
+    fn make(brick: &Memory, dir: &Arc<Inode>, name: &str) -> Arc<Inode> {
+        let name = Name::new(name.as_bytes()).unwrap();
+        let made = block_on(brick.mkdir(&ADMIN, dir, name, 0o700, 0));
+        made.unwrap().inode
+    }
+
+    #[test]
+    fn only_what_has_nothing_in_it_is_empty() {
+        let brick = Memory::with_dev(1);
+        let root = block_on(brick.root(&ADMIN)).unwrap().inode;
+        assert_eq!(found(&brick, &root), "empty");
+        make(&brick, &root, "lost+found");
+        assert_eq!(found(&brick, &root), "empty");
+        let ours = make(&brick, &root, ".hermitfs");
+        assert_eq!(found(&brick, &root), "empty", "killed before the marker");
+        make(&brick, &root, "something");
+        assert_eq!(found(&brick, &root), "foreign", "its marker is gone");
+        block_on(mark(&brick, &root, &marker())).unwrap();
+        assert_eq!(found(&brick, &root), "marked");
+        // Torn: it is not ours any more, as far as anybody can tell.
+        let (name, to) = (Name::new(MARKER).unwrap(), OpenFlags::READ_WRITE);
+        let file = block_on(brick.lookup(&ADMIN, &ours, name)).unwrap().inode;
+        let file = block_on(brick.open(&ADMIN, &file, to)).unwrap();
+        block_on(brick.write(&ADMIN, &file, 0, b"??")).unwrap();
+        assert_eq!(found(&brick, &root), "foreign");
+        block_on(unmark(&brick, &root)).unwrap();
+        let name = Name::new(b"something").unwrap();
+        block_on(brick.rmdir(&ADMIN, &root, name)).unwrap();
+        assert_eq!(found(&brick, &root), "empty");
+    }
 }

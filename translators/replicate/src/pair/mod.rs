@@ -1,5 +1,6 @@
 //! A source and its sinks as one volume.
 
+mod doubt;
 mod end;
 mod open;
 mod sink;

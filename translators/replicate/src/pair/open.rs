@@ -4,17 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use hermitfs_api::{Inode, Role, Time, Translator};
+use hermitfs_api::{Inode, Role, Translator};
 use parking_lot::Mutex;
 
 use super::Replicate;
+use super::doubt::{Moment, doubt};
 use super::sink::Sink;
 use crate::brake::Brake;
 use crate::control::OpenError;
 use crate::heal::{HEAL, Healer};
 use crate::journal::{Header, Journal, VERSION};
 use crate::ledger::Ledger;
-use crate::leg::{Leg, boot_id};
+use crate::leg::Leg;
 use crate::options::Options;
 use crate::record::Trust;
 use crate::users::{UserLeg, Users};
@@ -237,30 +238,6 @@ fn keep_record(
     Ok(since)
 }
 
-/// What has to be compared, as far as the state tells; `None` for nothing but what is marked.
-fn doubt(
-    state: &Found,
-    journal: Option<&crate::journal::Found>,
-    continuous: bool,
-) -> Option<Trust> {
-    match (state, journal) {
-        (Found::Marked(_), Some(journal)) => {
-            let header = &journal.header;
-            let same_boot = header.boot == boot_id();
-            if journal.torn || header.all_dirty || (!same_boot && !header.clean) {
-                Some(Trust::NOTHING)
-            } else if header.clean || !continuous {
-                // A margin for clocks that tick coarsely.
-                Some(Trust::before(Time::new(header.served - 2, 0)))
-            } else {
-                None
-            }
-        }
-        (Found::Marked(_) | Found::Foreign, _) => Some(Trust::NOTHING),
-        (Found::Empty, _) => Some(Trust::ALL),
-    }
-}
-
 /// Takes up one sink where its journal left it, or begins with it.
 async fn go_on(
     seen: Seen,
@@ -274,7 +251,8 @@ async fn go_on(
     let journal_io = |error: std::io::Error| OpenError::Io(format!("{}: {error}", path.display()));
     let mut ledger = Ledger::default();
     let journal = Journal::read(path).map_err(journal_io)?;
-    let doubt = doubt(&seen.state, journal.as_ref(), continuous);
+    let moment = Moment::of_now();
+    let doubt = doubt(&seen.state, journal.as_ref(), continuous, &moment);
     // Where all is looked at again all is counted again.
     let healed = match (&journal, doubt) {
         (Some(journal), None) => (journal.header.files, journal.header.bytes),
@@ -302,9 +280,10 @@ async fn go_on(
     drop(ledger.take_records());
     let header = Header {
         version: VERSION,
-        boot: boot_id(),
+        boot: moment.boot,
         clean: false,
-        served: volume::seconds_now(),
+        served: moment.now,
+        uptime: moment.uptime,
         all_dirty: false,
         files: healed.0,
         bytes: healed.1,

@@ -13,7 +13,6 @@ use crate::heal::{Books, HEAL, Healer};
 use crate::leg::Leg;
 use crate::record::{Oid, Piece};
 use crate::trouble::{Side, Trouble};
-use crate::volume;
 
 /// A sink and all that heals it.
 pub(crate) struct Sink {
@@ -163,7 +162,7 @@ impl Sink {
     /// Notes when we served last, how far we were, and whether that was the end of it.
     pub(super) fn heartbeat(&self, clean: bool) -> std::io::Result<()> {
         let healed = self.healer.tally.now();
-        self.leg.heartbeat(clean, volume::seconds_now(), healed)
+        self.leg.heartbeat(clean, healed)
     }
 
     pub(super) fn sync(&self, source_too: bool) {
