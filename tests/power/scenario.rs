@@ -279,6 +279,7 @@ impl Stand<'_> {
         std::thread::scope(|scope| {
             let mount = migration.path();
             let promising = scope.spawn(|| load::run(mount, book, seed, counters, &stop));
+            scope.spawn(|| self.sync_now_and_then(seed, &stop));
             let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let mut crew = Crew::start(self.lab, mount, &[seed], false);
                 first();
@@ -291,6 +292,18 @@ impl Stand<'_> {
                 std::panic::resume_unwind(panic);
             }
         });
+    }
+
+    /// Each disk for itself is on the disk as of this moment or that: the state may be younger than
+    /// the bricks, or older.
+    fn sync_now_and_then(&self, seed: u64, stop: &AtomicBool) {
+        let mut chance = ChaCha8Rng::seed_from_u64(seed);
+        while !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(chance.random_range(0..300)));
+            let (disk, _) = DISKS[chance.random_range(0..DISKS.len())];
+            let root = fs::File::open(self.path(disk)).unwrap();
+            rustix::fs::syncfs(&root).unwrap();
+        }
     }
 
     /// The power fails at this moment; the machine starts again, and the same command goes on.

@@ -163,8 +163,18 @@ impl Ledger {
         }
     }
 
+    /// All is to be compared from the root on, and who is not trusted in everything may have been
+    /// at the sink, too.
+    pub(crate) fn doubt(&mut self, root: &Known, trust: Trust) {
+        if trust != Trust::ALL {
+            self.doubt_images();
+            self.set_unverified();
+        }
+        self.plant_tree(root, trust, 0);
+    }
+
     /// Forgets all that is known of images and places: somebody else may have been there.
-    pub(crate) fn doubt_images(&mut self) {
+    fn doubt_images(&mut self) {
         let images: Vec<Oid> = self.images.keys().copied().collect();
         images.into_iter().for_each(|oid| self.drop_image(oid));
         let places: Vec<Oid> = self.places.keys().copied().collect();

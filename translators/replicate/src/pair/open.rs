@@ -271,11 +271,7 @@ async fn go_on(
         false => doubt,
     };
     if let Some(trust) = doubt {
-        if trust != Trust::ALL {
-            ledger.doubt_images();
-            ledger.set_unverified();
-        }
-        ledger.plant_tree(&known, trust, 0);
+        ledger.doubt(&known, trust);
     }
     drop(ledger.take_records());
     let header = Header {

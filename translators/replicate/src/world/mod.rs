@@ -17,6 +17,7 @@ use crate::users::{UserLeg, Users};
 
 mod exhaustive;
 mod kernel;
+mod power;
 mod random;
 
 pub(crate) use kernel::Act;
@@ -110,7 +111,7 @@ impl World {
             .unwrap()
             .inode;
         block_on(sink.mkdir(&ROOT, &dir, Name::new(STAGING).unwrap(), 0o700, 0)).unwrap();
-        let world = World::start(source, sink, Vec::new());
+        let world = World::start(source, sink, Vec::new(), None);
         let root = block_on(world.source.root(&ROOT)).unwrap().inode;
         world.heal_turns.give(Turns::ALL);
         let known = block_on(world.healer.known(&root));
@@ -120,7 +121,13 @@ impl World {
         world
     }
 
-    fn start(source: Memory, sink: Memory, records: Vec<crate::record::Record>) -> World {
+    /// Over what is on disk; `doubt` as [`crate::pair`] has it.
+    fn start(
+        source: Memory,
+        sink: Memory,
+        mut records: Vec<crate::record::Record>,
+        doubt: Option<Trust>,
+    ) -> World {
         let (source, sink) = (Arc::new(source), Arc::new(sink));
         block_on(source.role(Role::Source)).unwrap();
         let (user_turns, heal_turns) = (Arc::new(Turns::default()), Arc::new(Turns::default()));
@@ -135,8 +142,14 @@ impl World {
             .iter()
             .cloned()
             .for_each(|record| ledger.replay(record));
-        let leg = Arc::new(Leg::in_memory(ledger, records));
         let root = block_on(source.root(&ROOT)).unwrap().inode;
+        if let Some(trust) = doubt {
+            let known = block_on(crate::heal::known(&*source, &Default::default(), &root));
+            ledger.doubt(&known, trust);
+            records = ledger.dump();
+            drop(ledger.take_records());
+        }
+        let leg = Arc::new(Leg::in_memory(ledger, records));
         let sink_root = block_on(sink.root(&ROOT)).unwrap().inode;
         let look = |dir: &Arc<Inode>, name: &[u8]| {
             block_on(sink.lookup(&ROOT, dir, Name::new(name).unwrap()))
@@ -182,7 +195,7 @@ impl World {
     pub(crate) fn kill(self) -> World {
         let records = self.leg.kept();
         let (source, sink) = (self.source.fork(), self.sink.fork());
-        World::start(source, sink, records)
+        World::start(source, sink, records, None)
     }
 
     /// Something that was done while nobody watched; nothing where it cannot be done.

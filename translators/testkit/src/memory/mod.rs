@@ -98,6 +98,25 @@ impl Memory {
         Memory::from_state(self.0.lock().synced.clone())
     }
 
+    /// The same as [`Memory::fork`], with the content of some files as another moment of this brick has
+    /// it: blocks that were written in place reach a disk before their inode does, or after it.
+    /// `pick` is asked for each file that has another content there, but the same size.
+    pub fn fork_with_content_of(&self, other: &Memory, mut pick: impl FnMut() -> bool) -> Memory {
+        let fork = self.fork();
+        let other = other.0.lock().state.clone();
+        let mut inner = fork.0.lock();
+        for (number, object) in &other.objects {
+            let same = inner.state.objects.get(number).is_some_and(|ours| {
+                ours.generation == object.generation && ours.has_other_content_than(object)
+            });
+            if same && pick() {
+                inner.state.change(*number).body = object.body.clone();
+            }
+        }
+        drop(inner);
+        fork
+    }
+
     /// Changes what it can hold, from now on.
     pub fn set(&self, change: impl FnOnce(&mut Settings)) -> &Memory {
         change(&mut self.0.lock().state.settings);

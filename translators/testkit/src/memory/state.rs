@@ -39,6 +39,21 @@ pub(super) enum Body {
     Special,
 }
 
+impl Object {
+    /// Whether both are files of one size whose bytes differ.
+    pub(super) fn has_other_content_than(&self, other: &Object) -> bool {
+        let (Body::File(ours), Body::File(theirs)) = (&self.body, &other.body) else {
+            return false;
+        };
+        let bytes = |content: &Content| {
+            let mut bytes = vec![0; content.size as usize];
+            content.read(0, &mut bytes);
+            bytes
+        };
+        ours.size == theirs.size && bytes(ours) != bytes(theirs)
+    }
+}
+
 /// A whole file system, without anybody who uses it.
 #[derive(Clone, Debug)]
 pub(super) struct State {
