@@ -6,6 +6,7 @@ mod applications;
 mod commands;
 mod cutover;
 mod descriptors;
+mod disks;
 mod fidelity;
 mod identity;
 mod journal;

@@ -49,11 +49,21 @@ impl Disk {
         options: &str,
     ) -> Disk {
         let image = base.join(format!("{name}.img"));
-        let path = base.join(name);
         File::create(&image)
             .and_then(|file| file.set_len(mib << 20))
             .unwrap();
-        std::fs::create_dir(&path).unwrap();
+        Disk::over(&image, &base.join(name), format, mkfs, options)
+    }
+
+    /// A new file system on an image that is there already.
+    pub(crate) fn over(
+        image: &Path,
+        path: &Path,
+        format: Format,
+        mkfs: &[&str],
+        options: &str,
+    ) -> Disk {
+        std::fs::create_dir(path).unwrap();
         let mut arguments = vec![if format == Format::Btrfs { "-f" } else { "-q" }];
         if format == Format::Btrfs {
             arguments.push("-q");
@@ -67,8 +77,8 @@ impl Disk {
         arguments.push(&image_text);
         run(&format!("mkfs.{}", format.name()), &arguments);
         let disk = Disk {
-            image: image.clone(),
-            path,
+            image: image.to_owned(),
+            path: path.to_owned(),
             format,
         };
         disk.mount(options);

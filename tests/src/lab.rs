@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::daemon::Daemon;
 use crate::disk::{Disk, Format};
+use crate::faulty::FaultyDisk;
 use crate::migration::Migration;
 use crate::mounted::Mounted;
 
@@ -70,6 +71,11 @@ impl Lab {
         mount: &str,
     ) -> Disk {
         Disk::new(self.dir.path(), name, format, mib, mkfs, mount)
+    }
+
+    /// A disk that can be made to fail.
+    pub fn faulty_disk(&self, name: &str, format: Format, mib: u64) -> FaultyDisk {
+        FaultyDisk::new(self.dir.path(), name, format, mib)
     }
 
     /// A second, read-only way to a directory by which reading leaves no trace, not even an atime.

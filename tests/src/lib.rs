@@ -5,6 +5,7 @@
 pub mod crew;
 pub mod daemon;
 pub mod disk;
+pub mod faulty;
 pub mod hermitfs;
 pub mod lab;
 pub mod migration;

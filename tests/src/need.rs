@@ -29,6 +29,8 @@ pub const FOR_TESTS: &[Program] = &[
     program("mkfs.xfs", "xfsprogs"),
     program("mount", "mount"),
     program("setpriv", "util-linux"),
+    program("debugfs", "e2fsprogs"),
+    program("qemu-storage-daemon", "qemu-utils"),
     program("setcap", "libcap2-bin"),
     program("tar", "tar"),
     program("git", "git"),

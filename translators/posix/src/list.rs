@@ -31,6 +31,7 @@ impl Brick {
         let stream = self.stream(view, dir, from)?;
         let (mut entries, more) = read(&stream, max)?;
         if let Some(last) = entries.last() {
+            must_advance(from, last.next)?;
             if more {
                 seek(&stream, position(last.next))?;
             }
@@ -87,6 +88,15 @@ impl Brick {
     }
 }
 
+/// Before a block that cannot be read ext4 gives the entry before it again and again to who comes
+/// with that entry's position: who asks would never come to the end.
+fn must_advance(from: u64, next: u64) -> Result<()> {
+    match from != 0 && from == next {
+        true => Err(Errno::IO),
+        false => Ok(()),
+    }
+}
+
 /// ext4's positions fill all 63 bits, and the last one of xfs or btrfs is the highest there is.
 fn position(cookie: u64) -> SeekFrom {
     SeekFrom::Start(cookie)
@@ -132,4 +142,18 @@ fn kind(kind: FileType) -> Option<Kind> {
         FileType::BlockDevice => Kind::BlockDevice,
         FileType::Unknown => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_leads_nowhere_is_an_error_and_no_endless_list() {
+        assert_eq!(must_advance(0, 0), Ok(()));
+        assert_eq!(must_advance(0, 7), Ok(()));
+        assert_eq!(must_advance(7, 9), Ok(()));
+        assert_eq!(must_advance(9, 7), Ok(()), "positions are in no order");
+        assert_eq!(must_advance(7, 7), Err(Errno::IO));
+    }
 }

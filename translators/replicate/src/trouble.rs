@@ -20,6 +20,8 @@ pub(crate) struct Trouble {
     pub(crate) reason: String,
     pub(crate) count: u64,
     pub(crate) since: SystemTime,
+    /// It is to be tried again, by request: how it came out before says nothing any more.
+    pub(crate) stale: bool,
 }
 
 impl Trouble {
@@ -40,6 +42,7 @@ impl Trouble {
             reason,
             count: 1,
             since: SystemTime::now(),
+            stale: false,
         }
     }
 

@@ -55,9 +55,9 @@ impl Ledger {
             for (piece, state) in self.open_pieces(oid) {
                 // A tree, whenever it was planted, may stand for something older below.
                 if state.born <= goal || piece == Piece::Tree {
-                    match self.troubles.contains_key(&(oid, piece)) {
-                        true => failed += 1,
-                        false => open += 1,
+                    match self.troubles.get(&(oid, piece)) {
+                        Some(trouble) if !trouble.stale => failed += 1,
+                        _ => open += 1,
                     }
                 }
             }

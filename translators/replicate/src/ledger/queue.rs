@@ -185,6 +185,9 @@ impl Ledger {
 
     /// Everything that failed or waits is tried now.
     pub(crate) fn retry_all(&mut self, now: Millis) {
+        self.troubles
+            .values_mut()
+            .for_each(|trouble| trouble.stale = true);
         let oids: Vec<Oid> = self.marks.keys().copied().collect();
         for oid in oids {
             if let Some(mark) = self.marks.get_mut(&oid) {

@@ -1,0 +1,130 @@
+//! Disks that fail: users get what they would get without us, all that can be read arrives, and no
+//! cut-over comes that would leave something behind unsaid.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use hermitfs_tests::disk::Format;
+use hermitfs_tests::faulty::{Fault, FaultyDisk};
+use hermitfs_tests::hermitfs::exit;
+use hermitfs_tests::lab::Lab;
+use hermitfs_tests::migration::Migration;
+use hermitfs_tests::wait::until;
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// A source of some files, of which these blocks cannot be read.
+fn source_with_bad_blocks(lab: &Lab, bad: impl Fn(&FaultyDisk) -> Vec<u64>) -> FaultyDisk {
+    let old = lab.faulty_disk("old", Format::Ext4, 64);
+    fs::create_dir(old.join("folder")).unwrap();
+    for index in 0..300 {
+        // Enough names for several blocks.
+        let name = format!("folder/file-with-a-rather-long-name-{index:0100}");
+        fs::write(old.join(name), format!("content {index}")).unwrap();
+    }
+    for name in ["bad", "good", "also-good"] {
+        fs::write(old.join(name), content(name)).unwrap();
+    }
+    old.unmount();
+    let blocks = bad(&old);
+    let blocks = blocks.into_iter().map(|block| block..block + 1).collect();
+    old.fail(&Fault::ReadsOf(blocks));
+    old.mount("");
+    old
+}
+
+fn content(name: &str) -> Vec<u8> {
+    name.bytes().cycle().take(256 << 10).collect()
+}
+
+/// What reading a whole file comes to.
+fn read(path: &Path) -> Result<Vec<u8>, i32> {
+    let mut content = Vec::new();
+    fs::File::open(path)
+        .and_then(|mut file| file.read_to_end(&mut content))
+        .map_err(|error| error.raw_os_error().unwrap_or(0))?;
+    Ok(content)
+}
+
+/// Waits until this object is listed as one that the source cannot read.
+fn wait_listed(migration: &Migration<'_>, path: &str) {
+    until(LONG, "the object in the list of errors", || {
+        let errors = migration.command("errors", &["--json"]).stdout;
+        let said = |word: &str| errors.contains(word);
+        (said(path) && said("EIO") && said("\"old\"")).then_some(())
+    });
+}
+
+/// The disk can be read again: everything arrives, and all is over in the ordinary way.
+fn mend_and_finish(old: &FaultyDisk, migration: &mut Migration<'_>) {
+    old.mend();
+    migration.command("heal", &["--wait"]).expect(exit::OK);
+    migration.wait_ready(LONG);
+    assert_eq!(migration.status().number("waived"), 0);
+    migration.assert_bricks_equal();
+    migration.cut_over();
+}
+
+#[test]
+fn bad_blocks_under_a_file_of_the_source_block_until_waived_and_heal_when_they_can_be_read() {
+    let lab = Lab::new("bad-blocks");
+    let old = source_with_bad_blocks(&lab, |old| old.blocks_of("/bad")[10..12].to_vec());
+    let new = lab.disk("new", Format::Btrfs, 256);
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    wait_listed(&migration, "/bad");
+    // As without us, and as far as without us.
+    assert_eq!(read(&old.join("bad")), Err(libc::EIO));
+    assert_eq!(read(&migration.mount().join("bad")), Err(libc::EIO));
+    let mut start = [0; 4096];
+    fs::File::open(migration.mount().join("bad"))
+        .and_then(|mut file| file.read_exact(&mut start))
+        .unwrap();
+    assert_eq!(start, content("bad")[..4096]);
+    migration
+        .command("heal", &["--wait"])
+        .refused(exit::DIFFERENCES, &["/bad", "EIO"]);
+    assert_eq!(migration.status().number("errors"), 1);
+    migration
+        .command("cutover", &["--timeout", "1s"])
+        .refused(exit::TRY_AGAIN, &["/bad"]);
+    for name in ["good", "also-good"] {
+        assert_eq!(read(&new.join(name)).unwrap(), content(name));
+    }
+    assert_eq!(fs::read_dir(new.join("folder")).unwrap().count(), 300);
+
+    migration
+        .command("errors", &["--waive", "/bad"])
+        .expect(exit::OK);
+    until(LONG, "the pair to be ready", || {
+        migration.status().is("ready").then_some(())
+    });
+    mend_and_finish(&old, &mut migration);
+}
+
+#[test]
+fn a_bad_block_under_a_directory_of_the_source_is_no_short_directory() {
+    let lab = Lab::new("bad-directory");
+    let old = source_with_bad_blocks(&lab, |old| old.blocks_of("/folder")[3..4].to_vec());
+    let new = lab.disk("new", Format::Ext4, 256);
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    wait_listed(&migration, "/folder");
+    let listed = |path: &Path| -> Result<usize, i32> {
+        let entries = fs::read_dir(path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+        entries
+            .map(|entries| entries.len())
+            .map_err(|error| error.raw_os_error().unwrap_or(0))
+    };
+    assert_eq!(listed(&old.join("folder")), Err(libc::EIO));
+    assert_eq!(listed(&migration.mount().join("folder")), Err(libc::EIO));
+    migration
+        .command("cutover", &["--timeout", "1s"])
+        .refused(exit::TRY_AGAIN, &["/folder"]);
+    for name in ["good", "bad"] {
+        assert_eq!(read(&new.join(name)).unwrap(), content(name));
+    }
+    mend_and_finish(&old, &mut migration);
+}
