@@ -1,7 +1,7 @@
 //! One sink: its healing threads, its syncs, its troubles.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ pub(crate) struct Sink {
     samples: Mutex<VecDeque<(Instant, u64, u64)>>,
     /// Objects a second, the best so far: what a drain can be expected to do.
     pub(super) best_rate: AtomicU64,
+    /// When, in seconds since 1970, the source came to be open to others.
+    pub(super) left: OnceLock<i64>,
 }
 
 /// The sink as a whole is in trouble.
@@ -54,6 +56,7 @@ impl Sink {
             syncing: Mutex::new(Instant::now()),
             samples: Mutex::default(),
             best_rate: AtomicU64::new(0),
+            left: OnceLock::new(),
         }
     }
 
@@ -163,7 +166,9 @@ impl Sink {
     /// Notes when we served last, how far we were, and whether that was the end of it.
     pub(super) fn heartbeat(&self, clean: bool) -> std::io::Result<()> {
         let healed = self.healer.tally.now();
-        self.leg.heartbeat(clean, volume::seconds_now(), healed)
+        let now = self.left.get().copied();
+        let now = now.unwrap_or_else(volume::seconds_now);
+        self.leg.heartbeat(clean, now, healed)
     }
 
     pub(super) fn sync(&self, source_too: bool) {
