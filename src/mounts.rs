@@ -52,7 +52,9 @@ impl Mount {
     }
 
     fn group(&self, kind: &str) -> Option<&str> {
-        self.groups.iter().find_map(|group| group.strip_prefix(kind))
+        self.groups
+            .iter()
+            .find_map(|group| group.strip_prefix(kind))
     }
 
     /// Where a path without symbolic links, that leads into this mount, is on the file system.
@@ -301,9 +303,18 @@ mod tests {
         let mounts = Mounts::parse(b"1 0 8:1 /sub /srv rw - ext4 a rw\n");
         let mount = &mounts.0[0];
         let text = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
-        assert_eq!(text(mount.inside(Path::new("/srv/x"))).as_deref(), Some("/sub/x"));
-        assert_eq!(text(mount.inside(Path::new("/srv"))).as_deref(), Some("/sub"));
-        assert_eq!(text(mount.shows(Path::new("/sub/x"))).as_deref(), Some("/srv/x"));
+        assert_eq!(
+            text(mount.inside(Path::new("/srv/x"))).as_deref(),
+            Some("/sub/x")
+        );
+        assert_eq!(
+            text(mount.inside(Path::new("/srv"))).as_deref(),
+            Some("/sub")
+        );
+        assert_eq!(
+            text(mount.shows(Path::new("/sub/x"))).as_deref(),
+            Some("/srv/x")
+        );
         assert_eq!(text(mount.shows(Path::new("/other"))), None);
     }
 }

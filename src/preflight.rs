@@ -149,7 +149,11 @@ fn mounts_in_bricks(facts: &Facts) -> Option<String> {
 fn mount_point_to_bricks(facts: &Facts) -> Option<String> {
     let at = &facts.mount_point;
     // Over the source it stands on purpose.
-    let bricks = facts.bricks.iter().enumerate().skip(usize::from(facts.over));
+    let bricks = facts
+        .bricks
+        .iter()
+        .enumerate()
+        .skip(usize::from(facts.over));
     bricks.into_iter().find_map(|(n, (_, brick))| {
         let (path, point) = (brick.path.display(), at.path.display());
         if at.is(brick) {
@@ -280,7 +284,13 @@ mod tests {
         let named = said("/srv/old", "/srv/new", "/again", "/s", Standing::Mounted);
         // Its parent is not on the brick's file system: what is mounted there tells.
         assert!(named.contains("mounted there already"));
-        let named = said("/srv/old/x", "/srv/new", "/again/x", "/s", Standing::NotEmpty);
+        let named = said(
+            "/srv/old/x",
+            "/srv/new",
+            "/again/x",
+            "/s",
+            Standing::NotEmpty,
+        );
         assert!(named.contains("by another name"));
         assert!(at("/srv").contains("would hide it"));
         assert!(at("/again/data").contains("inside the brick"));

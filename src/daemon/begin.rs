@@ -49,6 +49,7 @@ impl Serving {
         let record = record(&order, &slot, &bricks, &volume);
         let attached = listen(&slot, &record).and_then(|listener| {
             let mount = Mount::prepare(volume.top, options).map_err(mount_failure)?;
+            mount.set_shared(over.is_some());
             let placement = match over {
                 Some(_) => Placement::OnTop,
                 None => Placement::Vacant,
@@ -64,6 +65,7 @@ impl Serving {
                     take_away(&mount);
                     over.leave();
                 })?;
+                mount.set_shared(false);
             }
             Ok((listener, mount))
         });

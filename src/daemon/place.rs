@@ -56,7 +56,9 @@ pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
 
 /// Whether the mount point is the source itself. Neither is asked: either may be dead.
 pub(crate) fn is_over(order: &Order, bricks: &[Brick], mounts: &Mounts) -> bool {
-    let source = bricks.first().map(|brick| paths::mount_point(&brick.directory, mounts));
+    let source = bricks
+        .first()
+        .map(|brick| paths::mount_point(&brick.directory, mounts));
     source.is_some_and(|source| source.is_ok_and(|source| source == order.mountpoint))
 }
 

@@ -67,15 +67,13 @@ impl Over {
                 mounts: &mounts,
                 memory: memory.as_ref(),
                 boot: &boot,
-                dead: mounts.at(point).is_some_and(Mount::is_ours)
-                    && hermitfs_fuse::is_dead(point),
+                dead: mounts.at(point).is_some_and(Mount::is_ours) && hermitfs_fuse::is_dead(point),
             };
             match plan::plan(&facts) {
                 Plan::Cover(ground) => break (ground, false),
                 Plan::GoOn(ground) => break (ground, true),
-                Plan::Uncover => unmount(point, UnmountFlags::DETACH).map_err(|error| {
-                    failed("the dead mount cannot be taken away", point, error)
-                })?,
+                Plan::Uncover => unmount(point, UnmountFlags::DETACH)
+                    .map_err(|error| failed("the dead mount cannot be taken away", point, error))?,
                 Plan::Refuse(why) => return Err(Failure::configuration(why)),
             }
         };
@@ -187,8 +185,8 @@ impl Over {
             return;
         }
         self.uncover();
-        let there = Mounts::read()
-            .is_ok_and(|mounts| mounts.by_id(self.ground.target.mount).is_some());
+        let there =
+            Mounts::read().is_ok_and(|mounts| mounts.by_id(self.ground.target.mount).is_some());
         if !there {
             return;
         }
@@ -296,9 +294,10 @@ impl Over {
             .ways
             .iter()
             .map(|way| (who(way.pid, &way.process), way.how, &way.path));
-        let holders = seen.holders.iter().map(|Holder { usage, .. }| {
-            (who(usage.pid, &usage.process), usage.how, &usage.path)
-        });
+        let holders = seen
+            .holders
+            .iter()
+            .map(|Holder { usage, .. }| (who(usage.pid, &usage.process), usage.how, &usage.path));
         let all: Vec<_> = ways.chain(holders).collect();
         let mut lines: Vec<String> = all
             .iter()
@@ -309,7 +308,8 @@ impl Over {
             })
             .collect();
         match all.len() {
-            0 => lines.push("    somebody whom /proc does not show has a file open for writing".into()),
+            0 => lines
+                .push("    somebody whom /proc does not show has a file open for writing".into()),
             n if n > NAMED => lines.push(format!("    and {} more", n - NAMED)),
             _ => {}
         }

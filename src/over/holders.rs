@@ -71,7 +71,11 @@ pub(crate) fn tables() -> std::io::Result<Vec<Table>> {
             && let Ok(mounts) = Mounts::of(&pid.to_string())
         {
             let process = comm(&dir);
-            tables.push(Table { pid, process, mounts });
+            tables.push(Table {
+                pid,
+                process,
+                mounts,
+            });
         }
     }
     Ok(tables)
@@ -113,7 +117,11 @@ pub(crate) fn holders(tables: &[Table], target: &Target, own: &[u64]) -> Vec<Hol
             if let Some((mount, path)) = held(&entry.path()) {
                 let info = dir.join("fdinfo").join(entry.file_name());
                 let writes = fs::read_to_string(info).is_ok_and(|info| opened_to_write(&info));
-                let how = if writes { "open for writing" } else { "open file" };
+                let how = if writes {
+                    "open for writing"
+                } else {
+                    "open file"
+                };
                 add(how, path, writes, mount == target.mount);
             }
         }
@@ -121,7 +129,11 @@ pub(crate) fn holders(tables: &[Table], target: &Target, own: &[u64]) -> Vec<Hol
         for (path, writes) in mapped(&maps, target.device) {
             // The table tells the file system alone; the path has to tell the rest.
             if let Some(mount) = spots.by_path(tables, &path) {
-                let how = if writes { "mapping for writing" } else { "mapping" };
+                let how = if writes {
+                    "mapping for writing"
+                } else {
+                    "mapping"
+                };
                 add(how, path, writes, mount == target.mount);
             }
         }
@@ -154,7 +166,11 @@ fn processes() -> impl Iterator<Item = (u32, PathBuf)> {
 /// Threads may each have a working directory of their own.
 fn tasks(process: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(process.join("task"));
-    entries.into_iter().flatten().flatten().map(|entry| entry.path())
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
 }
 
 fn comm(process: &Path) -> String {
@@ -268,7 +284,10 @@ mod tests {
                     && (holder.usage.path.as_path(), holder.writes) == (path, writes)
             })
         };
-        assert!(mine("open for writing", &real.join("held"), true), "{found:?}");
+        assert!(
+            mine("open for writing", &real.join("held"), true),
+            "{found:?}"
+        );
         assert!(mine("working directory", &real, false), "{found:?}");
     }
 }

@@ -86,7 +86,9 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
     let top = facts.mounts.at(facts.point);
     if top.is_some_and(Mount::is_ours) {
         if !facts.dead {
-            return Plan::Refuse(format!("the mount point {point} is in use by another hermitfs"));
+            return Plan::Refuse(format!(
+                "the mount point {point} is in use by another hermitfs"
+            ));
         }
         if ground.target.is_mount && !read_only {
             return Plan::Uncover;
@@ -198,7 +200,11 @@ mod tests {
         assert_eq!(plan, Plan::GoOn(ground(true, true, true)));
         // Also when it was killed while it went beneath, and two lie there.
         let second = "92 91 0:51 / /srv/old rw - fuse.hermitfs h rw\n";
-        let plan = decide(&[BASE, SHUT, KEPT, second, OURS], memory(true).as_ref(), true);
+        let plan = decide(
+            &[BASE, SHUT, KEPT, second, OURS],
+            memory(true).as_ref(),
+            true,
+        );
         assert_eq!(plan, Plan::GoOn(ground(true, true, true)));
     }
 
@@ -216,9 +222,18 @@ mod tests {
         assert_eq!(plan, Plan::Cover(ground(true, true, true)));
         // Not what was written down in another boot, or of another mount.
         for wrong in [
-            Memory { boot: "then".into(), ..memory(true).unwrap() },
-            Memory { mount: 3, ..memory(true).unwrap() },
-            Memory { device: (8, 9), ..memory(true).unwrap() },
+            Memory {
+                boot: "then".into(),
+                ..memory(true).unwrap()
+            },
+            Memory {
+                mount: 3,
+                ..memory(true).unwrap()
+            },
+            Memory {
+                device: (8, 9),
+                ..memory(true).unwrap()
+            },
         ] {
             let plan = decide(&[BASE, SHUT], Some(&wrong), false);
             assert_eq!(plan, Plan::Cover(ground(false, false, false)));

@@ -124,7 +124,12 @@ fn overlays(table: &Table, target: &Target) -> Vec<Way> {
             .collect()
     };
     let mut ways = Vec::new();
-    for mount in table.mounts.0.iter().filter(|mount| mount.kind == "overlay") {
+    for mount in table
+        .mounts
+        .0
+        .iter()
+        .filter(|mount| mount.kind == "overlay")
+    {
         for (layer, read_only) in layers(mount) {
             let on = table.mounts.0.iter().any(|other| {
                 other.device == target.device
@@ -207,7 +212,11 @@ mod tests {
     #[test]
     fn nothing_but_ourselves_is_no_way() {
         for is_mount in [true, false] {
-            let text = if is_mount { OWN } else { "1 0 8:1 / / rw - ext4 a rw\n" };
+            let text = if is_mount {
+                OWN
+            } else {
+                "1 0 8:1 / / rw - ext4 a rw\n"
+            };
             assert!(found(&[table(0, text)], is_mount, false).is_empty());
         }
     }
@@ -276,15 +285,15 @@ mod tests {
 
     #[test]
     fn what_another_mount_hides_is_no_way() {
-        let text = format!("{OWN}3 1 8:2 / /again rw - ext4 b rw\n4 3 0:7 / /again rw - tmpfs t rw\n");
+        let text =
+            format!("{OWN}3 1 8:2 / /again rw - ext4 b rw\n4 3 0:7 / /again rw - tmpfs t rw\n");
         assert!(found(&[table(0, &text)], true, false).is_empty());
     }
 
     #[test]
     fn a_layer_of_an_overlay_is_a_way_that_no_table_shows() {
-        let overlay = |layers: &str| {
-            format!("{OWN}7 1 0:60 / /merged rw - overlay overlay rw,{layers}\n")
-        };
+        let overlay =
+            |layers: &str| format!("{OWN}7 1 0:60 / /merged rw - overlay overlay rw,{layers}\n");
         let upper = overlay("lowerdir=/a:/b,upperdir=/srv/old/up,workdir=/srv/old/work");
         assert_eq!(found(&[table(0, &upper)], true, false), ["0 rw /merged"]);
         let lower = overlay("lowerdir=/a:/srv/old/low,upperdir=/x,workdir=/y");

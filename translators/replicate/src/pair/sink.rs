@@ -1,8 +1,8 @@
 //! One sink: its healing threads, its syncs, its troubles.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hermitfs_api::{Errno, block_on};
