@@ -101,6 +101,7 @@ fn try_cut_over(
         held_s,
         waived,
         detached,
+        over: daemon.over.is_some(),
     })
 }
 

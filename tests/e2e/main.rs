@@ -11,6 +11,7 @@ mod identity;
 mod journal;
 mod killed;
 mod live;
+mod over;
 mod plain;
 mod posix;
 mod requests;
