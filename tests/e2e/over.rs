@@ -13,6 +13,7 @@ use hermitfs_tests::disk::Format;
 use hermitfs_tests::hermitfs::exit;
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::migration::Migration;
+use hermitfs_tests::mounted::Mounted;
 use hermitfs_tests::odd::Odd;
 use hermitfs_tests::shell;
 use hermitfs_tests::sys::Mapping;
@@ -487,4 +488,47 @@ fn the_old_brick_is_given_back_however_it_ends() {
     let refused = fs::write(old.join("writable"), "").unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem);
     assert_eq!(device(old.path()), raw);
+}
+
+#[test]
+fn what_is_changed_while_the_daemon_is_still_ending_is_not_missed() {
+    let lab = Lab::new("over-ending");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 128),
+        lab.disk("new", Format::Ext4, 128),
+    );
+    let raw = device(old.path());
+    fs::write(old.join("file"), "before").unwrap();
+    let time = fs::metadata(old.join("file")).unwrap().modified().unwrap();
+    let volfile = lab.file(
+        "slow.vol",
+        "[volume.old]\ntype = \"storage/posix\"\ndirectory = \"${old}\"\n\n\
+         [volume.brick]\ntype = \"storage/posix\"\ndirectory = \"${new}\"\n\n\
+         [volume.new]\ntype = \"debug/fault\"\nsubvolumes = [\"brick\"]\n\
+         rules = [\"sync delay=${delay}\"]\n\n\
+         [volume.pair]\ntype = \"cluster/replicate\"\nsource = \"old\"\nsinks = [\"new\"]\n",
+    );
+    let mut mount = Mounted::at(&lab, old.path());
+    let arm = |mount: &mut Mounted, delay: u32| {
+        let set = [
+            format!("old={}", old.path().display()),
+            format!("new={}", new.path().display()),
+            format!("delay={delay}"),
+        ];
+        mount.use_volfile(&volfile, &set.each_ref().map(String::as_str));
+    };
+    arm(&mut mount, 4000);
+    mount.start();
+    mount.command("heal", &["--wait"]).expect(exit::OK);
+    mount.daemon().signal(rustix::process::Signal::TERM);
+    // It syncs the new brick before it ends; users are back on the old one by then.
+    until(LONG, "the old brick", || {
+        (device(old.path()) == raw && fs::write(old.join("file"), "behind").is_ok()).then_some(())
+    });
+    hermitfs_tests::odd::set_mtime(&old.join("file"), time);
+    mount.daemon().wait_end(LONG);
+    arm(&mut mount, 0);
+    mount.start();
+    mount.command("heal", &["--wait"]).expect(exit::OK);
+    assert_eq!(fs::read(new.join("file")).unwrap(), b"behind");
 }
