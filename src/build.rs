@@ -62,6 +62,18 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) limit: Option<Rate>,
     /// The last run's dead mount is still there.
     pub(crate) continuous: bool,
+    /// A brick that our mount is to go over, and where it is opened instead.
+    pub(crate) moved: Option<(&'a Path, &'a Path)>,
+}
+
+impl Circumstances<'_> {
+    /// Where a brick is to be opened.
+    pub(crate) fn place_of<'b>(&'b self, directory: &'b Path) -> &'b Path {
+        match self.moved {
+            Some((from, to)) if from == directory => to,
+            _ => directory,
+        }
+    }
 }
 
 /// Opens everything, from the bricks up.
@@ -91,7 +103,9 @@ fn layer(
     };
     Ok(match &node.settings {
         Settings::Posix(options) => {
-            let brick = hermitfs_posix::Posix::open(options);
+            let mut options = options.clone();
+            options.directory = circumstances.place_of(&options.directory).to_owned();
+            let brick = hermitfs_posix::Posix::open(&options);
             Arc::new(brick.map_err(|error| Failure::configuration(error.to_string()))?)
         }
         Settings::Trace(options) => Arc::new(hermitfs_trace::Trace::new(

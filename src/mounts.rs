@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
+    /// Unique among the mounts of this moment, in all namespaces.
+    pub(crate) id: u64,
+    /// The mount that it is mounted on; in no table where that cannot be reached.
+    pub(crate) parent: u64,
     /// `st_dev` of what is on it: major, minor.
     pub(crate) device: (u32, u32),
     /// Which directory of the file system is mounted.
@@ -32,6 +36,39 @@ impl Mount {
         self.kind == "fuse.hermitfs"
     }
 
+    /// Whether nothing can be changed through it.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.options.split(',').any(|option| option == "ro")
+    }
+
+    /// The peer group that gets what is mounted here, and in turn gives: `shared:1`.
+    pub(crate) fn shares(&self) -> Option<&str> {
+        self.group("shared:")
+    }
+
+    /// The peer group that only gives: `master:1`.
+    pub(crate) fn master(&self) -> Option<&str> {
+        self.group("master:")
+    }
+
+    fn group(&self, kind: &str) -> Option<&str> {
+        self.groups
+            .iter()
+            .find_map(|group| group.strip_prefix(kind))
+    }
+
+    /// Where a path without symbolic links, that leads into this mount, is on the file system.
+    pub(crate) fn inside(&self, path: &Path) -> Option<PathBuf> {
+        let rest = path.strip_prefix(&self.point).ok()?;
+        Some(joined(&self.root, rest))
+    }
+
+    /// The path by which a place of the file system is seen through this mount, if it is.
+    pub(crate) fn shows(&self, inside: &Path) -> Option<PathBuf> {
+        let rest = inside.strip_prefix(&self.root).ok()?;
+        Some(joined(&self.point, rest))
+    }
+
     /// The numbers of its peer groups.
     pub(crate) fn peers(&self) -> impl Iterator<Item = &str> {
         self.groups
@@ -41,7 +78,15 @@ impl Mount {
     }
 }
 
-/// A mount table, in the order of mounting: what is mounted over something comes after it.
+/// Without the slash that joining nothing leaves.
+fn joined(base: &Path, rest: &Path) -> PathBuf {
+    match rest.as_os_str().is_empty() {
+        true => base.to_owned(),
+        false => base.join(rest),
+    }
+}
+
+/// A mount table. Its order tells nothing: what went beneath another mount may come after it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mounts(pub(crate) Vec<Mount>);
 
@@ -65,20 +110,40 @@ impl Mounts {
 
     /// What is on top at exactly this path.
     pub(crate) fn at(&self, point: &Path) -> Option<&Mount> {
-        self.0.iter().rev().find(|mount| mount.point == point)
+        self.containing(point).filter(|mount| mount.point == point)
     }
 
-    /// The mount that a path without symbolic links is on, were it not one itself.
+    /// The mount that a path without symbolic links leads into: found as the kernel walks, so
+    /// that what is hidden by another mount is not taken for what is seen.
     pub(crate) fn containing(&self, path: &Path) -> Option<&Mount> {
-        let mut best: Option<&Mount> = None;
-        for mount in &self.0 {
-            let deeper = best
-                .is_none_or(|best| mount.point.as_os_str().len() >= best.point.as_os_str().len());
-            if path.starts_with(&mount.point) && deeper {
-                best = Some(mount);
+        let mut here = None;
+        // No way is longer than the table: a guard against one that changed while it was read.
+        for _ in &self.0 {
+            let next = self.next(here, path);
+            if next.is_none() {
+                break;
             }
+            here = next;
         }
-        best
+        here
+    }
+
+    /// The first mount on the way from a mount (or the root) down a path.
+    fn next(&self, from: Option<&Mount>, path: &Path) -> Option<&Mount> {
+        let is_child = |mount: &&Mount| match from {
+            Some(from) => mount.parent == from.id && mount.id != from.id,
+            None => self.by_id(mount.parent).is_none() || mount.parent == mount.id,
+        };
+        self.0
+            .iter()
+            .filter(is_child)
+            .filter(|mount| path.starts_with(&mount.point))
+            .min_by_key(|mount| mount.point.as_os_str().len())
+    }
+
+    /// The mount with this id.
+    pub(crate) fn by_id(&self, id: u64) -> Option<&Mount> {
+        self.0.iter().find(|mount| mount.id == id)
     }
 
     /// Mounts strictly below a path.
@@ -96,7 +161,7 @@ fn line(line: &[u8]) -> Option<Mount> {
             .next()
             .map(|field| String::from_utf8_lossy(field).into_owned())
     };
-    let (_id, _parent) = (text()?, text()?);
+    let (id, parent) = (text()?.parse().ok()?, text()?.parse().ok()?);
     let device = text()?;
     let (major, minor) = device.split_once(':')?;
     let root = unescape(fields.next()?);
@@ -118,6 +183,8 @@ fn line(line: &[u8]) -> Option<Mount> {
     let source = unescape(fields.next()?);
     let super_options = fields.next().unwrap_or_default();
     Some(Mount {
+        id,
+        parent,
         device: (major.parse().ok()?, minor.parse().ok()?),
         root,
         point,
@@ -177,7 +244,7 @@ mod tests {
     const TABLE: &[u8] = b"22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n\
         30 22 7:3 /sub /srv/my\\040old rw,noatime shared:7 master:2 - btrfs /dev/loop3 rw,subvol=/sub\n\
         31 22 0:50 / /data rw - fuse.hermitfs hermitfs rw,user_id=0\n\
-        32 22 0:51 / /data rw - tmpfs none rw\n\
+        32 31 0:51 / /data rw - tmpfs none rw\n\
         nonsense\n";
 
     #[test]
@@ -208,5 +275,46 @@ mod tests {
         );
         assert_eq!(mounts.below(Path::new("/srv")).count(), 1);
         assert_eq!(mounts.below(Path::new("/srv/my old")).count(), 0);
+    }
+
+    #[test]
+    fn what_is_seen_is_found_by_who_stands_on_whom() {
+        // The second line went beneath the third; the fourth is hidden by the fifth.
+        let mounts = Mounts::parse(
+            b"1 0 8:1 / / rw - ext4 a rw\n\
+              5 4 0:9 / /data rw - btrfs new rw\n\
+              3 5 0:8 / /data rw - fuse.hermitfs h rw\n\
+              4 1 8:2 / /data rw - ext4 old rw\n\
+              6 1 8:3 / /srv/x rw - ext4 x rw\n\
+              7 1 8:4 / /srv ro,noatime shared:3 master:2 - ext4 y rw\n",
+        );
+        let id = |path: &str| mounts.containing(Path::new(path)).map(|mount| mount.id);
+        assert_eq!((id("/data"), id("/data/x")), (Some(3), Some(3)));
+        assert_eq!((id("/srv/x/y"), id("/srv/x")), (Some(7), Some(7)));
+        assert_eq!(id("/database"), Some(1));
+        assert!(mounts.at(Path::new("/srv/x")).is_none());
+        let mount = mounts.by_id(7).unwrap();
+        assert!(mount.is_read_only());
+        assert_eq!((mount.shares(), mount.master()), (Some("3"), Some("2")));
+    }
+
+    #[test]
+    fn a_place_is_known_by_its_path_within_the_file_system() {
+        let mounts = Mounts::parse(b"1 0 8:1 /sub /srv rw - ext4 a rw\n");
+        let mount = &mounts.0[0];
+        let text = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
+        assert_eq!(
+            text(mount.inside(Path::new("/srv/x"))).as_deref(),
+            Some("/sub/x")
+        );
+        assert_eq!(
+            text(mount.inside(Path::new("/srv"))).as_deref(),
+            Some("/sub")
+        );
+        assert_eq!(
+            text(mount.shows(Path::new("/sub/x"))).as_deref(),
+            Some("/srv/x")
+        );
+        assert_eq!(text(mount.shows(Path::new("/other"))), None);
     }
 }

@@ -52,13 +52,7 @@ impl Place {
 }
 
 fn within(mount: &Mount, path: &Path) -> Option<((u32, u32), PathBuf)> {
-    let rest = path.strip_prefix(&mount.point).ok()?;
-    let inside = if rest == Path::new("") {
-        mount.root.clone()
-    } else {
-        mount.root.join(rest)
-    };
-    Some((mount.device, inside))
+    Some((mount.device, mount.inside(path)?))
 }
 
 /// What stands at the mount point now.
@@ -76,6 +70,8 @@ pub(crate) enum Standing {
     NoDirectory,
     /// A mount of somebody.
     Mounted,
+    /// The source, that is to be mounted over.
+    Old,
 }
 
 /// All that is known before the start.
@@ -87,6 +83,8 @@ pub(crate) struct Facts {
     pub(crate) standing: Standing,
     pub(crate) state_dir: Place,
     pub(crate) mounts: Mounts,
+    /// The mount point is the source itself.
+    pub(crate) over: bool,
 }
 
 /// The first sentence that speaks against a start; `None` when nothing does.
@@ -126,9 +124,10 @@ fn bricks_to_each_other(facts: &Facts) -> impl Iterator<Item = String> + '_ {
 }
 
 fn mounts_in_bricks(facts: &Facts) -> Option<String> {
-    facts.bricks.iter().find_map(|(_, brick)| {
+    facts.bricks.iter().enumerate().find_map(|(n, (_, brick))| {
         let path = brick.path.display();
-        if facts.mounts.containing(&brick.path).is_some_and(Mount::is_ours) {
+        let covered = facts.over && n == 0;
+        if !covered && facts.mounts.containing(&brick.path).is_some_and(Mount::is_ours) {
             return Some(format!("{path} is itself a mount of hermitfs: give the directory behind it"));
         }
         // One at the mount point is the mount point's matter.
@@ -149,10 +148,19 @@ fn mounts_in_bricks(facts: &Facts) -> Option<String> {
 
 fn mount_point_to_bricks(facts: &Facts) -> Option<String> {
     let at = &facts.mount_point;
-    facts.bricks.iter().find_map(|(_, brick)| {
+    // Over the source it stands on purpose.
+    let bricks = facts
+        .bricks
+        .iter()
+        .enumerate()
+        .skip(usize::from(facts.over));
+    bricks.into_iter().find_map(|(n, (_, brick))| {
         let (path, point) = (brick.path.display(), at.path.display());
         if at.is(brick) {
-            return Some(format!("the mount point {point} is a brick itself, which this release cannot do: mount it elsewhere"));
+            return Some(match n {
+                0 => format!("the mount point {point} is the old brick {path} by another name: give one name for both"),
+                _ => format!("the mount point {point} is the new brick {path}: mount it elsewhere"),
+            });
         }
         if at.is_inside(brick) {
             return Some(format!("the mount point {point} is inside the brick {path}: mount it elsewhere"));
@@ -187,7 +195,7 @@ fn state_to_the_rest(facts: &Facts) -> Option<String> {
 fn mount_point_itself(facts: &Facts) -> Option<String> {
     let point = facts.mount_point.path.display();
     match facts.standing {
-        Standing::Free | Standing::DeadMount => None,
+        Standing::Free | Standing::DeadMount | Standing::Old => None,
         Standing::Missing => Some(format!(
             "the mount point {point} is not there: create the directory first"
         )),
@@ -232,6 +240,7 @@ mod tests {
             standing,
             state_dir: place(state),
             mounts: mounts.clone(),
+            over: old == mount_point,
         };
         obstacle(&facts).unwrap_or_default()
     }
@@ -271,9 +280,30 @@ mod tests {
     fn the_mount_point_stands_apart_from_the_bricks() {
         let at = |point| said("/srv/old", "/srv/new", point, "/s", Standing::Free);
         assert!(at("/srv/old/data").contains("inside the brick /srv/old"));
-        assert!(at("/srv/new").contains("is a brick itself") || at("/srv/new").contains("brick"));
+        assert!(at("/srv/new").contains("is the new brick"));
+        let named = said("/srv/old", "/srv/new", "/again", "/s", Standing::Mounted);
+        // Its parent is not on the brick's file system: what is mounted there tells.
+        assert!(named.contains("mounted there already"));
+        let named = said(
+            "/srv/old/x",
+            "/srv/new",
+            "/again/x",
+            "/s",
+            Standing::NotEmpty,
+        );
+        assert!(named.contains("by another name"));
         assert!(at("/srv").contains("would hide it"));
         assert!(at("/again/data").contains("inside the brick"));
+    }
+
+    #[test]
+    fn the_mount_point_may_be_the_source_itself() {
+        let over = |old, new, state| said(old, new, old, state, Standing::Old);
+        assert_eq!(over("/srv/old", "/srv/new", "/s"), "");
+        assert_eq!(over("/srv/old/x", "/srv/new", "/s"), "");
+        assert!(over("/srv/old", "/srv/old/new", "/s").contains("is inside /srv/old"));
+        assert!(over("/srv/old", "/srv/new", "/srv/old/s").contains("the state directory"));
+        assert!(over("/srv/nest", "/srv/new", "/s").contains("/srv/nest/below"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Code, Failure, Result};
+use crate::over::Memory;
 
 /// What a running daemon says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +57,28 @@ impl Slot {
             logs: state_dir.join("log"),
             name: name(mountpoint),
         }
+    }
+
+    /// What tells this place from others, as the name of a file.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What was written down of the mount that ours stands on, where that is OLD itself.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        serde_json::from_slice(&fs::read(self.file("over")).ok()?).ok()
+    }
+
+    /// Writes that down, whole or not at all.
+    pub(crate) fn remember(&self, memory: &Memory) -> io::Result<()> {
+        let new = self.file("over.new");
+        fs::write(&new, serde_json::to_vec_pretty(memory)?)?;
+        fs::rename(new, self.file("over"))
+    }
+
+    /// Takes it away: OLD is as it was.
+    pub(crate) fn forget(&self) {
+        let _ = fs::remove_file(self.file("over"));
     }
 
     fn file(&self, extension: &str) -> PathBuf {

@@ -57,7 +57,7 @@ impl Cutover {
 
 fn report(mountpoint: &Path, done: &Done) {
     let colour = screen::colour_on_stderr();
-    let (old, new) = (human::name(&done.old), human::name(&done.new));
+    let new = human::name(&done.new);
     let mut text = format!(
         "{} {} is now {new} itself; changes were held for {:.2} s.\n",
         paint("Done.", Paint::Good, colour),
@@ -67,13 +67,27 @@ fn report(mountpoint: &Path, done: &Done) {
     for path in &done.waived {
         text.push_str(&format!("Waived, and different: {}\n", human::name(path)));
     }
-    text.push_str(&format!(
-        "{old} is complete as of this moment and will not change any more: keep it as long as you like.\n\
-         To find {} like this after a reboot, put this line into /etc/fstab:\n",
-        mountpoint.display()
-    ));
+    text.push_str(&aftermath(mountpoint, done));
     screen::print_error(&text);
     screen::print(&format!("{}\n", done.fstab.join("\n")));
+}
+
+/// Where the old brick is, and what is left to be done.
+fn aftermath(mountpoint: &Path, done: &Done) -> String {
+    let (old, point) = (human::name(&done.old), mountpoint.display());
+    if !done.over {
+        return format!(
+            "{old} is complete as of this moment and will not change any more: keep it as long as you like.\n\
+             To find {point} like this after a reboot, put this line into /etc/fstab:\n"
+        );
+    }
+    let base = old.rsplit_once('/').map_or(&*old, |(base, _)| base);
+    format!(
+        "What was there before is complete as of this moment, and read-only: at {old}, until \
+         `umount -R {base}`, and out of sight below {point}, both until the next reboot at the latest.\n\
+         To find {point} like this after it, put this line into /etc/fstab, in the place of the one \
+         that is there for it now:\n"
+    )
 }
 
 /// Shows why not, and who is in the way.
@@ -119,6 +133,27 @@ fn explain(refused: &proto::Refused, colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_is_said_where_the_old_brick_is() {
+        let done = |old: &str, over| Done {
+            old: old.into(),
+            over,
+            ..Done::default()
+        };
+        let beside = aftermath(Path::new("/data"), &done("/srv/old", false));
+        assert!(beside.starts_with("/srv/old is complete"), "{beside}");
+        let kept = "/var/lib/hermitfs/over/data/old";
+        let over = aftermath(Path::new("/data"), &done(kept, true));
+        assert!(
+            over.contains(kept) && over.contains("in the place of"),
+            "{over}"
+        );
+        assert!(
+            over.contains("`umount -R /var/lib/hermitfs/over/data`"),
+            "{over}"
+        );
+    }
 
     #[test]
     fn a_refusal_lists_who_uses_what() {

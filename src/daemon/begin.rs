@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hermitfs_fuse::{Mount, MountError, Placement};
 use hermitfs_replicate::Rate;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
@@ -16,8 +17,11 @@ use super::serve::{Daemon, Serving};
 use super::{place, status};
 use crate::build::{self, Brick, Circumstances, Volume};
 use crate::exit::{Code, Failure, Result};
+use crate::mounts::Mounts;
 use crate::order::Order;
+use crate::over::Over;
 use crate::run::{Lock, Record, Slot};
+use crate::volfile::Graph;
 
 impl Serving {
     /// Mounts. On an error nothing is left behind but, at most, a state that the same command
@@ -32,25 +36,41 @@ impl Serving {
         slot.prepare()?;
         let lock = take(&slot, &order.mountpoint)?;
         place::unused(&slot, &bricks)?;
-        let continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
+        let mut continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
         raise_descriptors();
-        let pins = bricks.iter().map(pin).collect::<Result<Vec<OwnedFd>>>()?;
-        let circumstances = Circumstances {
-            state_dir: &order.state_dir,
-            adopt: order.adopt,
-            limit: order.limit.and_then(Rate::new),
-            continuous,
-        };
-        let volume = build::build(&graph, circumstances)?;
+        let mut over = None;
+        if place::is_over(&order, &bricks, &mounts()?) {
+            let (taken, dead) = Over::begin(&slot, &order.state_dir, &order.mountpoint)?;
+            continuous &= dead;
+            over = Some(taken);
+        }
+        let opened = open(&order, &graph, &bricks, continuous, over.as_ref());
+        let (pins, volume) = opened.inspect_err(|_| give_up(over.as_ref()))?;
         let record = record(&order, &slot, &bricks, &volume);
         let attached = listen(&slot, &record).and_then(|listener| {
             let mount = Mount::prepare(volume.top, options).map_err(mount_failure)?;
+            mount.set_shared(over.is_some());
+            let placement = match over {
+                Some(_) => Placement::OnTop,
+                None => Placement::Vacant,
+            };
             mount
-                .attach(&order.mountpoint, Placement::Vacant)
+                .attach(&order.mountpoint, placement)
                 .map_err(mount_failure)?;
+            if let Some(over) = &mut over {
+                over.shut().inspect_err(|_| {
+                    if let Some(pair) = &volume.pair {
+                        pair.left();
+                    }
+                    take_away(&mount);
+                    over.leave();
+                })?;
+                mount.set_shared(false);
+            }
             Ok((listener, mount))
         });
         let (listener, mount) = attached.inspect_err(|_| {
+            give_up(over.as_ref());
             // The record of the last run says whose a dead mount is, as long as that is there.
             if continuous {
                 slot.clear_socket()
@@ -85,6 +105,7 @@ impl Serving {
             pair: volume.pair,
             bricks,
             pins,
+            over,
             end,
             ending: Mutex::new(false),
         };
@@ -95,6 +116,49 @@ impl Serving {
             lock,
         })
     }
+}
+
+/// Opens the bricks, and holds their directories.
+fn open(
+    order: &Order,
+    graph: &Graph,
+    bricks: &[Brick],
+    continuous: bool,
+    over: Option<&Over>,
+) -> Result<(Vec<OwnedFd>, Volume)> {
+    let moved = over.map(|over| (bricks.first(), over.brick()));
+    let circumstances = Circumstances {
+        state_dir: &order.state_dir,
+        adopt: order.adopt,
+        limit: order.limit.and_then(Rate::new),
+        continuous,
+        moved: moved.and_then(|(brick, place)| Some((brick?.directory.as_path(), place))),
+    };
+    let pins = bricks
+        .iter()
+        .map(|brick| pin(circumstances.place_of(&brick.directory)));
+    let pins = pins.collect::<Result<Vec<OwnedFd>>>()?;
+    Ok((pins, build::build(graph, circumstances)?))
+}
+
+/// The old brick is as it was, unless a dead mount of ours still covers it.
+fn give_up(over: Option<&Over>) {
+    if let Some(over) = over {
+        over.give_up();
+    }
+}
+
+/// Who has come in meanwhile may close what he has open; he is not waited for longer.
+fn take_away(mount: &Mount) {
+    if mount.detach().is_err() {
+        drop(mount.detach_lazy());
+        mount.wait_for(Duration::from_secs(2));
+    }
+}
+
+fn mounts() -> Result<Mounts> {
+    Mounts::read()
+        .map_err(|error| Failure::other(format!("/proc/self/mountinfo cannot be read: {error}")))
 }
 
 fn take(slot: &Slot, mountpoint: &Path) -> Result<Lock> {
@@ -165,12 +229,12 @@ fn listen(slot: &Slot, record: &Record) -> Result<UnixListener> {
     })
 }
 
-fn pin(brick: &Brick) -> Result<OwnedFd> {
+fn pin(directory: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    open(&brick.directory, flags, Mode::empty()).map_err(|error| {
+    rustix::fs::open(directory, flags, Mode::empty()).map_err(|error| {
         Failure::configuration(format!(
             "the brick {} cannot be opened: {error}",
-            brick.directory.display()
+            directory.display()
         ))
     })
 }

@@ -95,12 +95,13 @@ fn try_cut_over(
     *over = true;
     let _ = daemon.end.send(End::CutOver);
     Ok(cutover_reply::Done {
-        old: bytes(&daemon.bricks[0].directory),
+        old: bytes(daemon.source()),
         new: bytes(directory),
         fstab: fstab::lines(&Mounts::read().unwrap_or_default(), directory, mountpoint),
         held_s,
         waived,
         detached,
+        over: daemon.over.is_some(),
     })
 }
 
@@ -274,6 +275,7 @@ fn try_abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused> {
         Err(MountError::Busy(_)) => return Err(busy(daemon, &in_use(daemon))),
         Err(error) => return Err(not_now(format!("the mount cannot be taken away: {error}"))),
     }
+    daemon.give_back();
     if let Some(pair) = &daemon.pair
         && let Err(error) = pair.retire()
     {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::build::Brick;
 use crate::exit::{Code, Failure, Result};
-use crate::mounts::Mounts;
+use crate::mounts::{Mount, Mounts};
 use crate::order::Order;
 use crate::paths;
 use crate::preflight::{Facts, Place, Standing};
@@ -25,16 +25,23 @@ pub(crate) fn log(order: &Order) -> Result<PathBuf> {
 pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
     let mounts = Mounts::read()
         .map_err(|error| Failure::other(format!("/proc/self/mountinfo cannot be read: {error}")))?;
+    let over = is_over(order, bricks, &mounts);
     let mut places = Vec::new();
-    for brick in bricks {
-        places.push((
-            brick.name.clone(),
-            Place::new(directory(&brick.directory, &mounts)?, &mounts),
-        ));
+    for (n, brick) in bricks.iter().enumerate() {
+        let place = match over && n == 0 {
+            true => covered(&order.mountpoint, &mounts)?,
+            false => Place::new(directory(&brick.directory, &mounts)?, &mounts),
+        };
+        places.push((brick.name.clone(), place));
     }
     let facts = Facts {
         bricks: places,
-        standing: standing(&order.mountpoint, &mounts),
+        standing: match standing(&order.mountpoint, &mounts) {
+            Standing::Free | Standing::NotEmpty if over => Standing::Old,
+            Standing::Mounted if over && !is_ours(&order.mountpoint, &mounts) => Standing::Old,
+            standing => standing,
+        },
+        over,
         mount_point: Place::of_mount_point(order.mountpoint.clone(), &mounts),
         state_dir: Place::new(paths::future(&order.state_dir)?, &mounts),
         mounts,
@@ -45,6 +52,29 @@ pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
     let ours = served(&Slot::new(&order.state_dir, &order.mountpoint));
     let ours = ours.filter(|_| facts.standing == Standing::Mounted);
     Err(ours.unwrap_or_else(|| Failure::configuration(sentence)))
+}
+
+/// Whether the mount point is the source itself. Neither is asked: either may be dead.
+pub(crate) fn is_over(order: &Order, bricks: &[Brick], mounts: &Mounts) -> bool {
+    let source = bricks
+        .first()
+        .map(|brick| paths::mount_point(&brick.directory, mounts));
+    source.is_some_and(|source| source.is_ok_and(|source| source == order.mountpoint))
+}
+
+/// A source that our mount is to go over, or is over already.
+fn covered(point: &Path, mounts: &Mounts) -> Result<Place> {
+    if !is_ours(point, mounts) {
+        return Ok(Place::new(directory(point, mounts)?, mounts));
+    }
+    Ok(Place {
+        path: point.to_owned(),
+        within: crate::over::target(mounts, point).map(|target| (target.device, target.root)),
+    })
+}
+
+fn is_ours(point: &Path, mounts: &Mounts) -> bool {
+    mounts.at(point).is_some_and(Mount::is_ours)
 }
 
 /// The refusal when a daemon serves this mount point already.

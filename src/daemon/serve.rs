@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::{admin, status};
 use crate::build::Brick;
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
+use crate::over::Over;
 use crate::run::{Lock, Record, Slot};
 use crate::users;
 
@@ -40,6 +42,8 @@ pub(crate) struct Daemon {
     pub(crate) bricks: Vec<Brick>,
     /// Each brick's directory, held: a way to it that leads through no mount of ours.
     pub(crate) pins: Vec<OwnedFd>,
+    /// The source, where our mount is over it.
+    pub(crate) over: Option<Over>,
     /// How far it is, told whenever that has changed.
     pub(crate) status: watch::Sender<StatusReply>,
     pub(crate) end: mpsc::UnboundedSender<End>,
@@ -72,7 +76,10 @@ impl Serving {
         std::thread::spawn(move || {
             watcher.mount.wait();
             // A cut-over or an abort takes the mount away itself, and then has more to do.
-            let _over = watcher.ending.lock();
+            let over = watcher.ending.lock();
+            if over.is_ok_and(|over| !*over) {
+                watcher.give_back();
+            }
             let _ = watcher.end.send(End::Unmounted);
         });
         let teller = Arc::downgrade(&daemon);
@@ -129,14 +136,42 @@ fn finish(daemon: &Daemon, end: End) {
             Err(error) => tracing::error!("the mount stays: {error}"),
         }
     }
+    if !over {
+        daemon.give_back();
+    }
     daemon.mount.wait_for(patience);
     if let Some(pair) = &daemon.pair
         && !over
     {
         pair.stop();
     }
+    match (&daemon.over, end) {
+        (Some(over), End::CutOver) => over.keep(),
+        (Some(over), _) => over.leave(),
+        (None, _) => {}
+    }
     daemon.slot.clear();
     tracing::info!("ended");
+}
+
+impl Daemon {
+    /// Our mount is gone: from now on the source may be changed without us.
+    pub(crate) fn give_back(&self) {
+        if let Some(pair) = &self.pair {
+            pair.left();
+        }
+        if let Some(over) = &self.over {
+            over.give_back();
+        }
+    }
+
+    /// Where the source is found, also when something else stands at its path.
+    pub(crate) fn source(&self) -> &Path {
+        match &self.over {
+            Some(over) => over.brick(),
+            None => &self.bricks[0].directory,
+        }
+    }
 }
 
 fn tell_users(daemon: &Daemon) {

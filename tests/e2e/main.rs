@@ -12,6 +12,7 @@ mod identity;
 mod journal;
 mod killed;
 mod live;
+mod over;
 mod plain;
 mod posix;
 mod power;

@@ -96,7 +96,12 @@ impl Lab {
 
     /// A migration between two directories, not started yet.
     pub fn migration<'lab>(&'lab self, old: &Path, new: &Path) -> Migration<'lab> {
-        Migration::new(self, old, new)
+        Migration::new(self, old, new, Mounted::prepare(self, "data"))
+    }
+
+    /// The same, mounted over the old one itself.
+    pub fn migration_over<'lab>(&'lab self, old: &Path, new: &Path) -> Migration<'lab> {
+        Migration::new(self, old, new, Mounted::at(self, old))
     }
 
     /// Mounts a directory through FUSE, with nothing but a brick below.

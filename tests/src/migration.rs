@@ -33,8 +33,12 @@ impl DerefMut for Migration<'_> {
 }
 
 impl<'lab> Migration<'lab> {
-    pub(crate) fn new(lab: &'lab Lab, old: &Path, new: &Path) -> Migration<'lab> {
-        let mut mounted = Mounted::prepare(lab, "data");
+    pub(crate) fn new(
+        lab: &'lab Lab,
+        old: &Path,
+        new: &Path,
+        mut mounted: Mounted<'lab>,
+    ) -> Migration<'lab> {
         let paths = [old, new, mounted.path()].map(|path| path.into());
         let words = |words: &[&str]| words.iter().map(|word| word.into()).collect::<Vec<_>>();
         mounted

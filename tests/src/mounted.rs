@@ -31,10 +31,15 @@ impl<'lab> Mounted<'lab> {
 
     /// A mount point without a mount.
     pub fn prepare(lab: &'lab Lab, name: &str) -> Mounted<'lab> {
+        Mounted::at(lab, &lab.dir(name))
+    }
+
+    /// The same at a directory that is there.
+    pub fn at(lab: &'lab Lab, path: &Path) -> Mounted<'lab> {
         Mounted {
             lab,
             state: lab.dir("state"),
-            path: lab.dir(name),
+            path: path.to_owned(),
             arguments: Vec::new(),
             daemon: None,
         }

@@ -59,7 +59,7 @@ impl Buffer for ReplyDirectoryPlus {
             );
         };
         let found = door.found(object);
-        let lifetime = door.options.entry_lifetime.min(door.options.attr_lifetime);
+        let lifetime = door.entry_lifetime().min(door.options.attr_lifetime);
         let number = INodeNo(found.id);
         let full = ReplyDirectoryPlus::add(
             self,

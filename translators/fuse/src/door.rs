@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fuser::{FileAttr, FileHandle, FopenFlags, Generation, Notifier, ReplyCreate, ReplyOpen};
 use hermitfs_api::{
@@ -33,6 +34,8 @@ pub(crate) struct Door {
     pub(crate) notifier: RwLock<Option<Notifier>>,
     /// The kernel does without OPENDIR once it was told so.
     pub(crate) no_opendir: AtomicBool,
+    /// Others may still change names in the volume: the kernel remembers none.
+    pub(crate) shared: AtomicBool,
     /// Bytes that a READDIR had room for last time; fuser does not tell.
     pub(crate) readdir_room: AtomicUsize,
 }
@@ -58,6 +61,7 @@ impl Door {
             set_ids: SetIds::default(),
             notifier: RwLock::default(),
             no_opendir: AtomicBool::new(false),
+            shared: AtomicBool::new(false),
             readdir_room: AtomicUsize::new(32 * 1024),
             statistics,
             volume,
@@ -67,6 +71,14 @@ impl Door {
 
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.statistics.snapshot(self.nodes.len(), self.files.len())
+    }
+
+    /// How long the kernel may believe a name that is looked at from now on.
+    pub(crate) fn entry_lifetime(&self) -> Duration {
+        match self.shared.load(Ordering::SeqCst) {
+            true => Duration::ZERO,
+            false => self.options.entry_lifetime,
+        }
     }
 
     pub(crate) fn node(&self, id: u64) -> Result<Arc<Inode>> {
@@ -184,12 +196,12 @@ impl Door {
         umask: u32,
         reply: ReplyCreate,
     ) {
+        let lifetime = self.entry_lifetime().min(self.options.attr_lifetime);
         match self
             .created(cx, dir, name, raw_flags, mode, umask, &reply)
             .await
         {
             Ok((found, handle, granted)) => {
-                let lifetime = self.options.entry_lifetime.min(self.options.attr_lifetime);
                 let Found {
                     attr, generation, ..
                 } = found;

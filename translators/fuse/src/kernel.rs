@@ -24,7 +24,6 @@ use hermitfs_api::{
 use crate::convert::{context, open_flags, rdev_in, set_time};
 use crate::door::{Door, Found};
 use crate::files::Open;
-use crate::options::Options;
 use crate::statistics::Op;
 use crate::work::fence;
 
@@ -74,18 +73,16 @@ impl Kernel {
         F: Future<Output = Result<Found>> + Send + 'static,
     {
         self.run(op, |door| {
+            // Of the time before the look: what it finds may be old when that has changed.
+            let entry_lifetime = door.entry_lifetime();
             let request = request(door.clone());
             async move {
                 match request.await {
                     Ok(Found {
                         attr, generation, ..
                     }) => {
-                        let Options {
-                            attr_lifetime,
-                            entry_lifetime,
-                            ..
-                        } = &door.options;
-                        reply.entry_with_ttls(attr_lifetime, entry_lifetime, &attr, generation);
+                        let attr_lifetime = &door.options.attr_lifetime;
+                        reply.entry_with_ttls(attr_lifetime, &entry_lifetime, &attr, generation);
                     }
                     Err(error) => reply.error(door.fail(op, &error)),
                 }

@@ -1,6 +1,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fuser::{Config, Session, SessionACL};
@@ -181,6 +182,16 @@ impl Mount {
     /// Whether files that are opened from now on may bypass the door. What is open stays as it is.
     pub fn set_passthrough(&self, wanted: bool) {
         self.door.openings.set_wanted(wanted);
+    }
+
+    /// Whether others may change the volume beside this mount for a moment, as while it is put
+    /// over the brick itself: the kernel then remembers no names, and when they have gone it
+    /// forgets all else that it has read meanwhile.
+    pub fn set_shared(&self, shared: bool) {
+        self.door.shared.store(shared, Ordering::SeqCst);
+        if !shared {
+            self.door.call_back_everything();
+        }
     }
 
     /// What was done so far.

@@ -119,6 +119,15 @@ impl Nodes {
         self.numbers.shown(dir.identity().dev, ino)
     }
 
+    /// All node ids that the kernel knows now.
+    pub(crate) fn all(&self) -> Vec<u64> {
+        let mut all = vec![ROOT];
+        for shard in &self.shards {
+            all.extend(shard.lock().keys());
+        }
+        all
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }

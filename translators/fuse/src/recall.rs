@@ -26,6 +26,13 @@ impl Door {
         });
     }
 
+    /// The same of all pages, listings among them, and attributes of all nodes.
+    pub(crate) fn call_back_everything(&self) {
+        for node in self.nodes.all() {
+            self.notify(node, |notifier| notifier.inval_inode(INodeNo(node), 0, 0));
+        }
+    }
+
     fn notify(&self, node: u64, send: impl FnOnce(&Notifier) -> io::Result<()>) {
         // It fails when the kernel has no such node, or none any more.
         if let Some(Err(error)) = self.notifier.read().as_ref().map(send) {

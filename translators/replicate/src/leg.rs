@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::heal::Books;
 use crate::journal::{Header, Journal};
 use crate::ledger::Ledger;
-use crate::volume;
+use crate::volume::Served;
 
 /// The ledger of one sink and its journal, under one lock. A change and its record are one step:
 /// nobody sees a mark that is not in the journal.
@@ -142,15 +142,20 @@ impl Leg {
 
     /// Notes when we served last, how many files and bytes were healed then, and whether that was
     /// the end of it.
-    pub(crate) fn heartbeat(&self, clean: bool, healed: (u64, u64)) -> io::Result<()> {
+    pub(crate) fn heartbeat(
+        &self,
+        clean: bool,
+        last: Served,
+        healed: (u64, u64),
+    ) -> io::Result<()> {
         let mut book = self.book.lock();
         let Some(journal) = &mut book.journal else {
             return Ok(());
         };
         let header = Header {
             clean,
-            served: volume::seconds_now(),
-            uptime: volume::uptime(),
+            served: last.at,
+            uptime: last.uptime,
             files: healed.0,
             bytes: healed.1,
             ..journal.header().clone()

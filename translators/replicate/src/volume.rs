@@ -268,6 +268,24 @@ pub(crate) fn uptime() -> i64 {
     seconds.unwrap_or(0)
 }
 
+/// A moment at which we served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Served {
+    /// Seconds since 1970.
+    pub(crate) at: i64,
+    /// Seconds since the boot.
+    pub(crate) uptime: i64,
+}
+
+impl Served {
+    pub(crate) fn now() -> Served {
+        Served {
+            at: seconds_now(),
+            uptime: uptime(),
+        }
+    }
+}
+
 /// Reads what the state directory says; `None` when it is not there.
 pub(crate) fn read_record(dir: &Path) -> Result<Option<Record>, OpenError> {
     let path = dir.join("volume.json");

@@ -92,6 +92,15 @@ impl Replicate {
         }
     }
 
+    /// From now on the source may be changed without us: what is changed later than this is looked
+    /// at by the next start, however long it takes to stop.
+    pub fn left(&self) {
+        let now = crate::volume::Served::now();
+        for sink in &self.sinks {
+            let _ = sink.left.set(now);
+        }
+    }
+
     /// How many bytes a second healing may copy; `None` for no limit.
     pub fn limit(&self) -> Option<Rate> {
         self.brake.limit()

@@ -1,8 +1,8 @@
 //! One sink: its healing threads, its syncs, its troubles.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hermitfs_api::{Errno, block_on};
@@ -13,6 +13,7 @@ use crate::heal::{Books, HEAL, Healer};
 use crate::leg::Leg;
 use crate::record::{Oid, Piece};
 use crate::trouble::{Side, Trouble};
+use crate::volume::Served;
 
 /// A sink and all that heals it.
 pub(crate) struct Sink {
@@ -25,6 +26,8 @@ pub(crate) struct Sink {
     samples: Mutex<VecDeque<(Instant, u64, u64)>>,
     /// Objects a second, the best so far: what a drain can be expected to do.
     pub(super) best_rate: AtomicU64,
+    /// When the source came to be open to others.
+    pub(super) left: OnceLock<Served>,
 }
 
 /// The sink as a whole is in trouble.
@@ -53,6 +56,7 @@ impl Sink {
             syncing: Mutex::new(Instant::now()),
             samples: Mutex::default(),
             best_rate: AtomicU64::new(0),
+            left: OnceLock::new(),
         }
     }
 
@@ -162,7 +166,8 @@ impl Sink {
     /// Notes when we served last, how far we were, and whether that was the end of it.
     pub(super) fn heartbeat(&self, clean: bool) -> std::io::Result<()> {
         let healed = self.healer.tally.now();
-        self.leg.heartbeat(clean, healed)
+        let served = self.left.get().copied().unwrap_or_else(Served::now);
+        self.leg.heartbeat(clean, served, healed)
     }
 
     pub(super) fn sync(&self, source_too: bool) {
