@@ -85,7 +85,23 @@ fn gate(score: &mut Score) -> Result<()> {
     let mut end_to_end = cargo(&["test", "-p", "hermitfs-tests", "--test", "e2e"]);
     // Two at a time: each has a daemon, workers and disks of its own.
     end_to_end.args(["--", "--test-threads", "2"]);
-    suite(score, "end to end", &mut end_to_end)
+    suite(score, "end to end", &mut end_to_end)?;
+    // Alone: it works in a mount namespace of its own, which keeps the mounts of whoever else is
+    // there from being taken away.
+    let mut power = cargo(&[
+        "run",
+        "--quiet",
+        "-p",
+        "hermitfs-tests",
+        "--bin",
+        "power",
+        "--",
+    ]);
+    power
+        .args(["--source", "xfs", "--cuts", "5", "--work", "2"])
+        .env("HERMITFS_BIN", target.join("debug/hermitfs"));
+    step(score, "power cuts", &mut power);
+    Ok(())
 }
 
 fn cargo(arguments: &[&str]) -> Command {
