@@ -24,6 +24,8 @@ pub(crate) struct Order {
     /// Bytes a second that healing may copy, instead of what the volfile says.
     pub(crate) limit: Option<u64>,
     pub(crate) foreground: bool,
+    /// A file to be made when a migration was cut over or given up.
+    pub(crate) ended: Option<PathBuf>,
 }
 
 impl Order {

@@ -31,7 +31,7 @@ pub(crate) struct Migrate {
     old: PathBuf,
     /// The directory to move it to: empty, on the new storage
     new: PathBuf,
-    /// Where users work meanwhile and afterwards: an empty directory
+    /// Where users work meanwhile and afterwards: an empty directory, or OLD itself
     mountpoint: PathBuf,
     /// Return once it is mounted
     #[arg(long)]
@@ -69,6 +69,7 @@ impl Migrate {
                 adopt: self.adopt,
                 limit: self.limit.map(Rate::bytes_a_second),
                 foreground: false,
+                ended: None,
             })?;
         }
         if self.no_wait {

@@ -10,6 +10,7 @@ use crate::client::Target;
 use crate::daemon;
 use crate::exit::{Result, need_root};
 use crate::order::{self, Order};
+use crate::paths;
 use crate::volfile::{Variables, load};
 
 /// Builds the graph of a volfile and mounts it; returns when the mount answers.
@@ -27,7 +28,11 @@ pub(crate) struct Mount {
     /// Serve in this process, its log on the standard error
     #[arg(long)]
     foreground: bool,
-    /// Where to mount: an empty directory
+    /// Make this file when the migration was cut over or given up: a service that finds it does
+    /// not start it again
+    #[arg(long, value_name = "FILE")]
+    ended: Option<PathBuf>,
+    /// Where to mount: an empty directory, or the source itself
     mountpoint: PathBuf,
 }
 
@@ -53,6 +58,7 @@ impl Mount {
             adopt: false,
             limit: None,
             foreground: self.foreground,
+            ended: self.ended.as_deref().map(paths::absolute).transpose()?,
         };
         if order.foreground {
             daemon::foreground(order)

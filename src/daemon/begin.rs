@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
-use super::serve::{Daemon, Serving};
+use super::serve::{Daemon, Serving, Signals};
 use super::{place, status};
 use crate::build::{self, Brick, Circumstances, Volume};
 use crate::exit::{Code, Failure, Result};
@@ -38,6 +38,7 @@ impl Serving {
         place::unused(&slot, &bricks)?;
         let mut continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
         raise_descriptors();
+        let (runtime, signals) = Signals::hear()?;
         let mut over = None;
         if place::is_over(&order, &bricks, &mounts()?) {
             let (taken, dead) = Over::begin(&slot, &order.state_dir, &order.mountpoint)?;
@@ -108,12 +109,15 @@ impl Serving {
             over,
             end,
             ending: Mutex::new(false),
+            ended: order.ended,
         };
         Ok(Serving {
             daemon: Arc::new(daemon),
             ends,
             listener,
             lock,
+            runtime,
+            signals,
         })
     }
 }

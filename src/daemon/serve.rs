@@ -2,14 +2,15 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hermitfs_fuse::{Mount, MountError};
 use hermitfs_proto::admin::v1::StatusReply;
 use hermitfs_replicate::Replicate;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::{admin, status};
@@ -49,6 +50,8 @@ pub(crate) struct Daemon {
     pub(crate) end: mpsc::UnboundedSender<End>,
     /// Held by whoever is about to end it all; true when there is no pair any more.
     pub(crate) ending: Mutex<bool>,
+    /// To be made after a cut-over or an abort.
+    pub(crate) ended: Option<PathBuf>,
 }
 
 /// A daemon whose mount answers.
@@ -57,6 +60,33 @@ pub(crate) struct Serving {
     pub(crate) ends: mpsc::UnboundedReceiver<End>,
     pub(crate) listener: UnixListener,
     pub(crate) lock: Lock,
+    pub(crate) runtime: Runtime,
+    pub(crate) signals: Signals,
+}
+
+/// What ends a daemon, heard from before its mount is there: who hears of it may want it to end
+/// at once.
+pub(crate) struct Signals([Signal; 3]);
+
+impl Signals {
+    /// From here on they no longer kill.
+    pub(crate) fn hear() -> Result<(Runtime, Signals)> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::other(format!("no runtime: {error}")))?;
+        let hear = |kind| {
+            let _inside = runtime.enter();
+            signal(kind).map_err(|error| Failure::other(format!("no signals: {error}")))
+        };
+        let signals = Signals([
+            hear(SignalKind::terminate())?,
+            hear(SignalKind::interrupt())?,
+            // A terminal that goes away is no reason to end.
+            hear(SignalKind::hangup())?,
+        ]);
+        Ok((runtime, signals))
+    }
 }
 
 impl Serving {
@@ -67,11 +97,9 @@ impl Serving {
             mut ends,
             listener,
             lock: _lock,
+            runtime,
+            mut signals,
         } = self;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::other(format!("no runtime: {error}")))?;
         let watcher = daemon.clone();
         std::thread::spawn(move || {
             watcher.mount.wait();
@@ -87,14 +115,7 @@ impl Serving {
         let end = runtime.block_on(async {
             let server = tokio::spawn(admin::serve(daemon.clone(), listener));
             let signals = async {
-                let (Ok(mut term), Ok(mut int)) = (
-                    signal(SignalKind::terminate()),
-                    signal(SignalKind::interrupt()),
-                ) else {
-                    return std::future::pending().await;
-                };
-                // A terminal that goes away is no reason to end.
-                let _hangup = signal(SignalKind::hangup());
+                let [term, int, _hangup] = &mut signals.0;
                 tokio::select! { _ = term.recv() => (), _ = int.recv() => () }
             };
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
@@ -150,8 +171,32 @@ fn finish(daemon: &Daemon, end: End) {
         (Some(over), _) => over.leave(),
         (None, _) => {}
     }
+    if let Some(file) = &daemon.ended
+        && matches!(end, End::CutOver | End::Aborted)
+        && let Err(error) = note_end(file, end)
+    {
+        tracing::error!(
+            "{} cannot be made ({error}): disable the service",
+            file.display()
+        );
+    }
     daemon.slot.clear();
     tracing::info!("ended");
+}
+
+/// Durably: it keeps what is over from being begun again at the next boot.
+fn note_end(file: &Path, end: End) -> std::io::Result<()> {
+    let how = if end == End::CutOver {
+        "cut over"
+    } else {
+        "given up"
+    };
+    let made = std::fs::write(file, format!("This migration was {how}.\n"));
+    made.and_then(|()| std::fs::File::open(file)?.sync_all())?;
+    match file.parent() {
+        Some(directory) => std::fs::File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 impl Daemon {

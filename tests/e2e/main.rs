@@ -17,5 +17,6 @@ mod plain;
 mod posix;
 mod power;
 mod requests;
+mod service;
 mod stopped;
 mod trouble;

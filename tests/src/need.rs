@@ -31,6 +31,8 @@ pub const FOR_TESTS: &[Program] = &[
     program("setpriv", "util-linux"),
     program("debugfs", "e2fsprogs"),
     program("qemu-storage-daemon", "qemu-utils"),
+    program("unshare", "util-linux"),
+    program("systemd-analyze", "systemd"),
     program("setcap", "libcap2-bin"),
     program("tar", "tar"),
     program("git", "git"),
