@@ -23,6 +23,8 @@ pub(crate) struct Brick {
     /// What the layer above calls it: the name of the pair's subvolume.
     pub(crate) name: String,
     pub(crate) directory: PathBuf,
+    /// What is mounted in it is left out.
+    pub(crate) one_file_system: bool,
 }
 
 /// The bricks of a graph, the source first.
@@ -39,6 +41,7 @@ fn collect(graph: &Graph, at: usize, name: Option<&str>, found: &mut Vec<Brick>)
         found.push(Brick {
             name: name.into(),
             directory: options.directory.clone(),
+            one_file_system: options.one_file_system,
         });
     }
     for &child in &node.children {
@@ -62,6 +65,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) limit: Option<Rate>,
     /// The last run's dead mount is still there.
     pub(crate) continuous: bool,
+    /// Leave out what is mounted in the bricks.
+    pub(crate) one_file_system: bool,
     /// A brick that our mount is to go over, and where it is opened instead.
     pub(crate) moved: Option<(&'a Path, &'a Path)>,
 }
@@ -104,6 +109,7 @@ fn layer(
     Ok(match &node.settings {
         Settings::Posix(options) => {
             let mut options = options.clone();
+            options.one_file_system |= circumstances.one_file_system;
             options.directory = circumstances.place_of(&options.directory).to_owned();
             let brick = hermitfs_posix::Posix::open(&options);
             Arc::new(brick.map_err(|error| Failure::configuration(error.to_string()))?)

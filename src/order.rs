@@ -21,6 +21,8 @@ pub(crate) struct Order {
     /// Absolute.
     pub(crate) state_dir: PathBuf,
     pub(crate) adopt: bool,
+    /// Leave out what is mounted in the bricks, whatever the volfile says.
+    pub(crate) one_file_system: bool,
     /// Bytes a second that healing may copy, instead of what the volfile says.
     pub(crate) limit: Option<u64>,
     pub(crate) foreground: bool,

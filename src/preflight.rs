@@ -13,6 +13,8 @@ pub(crate) struct Place {
     pub(crate) path: PathBuf,
     /// Its device, and its path within that file system: the same for two bind mounts of it.
     pub(crate) within: Option<((u32, u32), PathBuf)>,
+    /// What is mounted in it is left out, if nothing lies hidden beneath: where something does.
+    pub(crate) left_out: Option<Vec<PathBuf>>,
 }
 
 impl Place {
@@ -21,7 +23,11 @@ impl Place {
         let within = mounts
             .containing(&path)
             .and_then(|mount| within(mount, &path));
-        Place { path, within }
+        Place {
+            path,
+            within,
+            left_out: None,
+        }
     }
 
     /// A mount point: located in what it is on, not in what may be mounted on it.
@@ -32,7 +38,11 @@ impl Place {
             .containing(parent)
             .and_then(|mount| within(mount, parent))
             .map(|(device, inside)| (device, inside.join(name)));
-        Place { path, within }
+        Place {
+            path,
+            within,
+            left_out: None,
+        }
     }
 
     fn is(&self, other: &Place) -> bool {
@@ -137,12 +147,29 @@ fn mounts_in_bricks(facts: &Facts) -> Option<String> {
             .filter(|mount| mount.point != facts.mount_point.path)
             .map(|mount| mount.point.display().to_string())
             .collect();
-        (!below.is_empty()).then(|| {
-            format!(
-                "something is mounted below {path}, which would not be moved: {}; unmount it, or move it by itself",
-                below.join(", ")
-            )
-        })
+        if below.is_empty() {
+            return None;
+        }
+        let below = below.join(", ");
+        match &brick.left_out {
+            _ if covered => Some(format!(
+                "something is mounted below {path}, where nobody would find it under our mount: {below}; \
+                 unmount it, or mount elsewhere than over the old brick"
+            )),
+            None => Some(format!(
+                "something is mounted below {path}, which would not be moved: {below}; unmount it and \
+                 move it by itself, or leave it out with --one-file-system"
+            )),
+            Some(hidden) if !hidden.is_empty() => {
+                let hidden: Vec<_> = hidden.iter().map(|path| path.display().to_string()).collect();
+                Some(format!(
+                    "something lies hidden beneath what is mounted at {}, and would come to light: \
+                     unmount that and look, or bind-mount {path} elsewhere to see it",
+                    hidden.join(", ")
+                ))
+            }
+            Some(_) => None,
+        }
     })
 }
 
@@ -274,6 +301,34 @@ mod tests {
     fn a_brick_with_mounts_below_or_on_a_mount_of_ours_is_refused() {
         assert!(between("/srv/nest", "/srv/new").contains("/srv/nest/below"));
         assert!(between("/srv/old", "/fuse/x").contains("itself a mount of hermitfs"));
+    }
+
+    #[test]
+    fn mounts_below_a_brick_may_be_left_out_where_they_hide_nothing() {
+        let mounts = Mounts::parse(TABLE.as_bytes());
+        let with = |left_out, over: bool| {
+            let place = |path: &str| Place::new(path.into(), &mounts);
+            let nest = Place {
+                left_out,
+                ..place("/srv/nest")
+            };
+            let point = if over { "/srv/nest" } else { "/data" };
+            obstacle(&Facts {
+                bricks: vec![("old".into(), nest), ("new".into(), place("/srv/new"))],
+                mount_point: Place::of_mount_point(point.into(), &mounts),
+                standing: if over { Standing::Old } else { Standing::Free },
+                state_dir: place("/s"),
+                mounts: mounts.clone(),
+                over,
+            })
+            .unwrap_or_default()
+        };
+        assert!(with(None, false).contains("--one-file-system"));
+        assert_eq!(with(Some(vec![]), false), "");
+        let hidden = with(Some(vec!["/srv/nest/below".into()]), false);
+        assert!(hidden.contains("hidden beneath") && hidden.contains("/srv/nest/below"));
+        let over = with(Some(vec![]), true);
+        assert!(over.contains("/srv/nest/below") && over.contains("mount elsewhere"));
     }
 
     #[test]

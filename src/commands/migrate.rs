@@ -40,6 +40,10 @@ pub(crate) struct Migrate {
     /// and what OLD does not have is removed
     #[arg(long)]
     adopt: bool,
+    /// Leave out what other file systems are mounted in OLD and NEW: where they are, there will be
+    /// an empty directory
+    #[arg(short = 'x', long)]
+    one_file_system: bool,
     /// Copy no more than so much a second, as 50MB/s; `hermitfs throttle` changes it
     #[arg(long, value_name = "RATE")]
     limit: Option<Rate>,
@@ -67,6 +71,7 @@ impl Migrate {
                 options: Vec::new(),
                 state_dir: target.state_dir.clone(),
                 adopt: self.adopt,
+                one_file_system: self.one_file_system,
                 limit: self.limit.map(Rate::bytes_a_second),
                 foreground: false,
                 ended: None,

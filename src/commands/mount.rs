@@ -56,6 +56,7 @@ impl Mount {
             options: self.options,
             state_dir: target.state_dir,
             adopt: false,
+            one_file_system: false,
             limit: None,
             foreground: self.foreground,
             ended: self.ended.as_deref().map(paths::absolute).transpose()?,

@@ -136,6 +136,7 @@ fn open(
         adopt: order.adopt,
         limit: order.limit.and_then(Rate::new),
         continuous,
+        one_file_system: order.one_file_system,
         moved: moved.and_then(|(brick, place)| Some((brick?.directory.as_path(), place))),
     };
     let pins = bricks

@@ -1,7 +1,11 @@
 //! Gathering what [`crate::preflight`] decides on.
 
 use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::build::Brick;
 use crate::exit::{Code, Failure, Result};
@@ -31,6 +35,14 @@ pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
         let place = match over && n == 0 {
             true => covered(&order.mountpoint, &mounts)?,
             false => Place::new(directory(&brick.directory, &mounts)?, &mounts),
+        };
+        let left_out = brick.one_file_system || order.one_file_system;
+        let place = match left_out {
+            true => Place {
+                left_out: Some(hidden(&place.path, &mounts)?),
+                ..place
+            },
+            false => place,
         };
         places.push((brick.name.clone(), place));
     }
@@ -70,7 +82,44 @@ fn covered(point: &Path, mounts: &Mounts) -> Result<Place> {
     Ok(Place {
         path: point.to_owned(),
         within: crate::over::target(mounts, point).map(|target| (target.device, target.root)),
+        left_out: None,
     })
+}
+
+/// Mount points in a directory beneath which something lies that nobody sees.
+fn hidden(directory: &Path, mounts: &Mounts) -> Result<Vec<PathBuf>> {
+    let points: Vec<_> = mounts.below(directory).map(|mount| &mount.point).collect();
+    if points.is_empty() || mounts.containing(directory).is_some_and(Mount::is_ours) {
+        return Ok(Vec::new());
+    }
+    let clone = || {
+        let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let brick = rustix::fs::open(directory, path, Mode::empty())?;
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        open_tree(&brick, c"", clone)
+    };
+    let alone = clone().map_err(|error| {
+        let directory = directory.display();
+        Failure::other(format!(
+            "what lies beneath the mounts in {directory} cannot be looked at: {error}"
+        ))
+    })?;
+    let has_something = |point: &Path| {
+        let inside = point.strip_prefix(directory).ok()?;
+        let beneath = Path::new("/proc/self/fd").join(alone.as_raw_fd().to_string());
+        let beneath = beneath.join(inside);
+        let meta = beneath.symlink_metadata().ok()?;
+        match meta.is_dir() {
+            true => beneath.read_dir().ok()?.next().map(drop),
+            false => (meta.len() > 0).then_some(()),
+        }
+    };
+    let hidden = points
+        .into_iter()
+        .filter(|point| has_something(point).is_some());
+    Ok(hidden.cloned().collect())
 }
 
 fn is_ours(point: &Path, mounts: &Mounts) -> bool {
@@ -207,6 +256,7 @@ mod tests {
         Brick {
             name: directory.into(),
             directory: directory.into(),
+            one_file_system: false,
         }
     }
 

@@ -19,4 +19,5 @@ mod power;
 mod requests;
 mod service;
 mod stopped;
+mod submounts;
 mod trouble;

@@ -13,7 +13,7 @@ use crate::handle::{FileHandle, Fingerprint};
 use crate::node::Node;
 use crate::options::{OpenError, Options};
 use crate::ours::Ours;
-use crate::probe::{brick_id, file_system_id, private_clone, probe_handles};
+use crate::probe::{brick_id, file_system_id, lone_clone, private_clone, probe_handles};
 use crate::sys;
 use crate::table::Table;
 use crate::view::{Held, LIST, LOOK, View, proc_path};
@@ -30,6 +30,8 @@ pub(crate) struct Brick {
     /// For our own reading: read-only and without access times.
     pub(crate) quiet: View,
     pub(crate) quiet_is_kept_by_kernel: bool,
+    /// The plain view is a mount of its own as well.
+    pub(crate) plain_is_alone: bool,
     /// What changes are refused to all but users.
     source: AtomicBool,
     pub(crate) handles: bool,
@@ -65,6 +67,10 @@ impl Brick {
                 source: error.into(),
             }
         })?;
+        let root = match options.one_file_system {
+            true => lone_clone(root.as_fd()).map_err(failed("open_tree"))?,
+            false => root,
+        };
 
         let handle = options
             .handles
@@ -95,6 +101,7 @@ impl Brick {
             plain,
             quiet,
             quiet_is_kept_by_kernel,
+            plain_is_alone: options.one_file_system,
             source: AtomicBool::new(false),
             handles,
             id,

@@ -183,7 +183,8 @@ impl Brick {
 
     /// What the path in proc of everything below the root begins with.
     fn top(&self, view: &View) -> Result<Vec<u8>> {
-        if self.quiet_is_kept_by_kernel && std::ptr::eq(view, &self.quiet) {
+        let quiet = self.quiet_is_kept_by_kernel && std::ptr::eq(view, &self.quiet);
+        if quiet || self.plain_is_alone {
             return Ok(Vec::new());
         }
         let root = Held::Lent(view.root.as_fd());

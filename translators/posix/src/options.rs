@@ -14,6 +14,10 @@ pub struct Options {
     /// none: one descriptor for each object that anybody holds, and nothing survives a restart.
     #[serde(default = "yes")]
     pub handles: bool,
+    /// Whether to leave out what other file systems are mounted in the directory: where they are
+    /// stands the directory that lies beneath. Otherwise what is mounted there is EXDEV.
+    #[serde(default)]
+    pub one_file_system: bool,
 }
 
 fn yes() -> bool {
@@ -26,6 +30,7 @@ impl Options {
         Options {
             directory: directory.into(),
             handles: true,
+            one_file_system: false,
         }
     }
 }

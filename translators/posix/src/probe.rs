@@ -28,11 +28,21 @@ fn device(stat: &Statx) -> u64 {
 /// read-only and without access times. Its descriptor is open for reading: an `O_PATH` one, as
 /// open_tree gives it, cannot stand for the mount of a handle.
 pub(crate) fn private_clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let empty_path = OpenTreeFlags::AT_EMPTY_PATH;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | empty_path;
-    let tree = open_tree(root, c"", flags)?;
+    let tree = clone(root)?;
     sys::make_quiet(tree.as_fd())?;
     openat(&tree, c".", LIST, Mode::empty())
+}
+
+/// The same as users may change it: a mount of this directory alone, in which nothing else is
+/// mounted, now or later.
+pub(crate) fn lone_clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
+    openat(&clone(root)?, c".", LIST, Mode::empty())
+}
+
+fn clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let empty_path = OpenTreeFlags::AT_EMPTY_PATH;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | empty_path;
+    open_tree(root, c"", flags)
 }
 
 /// `XFS_SUPER_MAGIC`

@@ -84,6 +84,35 @@ fn another_mount_is_not_entered_nor_removed() {
 }
 
 #[test]
+fn what_is_mounted_in_a_brick_can_be_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let sub = dir.path().join("sub");
+    std::fs::create_dir_all(sub.join("beneath")).unwrap();
+    let options = Options {
+        one_file_system: true,
+        ..Options::new(dir.path())
+    };
+    let brick = Brick {
+        posix: Posix::open(&options).unwrap(),
+        dir: dir.path().to_owned(),
+    };
+    // Also what is mounted later.
+    let mount = ["-t", "tmpfs", "none"].map(std::ffi::OsStr::new);
+    let arguments: Vec<_> = mount.into_iter().chain([sub.as_os_str()]).collect();
+    image::run("mount", &arguments, "mount");
+    let _umount = image::Umount(sub.clone());
+    std::fs::write(sub.join("other"), "of another file system").unwrap();
+    let beneath = brick.find("sub/beneath");
+    assert_eq!(brick.path_of(&beneath), "/sub/beneath");
+    let found = now(brick.lookup(&root(), &brick.find("sub"), name("other")));
+    assert_eq!(errno(found), Errno::ENOENT);
+    now(brick.rmdir(&root(), &brick.find("sub"), name("beneath"))).unwrap();
+    let handle = now(brick.handle(&root(), &brick.find("sub"))).unwrap();
+    let again = now(brick.resolve(&healer(), &handle)).unwrap();
+    assert_eq!(brick.path_of(&again.inode), "/sub");
+}
+
+#[test]
 fn a_directory_moved_out_behind_our_back_is_stale() {
     let outer = tempfile::tempdir().unwrap();
     let (inside, outside) = (outer.path().join("brick"), outer.path().join("elsewhere"));

@@ -7,6 +7,10 @@ use hermitfs_testkit::conformance::{Fixture, run_all};
 use super::*;
 
 fn conforms(kind: image::Kind, handles: bool) {
+    conforms_with(kind, handles, false);
+}
+
+fn conforms_with(kind: image::Kind, handles: bool, one_file_system: bool) {
     let image = image::Image::new(kind);
     let number = AtomicU32::new(0);
     run_all(|| {
@@ -16,6 +20,7 @@ fn conforms(kind: image::Kind, handles: bool) {
         std::fs::create_dir(&directory).unwrap();
         let options = Options {
             handles,
+            one_file_system,
             ..Options::new(&directory)
         };
         let posix = Posix::open(&options).unwrap();
@@ -45,6 +50,12 @@ fn a_brick_on_ext3_keeps_the_contract() {
 fn a_brick_on_ext4_keeps_the_contract_with_handles_and_without() {
     conforms(image::Kind::Ext4, true);
     conforms(image::Kind::Ext4, false);
+}
+
+#[test]
+fn a_brick_that_leaves_out_other_file_systems_keeps_the_contract() {
+    conforms_with(image::Kind::Ext4, true, true);
+    conforms_with(image::Kind::Ext4, false, true);
 }
 
 #[test]

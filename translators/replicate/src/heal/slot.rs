@@ -8,7 +8,7 @@ use super::meta::Image;
 use super::{HEAL, Healer, handle_of, look};
 use crate::ledger::{BodyWork, Known};
 use crate::record::{Bytes, Oid, Place, Trust};
-use crate::trouble::{Blame, Setback, Step};
+use crate::trouble::{Blame, Setback, Side, Step, Trouble};
 
 /// A name of a directory, on both sides, and what the sink has there.
 pub(super) struct Slot<'a> {
@@ -55,6 +55,9 @@ impl Healer {
         let mut there = slot.there.clone();
         if let Some(entry) = &there {
             let is_dir = entry.inode.kind() == Kind::Directory;
+            if is_dir {
+                self.must_be_one_with_the_root(entry)?;
+            }
             if is_dir && under.is_some() {
                 self.tally.file();
             }
@@ -99,6 +102,20 @@ impl Healer {
         // All that it has is new here; what a kill leaves half done was made by us.
         self.plant(&known, Some(Trust::ALL));
         Ok(())
+    }
+
+    /// Nothing can be moved or linked from a subvolume to another, as it can be on the source: one
+    /// that somebody has made on the sink cannot stand for a directory.
+    fn must_be_one_with_the_root(&self, there: &Entry) -> Step<()> {
+        if there.inode.identity().dev == self.sink_root.identity().dev {
+            return Ok(());
+        }
+        Err(Setback::Object(Trouble::told(
+            Side::Sink,
+            "adopt",
+            Some(Errno::EXDEV),
+            "a subvolume of its own, from which nothing can be moved: delete it there".to_owned(),
+        )))
     }
 
     /// The attributes of an image that needs no walk.
