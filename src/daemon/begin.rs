@@ -1,6 +1,5 @@
 //! From an order to a mount that answers: what is looked at, taken and opened in which order.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -9,7 +8,6 @@ use std::time::Duration;
 
 use hermitfs_fuse::{Mount, MountError, Placement};
 use hermitfs_replicate::Rate;
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
@@ -46,7 +44,7 @@ impl Serving {
             over = Some(taken);
         }
         let opened = open(&order, &graph, &bricks, continuous, over.as_ref());
-        let (pins, volume) = opened.inspect_err(|_| give_up(over.as_ref()))?;
+        let volume = opened.inspect_err(|_| give_up(over.as_ref()))?;
         let record = record(&order, &slot, &bricks, &volume);
         let attached = listen(&slot, &record).and_then(|listener| {
             let mount = Mount::prepare(volume.top, options).map_err(mount_failure)?;
@@ -105,7 +103,6 @@ impl Serving {
             mount,
             pair: volume.pair,
             bricks,
-            pins,
             over,
             end,
             ending: Mutex::new(false),
@@ -122,14 +119,14 @@ impl Serving {
     }
 }
 
-/// Opens the bricks, and holds their directories.
+/// Opens the bricks.
 fn open(
     order: &Order,
     graph: &Graph,
     bricks: &[Brick],
     continuous: bool,
     over: Option<&Over>,
-) -> Result<(Vec<OwnedFd>, Volume)> {
+) -> Result<Volume> {
     let moved = over.map(|over| (bricks.first(), over.brick()));
     let circumstances = Circumstances {
         state_dir: &order.state_dir,
@@ -139,11 +136,7 @@ fn open(
         one_file_system: order.one_file_system,
         moved: moved.and_then(|(brick, place)| Some((brick?.directory.as_path(), place))),
     };
-    let pins = bricks
-        .iter()
-        .map(|brick| pin(circumstances.place_of(&brick.directory)));
-    let pins = pins.collect::<Result<Vec<OwnedFd>>>()?;
-    Ok((pins, build::build(graph, circumstances)?))
+    build::build(graph, circumstances)
 }
 
 /// The old brick is as it was, unless a dead mount of ours still covers it.
@@ -231,16 +224,6 @@ fn listen(slot: &Slot, record: &Record) -> Result<UnixListener> {
     };
     open().map_err(|error: std::io::Error| {
         Failure::other(format!("the daemon's socket cannot be opened: {error}"))
-    })
-}
-
-fn pin(directory: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(directory, flags, Mode::empty()).map_err(|error| {
-        Failure::configuration(format!(
-            "the brick {} cannot be opened: {error}",
-            directory.display()
-        ))
     })
 }
 

@@ -11,7 +11,7 @@ use hermitfs_fuse::MountError;
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
 use hermitfs_replicate::{NotReady, Replicate};
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, fstat, open};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::fstab;
@@ -204,7 +204,7 @@ fn swap(daemon: &Daemon, sink: usize) -> Result<bool, proto::Refused> {
             mountpoint.display()
         )));
     }
-    let tree = clone(&daemon.pins[sink])
+    let tree = new_brick(daemon, sink)
         .map_err(|error| not_now(format!("the new brick cannot be mounted again: {error}")))?;
     match put(&tree, mountpoint, BENEATH) {
         Ok(()) => match daemon.mount.detach() {
@@ -244,6 +244,22 @@ fn stuck(daemon: &Daemon, error: MountError) -> proto::Refused {
         "{} cannot be taken away: {error}",
         daemon.record.mountpoint.display()
     ))
+}
+
+/// A mount of the sink's directory that is nowhere yet. What stands at its path has to be what was
+/// healed. It is not held open before: a sink that fails must be free to be unmounted.
+fn new_brick(daemon: &Daemon, sink: usize) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let brick = open(&daemon.bricks[sink].directory, flags, Mode::empty())?;
+    let stat = fstat(&brick)?;
+    let pair = daemon.pair.as_ref();
+    if pair.is_none_or(|pair| !pair.is_sink(sink - 1, stat.st_dev, stat.st_ino)) {
+        return Err(io::Error::other(format!(
+            "{} is not the sink any more",
+            daemon.bricks[sink].directory.display()
+        )));
+    }
+    clone(&brick)
 }
 
 fn clone(brick: &OwnedFd) -> io::Result<OwnedFd> {

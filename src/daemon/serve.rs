@@ -1,6 +1,5 @@
 //! From the first request to the last word: what a daemon does while its mount is there.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -41,8 +40,6 @@ pub(crate) struct Daemon {
     pub(crate) mount: Mount,
     pub(crate) pair: Option<Arc<Replicate>>,
     pub(crate) bricks: Vec<Brick>,
-    /// Each brick's directory, held: a way to it that leads through no mount of ours.
-    pub(crate) pins: Vec<OwnedFd>,
     /// The source, where our mount is over it.
     pub(crate) over: Option<Over>,
     /// How far it is, told whenever that has changed.

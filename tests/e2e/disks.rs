@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use hermitfs_tests::crew::{self, Crew};
 use hermitfs_tests::disk::Format;
 use hermitfs_tests::faulty::{Fault, FaultyDisk};
 use hermitfs_tests::hermitfs::exit;
@@ -127,4 +128,57 @@ fn a_bad_block_under_a_directory_of_the_source_is_no_short_directory() {
         assert_eq!(read(&new.join(name)).unwrap(), content(name));
     }
     mend_and_finish(&old, &mut migration);
+}
+
+/// The sink fails under users' hands: they notice nothing; it can be unmounted, and when it is
+/// mounted again it is made equal.
+fn sink_fails_and_comes_back(format: Format, fault: &Fault) {
+    let lab = Lab::new("sink-yanked");
+    let old = lab.disk("old", Format::Ext4, 512);
+    let new = lab.faulty_disk("new", format, 512);
+    let seeds = crew::seeds(2);
+    crew::build(old.path(), &seeds);
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    let mut crew = Crew::start(&lab, migration.mount(), &seeds, false);
+    crew.work_for(Duration::from_millis(500));
+    new.fail(fault);
+    until(LONG, "a word about the sink", || {
+        crew.work_for(Duration::from_millis(100));
+        let status = migration.status();
+        let reason = status.0["reason"].as_str().unwrap_or_default();
+        (reason.contains("the sink new failed") && reason.contains("let go")).then_some(())
+    });
+    migration
+        .command("cutover", &["--timeout", "1s"])
+        .refused(exit::TRY_AGAIN, &["sink"]);
+    crew.work_for(Duration::from_secs(1));
+
+    new.mend();
+    new.unmount_when_free();
+    crew.work_for(Duration::from_millis(500));
+    // What is beneath the mount is not the sink.
+    assert_eq!(fs::read_dir(new.path()).unwrap().count(), 0);
+    new.mount("");
+    crew.work_for(Duration::from_millis(500));
+    crew.stop();
+    migration.wait_ready(LONG);
+    migration.assert_bricks_equal();
+    migration.cut_over();
+}
+
+#[test]
+fn a_sink_on_ext4_that_cannot_be_written_comes_back() {
+    sink_fails_and_comes_back(Format::Ext4, &Fault::Writes);
+}
+
+#[test]
+fn a_sink_on_xfs_that_is_yanked_comes_back() {
+    sink_fails_and_comes_back(Format::Xfs, &Fault::Everything);
+}
+
+#[test]
+fn a_sink_on_btrfs_that_is_yanked_comes_back() {
+    sink_fails_and_comes_back(Format::Btrfs, &Fault::Everything);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hermitfs_tests::crew::{self, Crew};
 use hermitfs_tests::disk::{Disk, Format};
+use hermitfs_tests::faulty::Fault;
 use hermitfs_tests::hermitfs::exit;
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::migration::Migration;
@@ -88,6 +89,95 @@ fn a_state_directory_that_has_room_again_is_written_again() {
     migration.start();
     crew.work_for(Duration::from_secs(1));
     crew.stop();
+    migration.wait_ready(LONG);
+    migration.assert_bricks_equal();
+    migration.cut_over();
+}
+
+#[test]
+fn a_kill_while_the_disk_of_the_state_fails_costs_a_walk_and_no_change() {
+    let lab = Lab::new("journal-disk");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 512),
+        lab.disk("new", Format::Ext4, 512),
+    );
+    let state = lab.faulty_disk("state", Format::Ext4, 64);
+    let seeds = crew::seeds(2);
+    crew::build(old.path(), &seeds);
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    let mut crew = Crew::start(&lab, migration.mount(), &seeds, true);
+    crew.work_for(Duration::from_millis(500));
+    state.fail(&Fault::Writes);
+    // An error in the journal of that file system turns it read-only.
+    until(LONG, "a word about the journal", || {
+        crew.work_for(Duration::from_millis(100));
+        drop(fs::File::open(state.path()).and_then(|dir| Ok(rustix::fs::syncfs(dir)?)));
+        let status = migration.status();
+        let reason = status.0["reason"].as_str().unwrap_or_default().to_owned();
+        reason.contains("journal cannot be written").then_some(())
+    });
+    crew.work_for(Duration::from_secs(1));
+    migration
+        .command("cutover", &["--timeout", "1s"])
+        .refused(exit::TRY_AGAIN, &["journal"]);
+    // Nothing in the journal says that it lacks something: the sink has to.
+    migration.kill();
+    state.mend();
+    state.unmount_when_free();
+    state.mount("");
+    migration.start();
+    assert!(migration.status().is("unverified"));
+    crew.work_for(Duration::from_millis(500));
+    crew.stop();
+    migration.wait_ready(LONG);
+    migration.assert_bricks_equal();
+    migration.cut_over();
+}
+
+#[test]
+fn changes_are_refused_only_when_no_disk_can_tell_of_them() {
+    let lab = Lab::new("journal-nowhere");
+    let old = lab.disk("old", Format::Ext4, 64);
+    let new = lab.faulty_disk("new", Format::Ext4, 64);
+    let state = lab.faulty_disk("state", Format::Ext4, 64);
+    fs::write(old.join("file"), "content").unwrap();
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    let mount = migration.mount().to_owned();
+    let made = std::cell::Cell::new(0);
+    let make = || {
+        made.set(made.get() + 1);
+        fs::write(mount.join(format!("made-{}", made.get())), "made")
+    };
+    for disk in [&new, &state] {
+        make().unwrap();
+        disk.fail(&Fault::Writes);
+        drop(fs::File::open(disk.path()).and_then(|dir| Ok(rustix::fs::syncfs(dir)?)));
+    }
+    let refused = until(LONG, "a change that is refused", || make().err());
+    assert_eq!(refused.raw_os_error(), Some(libc::EIO), "{refused}");
+    assert_eq!(fs::read(mount.join("file")).unwrap(), b"content");
+    let reason = migration.status().0["reason"].to_string();
+    for words in ["sink new failed", "changes are refused"] {
+        assert!(reason.contains(words), "{reason}");
+    }
+
+    // With the sink there is somewhere to note it.
+    new.mend();
+    new.unmount_when_free();
+    new.mount("");
+    until(LONG, "a change that is not refused", || make().ok());
+    migration
+        .command("cutover", &["--timeout", "1s"])
+        .refused(exit::TRY_AGAIN, &["journal"]);
+    migration.kill();
+    state.mend();
+    state.unmount_when_free();
+    state.mount("");
+    migration.start();
     migration.wait_ready(LONG);
     migration.assert_bricks_equal();
     migration.cut_over();

@@ -128,6 +128,14 @@ impl Disk {
         run("umount", &[&*self.path.to_string_lossy()]);
     }
 
+    /// The same as soon as nobody uses it.
+    pub fn unmount_when_free(&self) {
+        let what = format!("an unmount of {}", self.path.display());
+        crate::wait::until(std::time::Duration::from_secs(60), &what, || {
+            rustix::mount::unmount(&self.path, UnmountFlags::empty()).ok()
+        });
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.path

@@ -207,4 +207,9 @@ pub enum Role {
     Sink,
     /// No role: ordinary use.
     Plain,
+    /// Out of use, so that its file system can be unmounted and repaired: a leaf closes all that
+    /// it has open there, and answers every operation with ENODEV. With the next role it is opened
+    /// anew, where its options say; inodes and files from before are ESTALE then. A leaf that
+    /// holds nothing of the kind goes on as before.
+    Away,
 }

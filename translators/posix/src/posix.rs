@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use hermitfs_api::{
     Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Handle, Inode, Lend, Lent,
@@ -12,6 +13,13 @@ use crate::options::{OpenError, Options};
 
 /// A brick: the leaf of kind `storage/posix`.
 pub struct Posix {
+    options: Options,
+    /// `None` while it is away.
+    here: ArcSwapOption<Here>,
+}
+
+/// A brick that is open.
+struct Here {
     brick: Arc<Brick>,
     /// Held, so that it is always in the table.
     root: Arc<Inode>,
@@ -31,21 +39,40 @@ pub struct Abilities {
 impl Posix {
     /// Opens the brick that the options name, and finds out what its file system can do.
     pub fn open(options: &Options) -> std::result::Result<Posix, OpenError> {
+        Ok(Posix {
+            options: options.clone(),
+            here: ArcSwapOption::from_pointee(Here::open(options)?),
+        })
+    }
+
+    /// What the file system can do; nothing while it is away.
+    pub fn abilities(&self) -> Abilities {
+        let here = self.here.load();
+        Abilities {
+            handles: here.as_ref().is_some_and(|here| here.brick.handles),
+            private_view: here
+                .as_ref()
+                .is_some_and(|here| here.brick.quiet_is_kept_by_kernel),
+        }
+    }
+
+    fn at<T>(&self, operation: impl FnOnce(&Arc<Brick>) -> rustix::io::Result<T>) -> Result<T> {
+        match &*self.here.load() {
+            Some(here) => told(operation(&here.brick)),
+            None => Err(Errno::ENODEV.into()),
+        }
+    }
+}
+
+impl Here {
+    fn open(options: &Options) -> std::result::Result<Here, OpenError> {
         let brick = Arc::new(Brick::open(options)?);
         let root = brick.root().map_err(|error| OpenError::FileSystem {
             path: options.directory.clone(),
             call: "openat",
             source: error.into(),
         })?;
-        Ok(Posix { brick, root })
-    }
-
-    /// What the file system can do.
-    pub fn abilities(&self) -> Abilities {
-        Abilities {
-            handles: self.brick.handles,
-            private_view: self.brick.quiet_is_kept_by_kernel,
-        }
+        Ok(Here { brick, root })
     }
 }
 
@@ -58,35 +85,36 @@ fn told<T>(result: rustix::io::Result<T>) -> Result<T> {
 #[async_trait]
 impl Translator for Posix {
     async fn root(&self, cx: &Context) -> Result<Entry> {
-        let attr = told(self.brick.getattr(cx, &self.root, None))?;
+        let here = self.here.load();
+        let here = here.as_ref().ok_or(Errno::ENODEV)?;
         Ok(Entry {
-            inode: self.root.clone(),
-            attr,
+            inode: here.root.clone(),
+            attr: told(here.brick.getattr(cx, &here.root, None))?,
         })
     }
 
     async fn lookup(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<Entry> {
-        told(self.brick.lookup(cx, dir, name))
+        self.at(|brick| brick.lookup(cx, dir, name))
     }
 
     async fn handle(&self, _: &Context, inode: &Arc<Inode>) -> Result<Handle> {
-        told(self.brick.handle(inode))
+        self.at(|brick| brick.handle(inode))
     }
 
     async fn resolve(&self, cx: &Context, handle: &Handle) -> Result<Entry> {
-        told(self.brick.resolve(cx, handle))
+        self.at(|brick| brick.resolve(cx, handle))
     }
 
     async fn locate(&self, _: &Context, inode: &Arc<Inode>) -> Result<Location> {
-        told(self.brick.locate(inode))
+        self.at(|brick| brick.locate(inode))
     }
 
     async fn whence(&self, _: &Context, inode: &Arc<Inode>) -> Result<(Arc<Inode>, NameBuf)> {
-        told(self.brick.whence(inode))
+        self.at(|brick| brick.whence(inode))
     }
 
     async fn getattr(&self, cx: &Context, inode: &Arc<Inode>, file: Option<&File>) -> Result<Attr> {
-        told(self.brick.getattr(cx, inode, file))
+        self.at(|brick| brick.getattr(cx, inode, file))
     }
 
     async fn setattr(
@@ -96,11 +124,11 @@ impl Translator for Posix {
         file: Option<&File>,
         set: &SetAttr,
     ) -> Result<Attr> {
-        told(self.brick.setattr(cx, inode, file, set))
+        self.at(|brick| brick.setattr(cx, inode, file, set))
     }
 
     async fn readlink(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>> {
-        told(self.brick.readlink(cx, inode))
+        self.at(|brick| brick.readlink(cx, inode))
     }
 
     async fn mknod(
@@ -110,7 +138,7 @@ impl Translator for Posix {
         name: &Name,
         make: &Make,
     ) -> Result<Entry> {
-        told(self.brick.mknod(cx, dir, name, make))
+        self.at(|brick| brick.mknod(cx, dir, name, make))
     }
 
     async fn mkdir(
@@ -121,7 +149,7 @@ impl Translator for Posix {
         mode: u32,
         umask: u32,
     ) -> Result<Entry> {
-        told(self.brick.mkdir(cx, dir, name, mode, umask))
+        self.at(|brick| brick.mkdir(cx, dir, name, mode, umask))
     }
 
     async fn symlink(
@@ -131,7 +159,7 @@ impl Translator for Posix {
         name: &Name,
         target: &[u8],
     ) -> Result<Entry> {
-        told(self.brick.symlink(cx, dir, name, target))
+        self.at(|brick| brick.symlink(cx, dir, name, target))
     }
 
     async fn link(
@@ -141,15 +169,15 @@ impl Translator for Posix {
         dir: &Arc<Inode>,
         name: &Name,
     ) -> Result<Entry> {
-        told(self.brick.link(cx, inode, dir, name))
+        self.at(|brick| brick.link(cx, inode, dir, name))
     }
 
     async fn unlink(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
-        told(self.brick.unlink(cx, dir, name))
+        self.at(|brick| brick.unlink(cx, dir, name))
     }
 
     async fn rmdir(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
-        told(self.brick.rmdir(cx, dir, name))
+        self.at(|brick| brick.rmdir(cx, dir, name))
     }
 
     async fn rename(
@@ -161,7 +189,7 @@ impl Translator for Posix {
         new_name: &Name,
         flags: RenameFlags,
     ) -> Result<()> {
-        told(self.brick.rename(cx, dir, name, new_dir, new_name, flags))
+        self.at(|brick| brick.rename(cx, dir, name, new_dir, new_name, flags))
     }
 
     async fn create(
@@ -173,11 +201,11 @@ impl Translator for Posix {
         mode: u32,
         umask: u32,
     ) -> Result<(Entry, Arc<File>)> {
-        told(self.brick.create(cx, dir, name, flags, mode, umask))
+        self.at(|brick| brick.create(cx, dir, name, flags, mode, umask))
     }
 
     async fn open(&self, cx: &Context, inode: &Arc<Inode>, flags: OpenFlags) -> Result<Arc<File>> {
-        told(self.brick.open_file(cx, inode, flags))
+        self.at(|brick| brick.open_file(cx, inode, flags))
     }
 
     async fn read(
@@ -187,27 +215,27 @@ impl Translator for Posix {
         at: u64,
         buffer: &mut [u8],
     ) -> Result<usize> {
-        told(self.brick.read(file, at, buffer))
+        self.at(|brick| brick.read(file, at, buffer))
     }
 
     async fn write(&self, cx: &Context, file: &Arc<File>, at: u64, data: &[u8]) -> Result<usize> {
-        told(self.brick.write(cx, file, at, data))
+        self.at(|brick| brick.write(cx, file, at, data))
     }
 
     async fn flush(&self, _: &Context, file: &Arc<File>) -> Result<()> {
-        told(self.brick.flush(file))
+        self.at(|brick| brick.flush(file))
     }
 
     async fn release(&self, _: &Context, file: &Arc<File>) -> Result<()> {
-        told(self.brick.opened(file).map(drop))
+        self.at(|brick| brick.opened(file).map(drop))
     }
 
     async fn fsync(&self, _: &Context, file: &Arc<File>, datasync: bool) -> Result<()> {
-        told(self.brick.fsync(file, datasync))
+        self.at(|brick| brick.fsync(file, datasync))
     }
 
     async fn fsyncdir(&self, cx: &Context, dir: &Arc<Inode>, datasync: bool) -> Result<()> {
-        told(self.brick.fsyncdir(cx, dir, datasync))
+        self.at(|brick| brick.fsyncdir(cx, dir, datasync))
     }
 
     async fn readdir(
@@ -218,15 +246,15 @@ impl Translator for Posix {
         max: usize,
         plus: bool,
     ) -> Result<Vec<DirEntry>> {
-        told(self.brick.readdir(cx, dir, from, max, plus))
+        self.at(|brick| brick.readdir(cx, dir, from, max, plus))
     }
 
     async fn getxattr(&self, cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<Vec<u8>> {
-        told(self.brick.getxattr(cx, inode, name))
+        self.at(|brick| brick.getxattr(cx, inode, name))
     }
 
     async fn listxattr(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>> {
-        told(self.brick.listxattr(cx, inode))
+        self.at(|brick| brick.listxattr(cx, inode))
     }
 
     async fn setxattr(
@@ -237,19 +265,19 @@ impl Translator for Posix {
         value: &[u8],
         flags: XattrFlags,
     ) -> Result<()> {
-        told(self.brick.setxattr(cx, inode, name, value, flags))
+        self.at(|brick| brick.setxattr(cx, inode, name, value, flags))
     }
 
     async fn removexattr(&self, cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
-        told(self.brick.removexattr(cx, inode, name))
+        self.at(|brick| brick.removexattr(cx, inode, name))
     }
 
     async fn get_flags(&self, cx: &Context, inode: &Arc<Inode>) -> Result<u32> {
-        told(self.brick.get_flags(cx, inode))
+        self.at(|brick| brick.get_flags(cx, inode))
     }
 
     async fn set_flags(&self, cx: &Context, inode: &Arc<Inode>, flags: u32) -> Result<()> {
-        told(self.brick.set_flags(cx, inode, flags))
+        self.at(|brick| brick.set_flags(cx, inode, flags))
     }
 
     async fn fallocate(
@@ -260,11 +288,11 @@ impl Translator for Posix {
         at: u64,
         len: u64,
     ) -> Result<()> {
-        told(self.brick.fallocate(cx, file, how, at, len))
+        self.at(|brick| brick.fallocate(cx, file, how, at, len))
     }
 
     async fn lseek(&self, _: &Context, file: &Arc<File>, at: u64, seek: Seek) -> Result<u64> {
-        told(self.brick.lseek(file, at, seek))
+        self.at(|brick| brick.lseek(file, at, seek))
     }
 
     async fn copy_file_range(
@@ -276,11 +304,11 @@ impl Translator for Posix {
         to_at: u64,
         len: u64,
     ) -> Result<u64> {
-        told(self.brick.copy_range(cx, (from, from_at), (to, to_at), len))
+        self.at(|brick| brick.copy_range(cx, (from, from_at), (to, to_at), len))
     }
 
     async fn statfs(&self, cx: &Context, inode: &Arc<Inode>) -> Result<StatFs> {
-        told(self.brick.statfs(cx, inode))
+        self.at(|brick| brick.statfs(cx, inode))
     }
 
     // One mount is the only way to a brick: the kernel's own locks there are right and free.
@@ -293,19 +321,34 @@ impl Translator for Posix {
     }
 
     async fn lend(&self, cx: &Context, inode: &Arc<Inode>, lend: Lend) -> Result<Option<Lent>> {
-        told(self.brick.lend(cx, inode, lend))
+        self.at(|brick| brick.lend(cx, inode, lend))
     }
 
     async fn quiet(&self, _: &Context, inode: &Arc<Inode>) -> Result<bool> {
-        told(self.brick.quiet(inode))
+        self.at(|brick| brick.quiet(inode))
     }
 
     async fn sync(&self, _: &Context) -> Result<()> {
-        told(self.brick.sync())
+        self.at(|brick| brick.sync())
     }
 
     async fn role(&self, role: Role) -> Result<()> {
-        self.brick.play(role);
-        Ok(())
+        if role == Role::Away {
+            self.here.store(None);
+            return Ok(());
+        }
+        if self.here.load().is_none() {
+            let here = Here::open(&self.options).map_err(|error| match &error {
+                OpenError::Directory { source, .. } | OpenError::FileSystem { source, .. } => {
+                    let raw = source.raw_os_error().unwrap_or(libc::EIO);
+                    Error::with_story(Errno::from_raw(raw), error)
+                }
+            })?;
+            self.here.store(Some(Arc::new(here)));
+        }
+        self.at(|brick| {
+            brick.play(role);
+            Ok(())
+        })
     }
 }

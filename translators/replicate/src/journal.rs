@@ -35,6 +35,9 @@ pub(crate) struct Header {
     pub(crate) uptime: i64,
     /// Records could not be written: everything counts as dirty.
     pub(crate) all_dirty: bool,
+    /// A sync of the sink failed in this boot: what it reads may not be what its disk has.
+    #[serde(default)]
+    pub(crate) suspect: bool,
     /// Files healed so far, for those who watch.
     #[serde(default)]
     pub(crate) files: u64,
@@ -182,6 +185,12 @@ impl Journal {
         bytes.push(b'\n');
         bytes.resize(HEADER, b' ');
         self.file.write_all_at(&bytes, 0)
+    }
+
+    /// Nothing can be written to it from now on, until it is written anew.
+    #[cfg(test)]
+    pub(crate) fn fail(&mut self) {
+        self.file = File::open(&self.path).unwrap();
     }
 
     /// Puts it on stable storage.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -9,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::heal::Books;
 use crate::journal::{Header, Journal};
 use crate::ledger::Ledger;
-use crate::volume::Served;
+use crate::volume::{MarkerOn, Served};
 
 /// The ledger of one sink and its journal, under one lock. A change and its record are one step:
 /// nobody sees a mark that is not in the journal.
@@ -34,15 +35,29 @@ struct Book {
     #[cfg(test)]
     kept: Vec<crate::record::Record>,
     journal: Option<Journal>,
-    /// Since when, and why, nothing can be written.
+    /// Where it is noted that the journal is lost, if that cannot be noted in it.
+    marker: Option<Arc<MarkerOn>>,
+    /// Why nothing can be written to the journal.
     lost: Option<String>,
-    /// Not even that it is lost could be written: changes must fail.
-    dead: bool,
+    noted: Noted,
+}
+
+/// Where it stands that a journal is not to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    /// In its own first block, or it is to be believed.
+    InJournal,
+    /// On the sink.
+    OnSink,
+    /// Nowhere: changes must fail.
+    Nowhere,
 }
 
 impl Leg {
-    pub(crate) fn new(ledger: Ledger, journal: Journal) -> Leg {
-        Leg::with(ledger, Some(journal), Clock::Running(Instant::now()))
+    pub(crate) fn new(ledger: Ledger, journal: Journal, marker: Arc<MarkerOn>) -> Leg {
+        let leg = Leg::with(ledger, Some(journal), Clock::Running(Instant::now()));
+        leg.book.lock().marker = Some(marker);
+        leg
     }
 
     fn with(ledger: Ledger, journal: Option<Journal>, clock: Clock) -> Leg {
@@ -51,8 +66,9 @@ impl Leg {
             #[cfg(test)]
             kept: Vec::new(),
             journal,
+            marker: None,
             lost: None,
-            dead: false,
+            noted: Noted::InJournal,
         };
         Leg {
             book: Mutex::new(book),
@@ -84,22 +100,33 @@ impl Leg {
 
     /// One step in the ledger, and in the journal.
     pub(crate) fn ledger<R>(&self, change: impl FnOnce(&mut Ledger) -> R) -> R {
+        self.mark(change).0
+    }
+
+    /// The same; and whether it is noted somewhere. Otherwise what was marked must not be done.
+    pub(crate) fn mark<R>(&self, change: impl FnOnce(&mut Ledger) -> R) -> (R, bool) {
         let mut book = self.book.lock();
         let answer = change(&mut book.ledger);
         if book.ledger.has_records() {
             book.write();
         }
-        answer
+        (answer, book.noted != Noted::Nowhere)
     }
 
-    /// Whether changes have to be refused.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.book.lock().dead
+    /// Whether a change can be written down, or that it cannot.
+    pub(crate) fn is_noted(&self) -> bool {
+        self.book.lock().noted != Noted::Nowhere
     }
 
     /// Why nothing can be written to the journal, if so.
     pub(crate) fn lost(&self) -> Option<String> {
-        self.book.lock().lost.clone()
+        let book = self.book.lock();
+        let why = book.lost.as_ref()?;
+        let then = match book.noted {
+            Noted::InJournal | Noted::OnSink => "all is compared once it can be written again",
+            Noted::Nowhere => "nor can that be noted on the sink, so changes are refused",
+        };
+        Some(format!("the journal cannot be written: {why}; {then}"))
     }
 
     /// Sleeps until there may be work, at most this long.
@@ -118,25 +145,61 @@ impl Leg {
         let Book {
             ledger,
             journal: Some(journal),
+            marker,
             lost,
-            dead,
+            noted,
             ..
         } = &mut *book
         else {
             return;
         };
-        if lost.is_none() && !journal.is_long() {
+        if lost.is_none() && *noted == Noted::InJournal && !journal.is_long() {
             return;
         }
-        match journal.compact(&ledger.dump()) {
-            Ok(()) => {
-                if lost.take().is_some() {
-                    tracing::info!("the journal can be written again");
+        if lost.is_some() || journal.is_long() {
+            match journal.compact(&ledger.dump()) {
+                Ok(()) => {
+                    if lost.take().is_some() {
+                        tracing::info!("the journal can be written again");
+                    }
                 }
-                *dead = false;
+                Err(error) if lost.is_some() => {
+                    tracing::debug!(%error, "the journal is still lost");
+                    if *noted == Noted::Nowhere {
+                        book.note();
+                    }
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the journal cannot be shortened");
+                    return;
+                }
             }
-            Err(error) if lost.is_some() => tracing::debug!(%error, "the journal is still lost"),
-            Err(error) => tracing::warn!(%error, "the journal cannot be shortened"),
+        }
+        // It is to be believed again; a marker that says otherwise would cost a walk, no more.
+        let unmarked = match (*noted, marker) {
+            (Noted::OnSink, Some(marker)) => marker.set_dirty(false),
+            _ => Ok(()),
+        };
+        match unmarked {
+            Ok(()) => *noted = Noted::InJournal,
+            Err(error) => tracing::debug!(%error, "the sink's marker still says dirty"),
+        }
+    }
+
+    /// Notes, for a restart as well, that what the sink reads may not be what its disk has.
+    pub(crate) fn suspect(&self) {
+        let mut book = self.book.lock();
+        if let Some(journal) = &mut book.journal
+            && !journal.header().suspect
+        {
+            let header = Header {
+                suspect: true,
+                ..journal.header().clone()
+            };
+            if let Err(error) = journal.set_header(header) {
+                tracing::warn!(%error, "the journal cannot be written");
+            }
         }
     }
 
@@ -160,8 +223,14 @@ impl Leg {
             bytes: healed.1,
             ..journal.header().clone()
         };
-        journal.set_header(header)?;
-        if clean { journal.sync() } else { Ok(()) }
+        let written = journal.set_header(header);
+        let written = written.and_then(|()| if clean { journal.sync() } else { Ok(()) });
+        if let Err(error) = &written
+            && book.lost.is_none()
+        {
+            book.lose(error);
+        }
+        written
     }
 }
 
@@ -179,16 +248,40 @@ impl Book {
         let Err(error) = journal.append(&records) else {
             return;
         };
+        self.lose(&error);
+    }
+
+    fn lose(&mut self, error: &io::Error) {
         tracing::error!(%error, "the journal cannot be written: everything counts as dirty");
         self.lost = Some(error.to_string());
+        self.note();
+    }
+
+    /// Notes that the journal is lost: in its first block, which needs no space; else on the sink.
+    fn note(&mut self) {
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
         let header = Header {
             all_dirty: true,
             ..journal.header().clone()
         };
-        if let Err(error) = journal.set_header(header) {
-            tracing::error!(%error, "nor its first block: changes are refused");
-            self.dead = true;
-        }
+        let Err(error) = journal.set_header(header) else {
+            self.noted = Noted::InJournal;
+            return;
+        };
+        tracing::error!(%error, "nor can its first block: the sink's marker has to tell");
+        let marked = match &self.marker {
+            Some(marker) => marker.set_dirty(true),
+            None => Err(hermitfs_api::Errno::ENODEV.into()),
+        };
+        self.noted = match marked {
+            Ok(()) => Noted::OnSink,
+            Err(error) => {
+                tracing::error!(%error, "nor can that: changes are refused");
+                Noted::Nowhere
+            }
+        };
     }
 }
 
@@ -212,4 +305,108 @@ pub(crate) fn boot_id() -> String {
     std::fs::read_to_string(path)
         .map(|id| id.trim().to_owned())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::{Context, Kind, Origin, Role, Translator, block_on};
+    use hermitfs_testkit::Memory;
+
+    use super::*;
+    use crate::journal::VERSION;
+    use crate::ledger::Known;
+    use crate::record::{Locator, Oid, Trust};
+    use crate::volume::{self, BrickId, Found, Marker};
+
+    /// A leg with a journal on a disk and a marker on a sink.
+    fn leg(dir: &Path) -> (Leg, Arc<Memory>) {
+        let id = BrickId {
+            fsid: "f".into(),
+            root: "r".into(),
+        };
+        let marker = Marker {
+            version: 1,
+            id: "1-2".into(),
+            role: "sink".into(),
+            source: id,
+            dirty: false,
+        };
+        let sink = Arc::new(Memory::with_dev(2));
+        let marker = Arc::new(MarkerOn::new(sink.clone(), marker));
+        let root = block_on(sink.root(&Context::internal(Origin::Heal))).unwrap();
+        marker.write(&root.inode).unwrap();
+        let header = Header {
+            version: VERSION,
+            ..Header::default()
+        };
+        let journal = Journal::create(&dir.join("journal"), header, &[]).unwrap();
+        (Leg::new(Ledger::default(), journal, marker), sink)
+    }
+
+    /// Something that has to be written down.
+    fn change(leg: &Leg, n: u64) -> bool {
+        let known = Known {
+            oid: Oid(n, n),
+            kind: Kind::Directory,
+            locator: Locator::default(),
+        };
+        leg.mark(|ledger| ledger.plant_tree(&known, Trust::ALL, 0))
+            .1
+    }
+
+    fn marker_says_dirty(sink: &Memory) -> bool {
+        let root = block_on(sink.root(&Context::internal(Origin::Heal))).unwrap();
+        match block_on(volume::inspect(sink, &root.inode)).unwrap() {
+            Found::Marked(marker) => marker.dirty,
+            _ => panic!("no marker"),
+        }
+    }
+
+    #[test]
+    fn what_the_journal_cannot_tell_the_sink_tells_and_if_not_changes_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (leg, sink) = leg(dir.path());
+        assert!(change(&leg, 1));
+        assert_eq!(leg.lost(), None);
+
+        leg.book.lock().journal.as_mut().unwrap().fail();
+        assert!(change(&leg, 2), "users go on");
+        assert!(leg.lost().unwrap().contains("journal cannot be written"));
+        assert!(marker_says_dirty(&sink));
+
+        leg.tidy();
+        assert_eq!(leg.lost(), None, "it can be written again");
+        assert!(!marker_says_dirty(&sink));
+        let found = Journal::read(&dir.path().join("journal")).unwrap().unwrap();
+        assert_eq!(found.records.len(), 2, "with all that was missed");
+
+        leg.book.lock().journal.as_mut().unwrap().fail();
+        // Our own changes are refused there.
+        block_on(sink.role(Role::Source)).unwrap();
+        assert!(!change(&leg, 3), "noted nowhere");
+        assert!(!leg.is_noted());
+        assert!(leg.lost().unwrap().contains("changes are refused"));
+        // The sink first, then the journal.
+        std::fs::create_dir(dir.path().join("journal.new")).unwrap();
+        leg.tidy();
+        assert!(!leg.is_noted());
+        block_on(sink.role(Role::Sink)).unwrap();
+        leg.tidy();
+        assert!(leg.is_noted() && marker_says_dirty(&sink));
+        std::fs::remove_dir(dir.path().join("journal.new")).unwrap();
+        leg.tidy();
+        assert!(change(&leg, 4));
+        assert_eq!(leg.lost(), None);
+        assert!(!marker_says_dirty(&sink));
+    }
+
+    #[test]
+    fn a_heartbeat_that_fails_says_that_the_journal_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (leg, sink) = leg(dir.path());
+        leg.heartbeat(false, Served::now(), (0, 0)).unwrap();
+        leg.book.lock().journal.as_mut().unwrap().fail();
+        leg.heartbeat(false, Served::now(), (0, 0)).unwrap_err();
+        assert!(leg.lost().is_some() && marker_says_dirty(&sink));
+    }
 }

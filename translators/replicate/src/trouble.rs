@@ -46,6 +46,14 @@ impl Trouble {
         }
     }
 
+    /// Whether a file system may have died of it, so that only a new mount can bring it back. One
+    /// that is merely full, or short of something, goes on as it is.
+    pub(crate) fn may_be_fatal(&self) -> bool {
+        use Errno as E;
+        let passing = [E::ENOSPC, E::EDQUOT, E::ENOMEM, E::EMFILE, E::ENFILE];
+        self.errno.is_some_and(|errno| !passing.contains(&errno))
+    }
+
     /// The same trouble again counts on.
     pub(crate) fn after(mut self, old: Option<Trouble>) -> Trouble {
         if let Some(old) = old {
@@ -101,6 +109,7 @@ impl<T> Blame<T> for hermitfs_api::Result<T> {
                 | Errno::ENOTCONN
                 | Errno::ESHUTDOWN
                 | Errno::ENODEV
+                | Errno::ETIMEDOUT
                 | Errno::ENOMEM
                 | Errno::EMFILE
                 | Errno::ENFILE => Setback::Sink(trouble),

@@ -96,18 +96,18 @@ impl Users {
             tickets: Vec::new(),
         };
         for leg in &self.legs {
-            if leg.leg.is_dead() {
-                return Err(Error::with_story(Errno::EIO, "no mark can be written"));
-            }
             let mut facts: Vec<Known> = Vec::new();
             loop {
                 let now = leg.leg.now();
-                match leg
+                let (begun, noted) = leg
                     .leg
-                    .ledger(|ledger| ledger.begin(touches, departures, &facts, now))
-                {
+                    .mark(|ledger| ledger.begin(touches, departures, &facts, now));
+                match begun {
                     Ok(ticket) => {
                         flight.tickets.push(ticket);
+                        if !noted {
+                            return Err(Error::with_story(Errno::EIO, "no mark can be written"));
+                        }
                         break;
                     }
                     Err(missing) => {

@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use hermitfs_api::{
     Context, Entry, Errno, Error, Inode, Kind, Name, NameBuf, OpenFlags, Origin, Translator,
+    block_on,
 };
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::control::OpenError;
@@ -33,6 +35,9 @@ pub(crate) struct Marker {
     pub(crate) id: String,
     pub(crate) role: String,
     pub(crate) source: BrickId,
+    /// The journal could not be written: nothing that it says is to be believed.
+    #[serde(default)]
+    pub(crate) dirty: bool,
 }
 
 /// What is written in the state directory.
@@ -197,6 +202,48 @@ pub(crate) async fn mark(
     Ok(staging)
 }
 
+/// The marker of one sink, and who may change it: one at a time.
+pub(crate) struct MarkerOn {
+    brick: Arc<dyn Translator>,
+    marker: Mutex<Marker>,
+}
+
+impl MarkerOn {
+    pub(crate) fn new(brick: Arc<dyn Translator>, marker: Marker) -> MarkerOn {
+        MarkerOn {
+            brick,
+            marker: Mutex::new(marker),
+        }
+    }
+
+    /// Whether what was found on a sink is this one.
+    pub(crate) fn is(&self, found: &Found) -> bool {
+        let own = self.marker.lock();
+        matches!(found, Found::Marked(m) if m.id == own.id && m.source == own.source)
+    }
+
+    /// Writes it, and puts it on the disk; the staging space.
+    pub(crate) fn write(&self, root: &Arc<Inode>) -> hermitfs_api::Result<Arc<Inode>> {
+        let marker = self.marker.lock();
+        block_on(mark(&*self.brick, root, &marker))
+    }
+
+    /// Notes on the disk whether the journal can be believed.
+    pub(crate) fn set_dirty(&self, dirty: bool) -> hermitfs_api::Result<()> {
+        let mut marker = self.marker.lock();
+        let wanted = Marker {
+            dirty,
+            ..marker.clone()
+        };
+        block_on(async {
+            let root = self.brick.root(&ADMIN).await?.inode;
+            mark(&*self.brick, &root, &wanted).await
+        })?;
+        *marker = wanted;
+        Ok(())
+    }
+}
+
 /// Takes everything of ours off a sink.
 pub(crate) async fn unmark(brick: &dyn Translator, root: &Arc<Inode>) -> hermitfs_api::Result<()> {
     match look(brick, root, MARKER_DIR).await? {
@@ -286,6 +333,11 @@ impl Served {
     }
 }
 
+/// The time, as files have it.
+pub(crate) fn now() -> hermitfs_api::Time {
+    hermitfs_api::Time::new(seconds_now(), 0)
+}
+
 /// Reads what the state directory says; `None` when it is not there.
 pub(crate) fn read_record(dir: &Path) -> Result<Option<Record>, OpenError> {
     let path = dir.join("volume.json");
@@ -335,6 +387,7 @@ mod tests {
                 fsid: "1".into(),
                 root: "2".into(),
             },
+            dirty: false,
         }
     }
 

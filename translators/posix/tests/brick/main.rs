@@ -6,6 +6,7 @@
     reason = "tests"
 )]
 
+mod away;
 mod caller;
 mod confinement;
 mod conformance;

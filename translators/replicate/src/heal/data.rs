@@ -37,6 +37,10 @@ impl Healer {
         ranges: &Ranges,
         before: Before,
     ) -> Step<()> {
+        let before = match before {
+            Before::Unknown if self.suspect.load(Ordering::Relaxed) => Before::Stale,
+            before => before,
+        };
         let mut pieces = Vec::new();
         for (start, end) in ranges.iter() {
             let end = end.min(size);

@@ -87,7 +87,10 @@ impl Healer {
         } else {
             Image::Old(&there)
         };
-        let body = self.meta(dir, &attr, sink_dir, None, before).await;
+        let body = match self.meta(dir, &attr, sink_dir, None, before).await {
+            Err(setback) => Err(self.weigh(setback).await),
+            done => done,
+        };
         let (healed, trouble) = match body {
             Ok(()) => (true, None),
             Err(Setback::Object(trouble)) => (true, Some(trouble)),
@@ -221,6 +224,20 @@ impl Healer {
     /// `under` is the trust of the unseen directory that it is in; `None` for a marked name.
     /// `absent` when the sink is known to have nothing there.
     pub(super) async fn name(
+        &self,
+        dir: &Arc<Inode>,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+        under: Option<Trust>,
+        absent: bool,
+    ) -> Step<()> {
+        match self.make_name(dir, sink_dir, name, under, absent).await {
+            Err(setback) => Err(self.weigh(setback).await),
+            done => done,
+        }
+    }
+
+    async fn make_name(
         &self,
         dir: &Arc<Inode>,
         sink_dir: &Arc<Inode>,

@@ -24,7 +24,8 @@ impl Healer {
     /// The image of a live directory, at its own path, where all above is as in the source.
     /// What is not yet so is healed on the way, from the top.
     pub(super) async fn settle_path(&self, dir: &Arc<Inode>) -> Step<Arc<Inode>> {
-        let (mut here, mut image) = (self.source_root.clone(), self.sink_root.clone());
+        let root = self.sink_root().at_sink("find")?;
+        let (mut here, mut image) = (self.source_root.clone(), root);
         if self.is_source_root(dir) {
             return Ok(image);
         }
@@ -202,7 +203,7 @@ impl Healer {
                     .stand(&place, depth)
                     .await?
                     .map(|found| found.entry.inode),
-                None => Some(self.sink_root.clone()),
+                None => Some(self.sink_root().at_sink("find")?),
             };
             for (name, dirty) in below {
                 image = match image {
@@ -222,7 +223,7 @@ impl Healer {
     pub(super) async fn stand(&self, place: &Place, depth: u32) -> Step<Option<Found>> {
         let (dir, name) = match place {
             Place::Staged(number) => (
-                self.staging.clone(),
+                self.staging().at_sink("look up")?,
                 stage_name(*number).at_sink("look up")?,
             ),
             Place::At { dir, handle, name } => {

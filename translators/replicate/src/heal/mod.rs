@@ -3,6 +3,7 @@
 
 mod data;
 mod directory;
+mod footing;
 mod image;
 mod meta;
 mod object;
@@ -15,13 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_lock::{Mutex as AsyncMutex, Semaphore};
 use hermitfs_api::{Context, Entry, Errno, Handle, Inode, Kind, Name, Origin, Result, Translator};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::brake::Brake;
 use crate::ledger::{Known, Ledger, Outcome, Work};
 use crate::record::{Bytes, Locator, Oid, Piece, Trust};
 use crate::trouble::{Blame, Setback, Step, Trouble};
 
+pub(crate) use footing::Footing;
 pub(crate) use staging::{MARKER_DIR, STAGING};
 
 /// Our own traffic.
@@ -87,8 +89,12 @@ pub(crate) struct Healer {
     pub(crate) source: Arc<dyn Translator>,
     pub(crate) sink: Arc<dyn Translator>,
     pub(crate) source_root: Arc<Inode>,
-    pub(crate) sink_root: Arc<Inode>,
-    pub(crate) staging: Arc<Inode>,
+    /// `None` while the sink is let go.
+    footing: RwLock<Option<Footing>>,
+    probes: AtomicU64,
+    /// A sync of the sink has failed: what reading it tells may never have come to its disk, so
+    /// nothing is taken for equal because it reads so.
+    pub(crate) suspect: AtomicBool,
     pub(crate) books: Arc<dyn Books>,
     /// Objects of a source that has no handles, held while they have marks.
     pub(crate) held: Held,
@@ -119,8 +125,12 @@ impl Healer {
             source: source.0,
             source_root: source.1,
             sink: sink.0,
-            sink_root: sink.1,
-            staging: sink.2,
+            footing: RwLock::new(Some(Footing {
+                root: sink.1,
+                staging: sink.2,
+            })),
+            probes: AtomicU64::new(0),
+            suspect: AtomicBool::new(false),
             books,
             held: Held::default(),
             missed: Mutex::default(),
@@ -155,6 +165,10 @@ impl Healer {
         let done = match work.kind {
             Kind::Directory => self.directory(work).await,
             _ => self.object(work).await,
+        };
+        let done = match done {
+            Err(setback) => Err(self.weigh(setback).await),
+            done => done,
         };
         let now = self.now();
         let answer = match done {
@@ -260,10 +274,11 @@ impl Healer {
     /// The root's attributes, after our own directory went from it.
     pub(crate) async fn root_attributes(&self) -> Result<()> {
         let attr = self.source.getattr(&HEAL, &self.source_root, None).await?;
-        let there = self.sink.getattr(&HEAL, &self.sink_root, None).await?;
+        let sink_root = self.sink_root()?;
+        let there = self.sink.getattr(&HEAL, &sink_root, None).await?;
         let before = meta::Image::Old(&there);
         match self
-            .meta(&self.source_root, &attr, &self.sink_root, None, before)
+            .meta(&self.source_root, &attr, &sink_root, None, before)
             .await
         {
             Err(Setback::Sink(trouble) | Setback::Object(trouble)) => {

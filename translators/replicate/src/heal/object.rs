@@ -25,16 +25,20 @@ impl Healer {
         };
         let image = self.image_of(&object, &work.locator).await?;
         let done = self.change(&object.inode, &image, body).await;
-        self.finish_body(work.oid, Some(body), done)
+        self.finish_body(work.oid, Some(body), done).await
     }
 
     /// Tells the ledger how a body came out; passes on only what concerns more than it.
-    pub(super) fn finish_body(
+    pub(super) async fn finish_body(
         &self,
         oid: Oid,
         body: Option<&BodyWork>,
         done: Step<()>,
     ) -> Step<()> {
+        let done = match done {
+            Err(setback) => Err(self.weigh(setback).await),
+            done => done,
+        };
         let now = self.now();
         let (outcome, answer) = match done {
             Ok(()) => (Outcome::Equal, Ok(())),

@@ -107,7 +107,8 @@ impl Healer {
     /// Nothing can be moved or linked from a subvolume to another, as it can be on the source: one
     /// that somebody has made on the sink cannot stand for a directory.
     fn must_be_one_with_the_root(&self, there: &Entry) -> Step<()> {
-        if there.inode.identity().dev == self.sink_root.identity().dev {
+        let root = self.sink_root().at_sink("look up")?;
+        if there.inode.identity().dev == root.identity().dev {
             return Ok(());
         }
         Err(Setback::Object(Trouble::told(
@@ -396,7 +397,7 @@ impl Healer {
     ) -> Step<()> {
         let oid = Oid::from(source.identity());
         if done.is_ok() || body.is_some() {
-            return self.finish_body(oid, body.as_ref(), done);
+            return self.finish_body(oid, body.as_ref(), done).await;
         }
         let known = self.known(source).await;
         let now = self.now();
@@ -404,7 +405,7 @@ impl Healer {
             ledger.mark_body(&known, Some(crate::ranges::Ranges::WHOLE), now);
             ledger.body_work(oid)
         });
-        self.finish_body(oid, body.as_ref(), done)
+        self.finish_body(oid, body.as_ref(), done).await
     }
 
     async fn note_image(&self, oid: Oid, attr: &Attr, image: &Arc<Inode>) {

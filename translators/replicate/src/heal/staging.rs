@@ -56,6 +56,7 @@ impl Healer {
                 number
             });
             let staged = stage_name(number).at_sink("stage")?;
+            let staging = self.staging().at_sink("stage")?;
             self.loosen(there).await;
             return self
                 .sink
@@ -63,7 +64,7 @@ impl Healer {
                     &HEAL,
                     sink_dir,
                     name,
-                    &self.staging,
+                    &staging,
                     &staged,
                     RenameFlags::NoReplace,
                 )
@@ -130,6 +131,7 @@ impl Healer {
 
     /// Deletes what stands in the staging space and is nobody's image any more.
     pub(crate) async fn sweep(&self) -> Step<()> {
+        let staging = self.staging().at_sink("sweep")?;
         loop {
             let mut swept = false;
             for (number, owner) in self.ledger(|ledger| ledger.stages()) {
@@ -142,11 +144,8 @@ impl Healer {
                     continue;
                 }
                 let name = stage_name(number).at_sink("sweep")?;
-                if let Some(entry) = look(&*self.sink, &self.staging, &name)
-                    .await
-                    .at_sink("sweep")?
-                {
-                    self.remove(&self.staging, &name, &entry).await?;
+                if let Some(entry) = look(&*self.sink, &staging, &name).await.at_sink("sweep")? {
+                    self.remove(&staging, &name, &entry).await?;
                 }
                 self.ledger(|ledger| ledger.unplace(owner));
                 swept = true;
@@ -164,7 +163,8 @@ impl Healer {
             .into_iter()
             .map(|(number, _)| number)
             .collect();
-        for (_, bytes) in list(&*self.sink, &self.staging).await.at_sink("sweep")? {
+        let staging = self.staging().at_sink("sweep")?;
+        for (_, bytes) in list(&*self.sink, &staging).await.at_sink("sweep")? {
             let number = std::str::from_utf8(&bytes)
                 .ok()
                 .and_then(|text| text.parse().ok());
@@ -172,11 +172,8 @@ impl Healer {
                 continue;
             }
             let name = name_of(&bytes).at_sink("sweep")?;
-            if let Some(entry) = look(&*self.sink, &self.staging, &name)
-                .await
-                .at_sink("sweep")?
-            {
-                self.remove(&self.staging, &name, &entry).await?;
+            if let Some(entry) = look(&*self.sink, &staging, &name).await.at_sink("sweep")? {
+                self.remove(&staging, &name, &entry).await?;
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use hermitfs_api::Time;
 use crate::journal::{self, Header};
 use crate::leg::boot_id;
 use crate::record::Trust;
-use crate::volume::{self, Found};
+use crate::volume::{self, Found, Marker};
 
 /// What this boot and its clocks say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub(super) fn doubt(
     let journal = match (sink, journal) {
         // Nothing that is there is from before us.
         (Found::Empty, _) => return Some(Trust::ALL),
-        (Found::Marked(_), Some(journal)) => journal,
+        (Found::Marked(Marker { dirty: false, .. }), Some(journal)) => journal,
         // The state is lost, or this is adopted.
         (Found::Marked(_) | Found::Foreign, _) => return Some(Trust::NOTHING),
     };
@@ -98,9 +98,13 @@ pub(super) fn doubt(
 mod tests {
     use super::*;
     use crate::journal::VERSION;
-    use crate::volume::{BrickId, Marker};
+    use crate::volume::BrickId;
 
     fn marked() -> Found {
+        marked_as(false)
+    }
+
+    fn marked_as(dirty: bool) -> Found {
         let id = BrickId {
             fsid: "1".into(),
             root: "2".into(),
@@ -110,7 +114,20 @@ mod tests {
             id: "a".into(),
             role: "sink".into(),
             source: id,
+            dirty,
         })
+    }
+
+    #[test]
+    fn a_marker_that_says_dirty_is_believed_rather_than_the_journal() {
+        for continuous in [true, false] {
+            for clean in [true, false] {
+                let journal = journal(clean);
+                let doubt = |sink| doubt(&sink, Some(&journal), continuous, &same_boot());
+                assert_eq!(doubt(marked_as(true)), Some(Trust::NOTHING));
+                assert_ne!(doubt(marked_as(false)), Some(Trust::NOTHING));
+            }
+        }
     }
 
     /// Served last at 100,000, an hour after the boot.

@@ -97,7 +97,17 @@ impl Replicate {
         self.halt();
         for sink in &self.sinks {
             let healer = &sink.healer;
-            block_on(volume::unmark(&*healer.sink, &healer.sink_root))?;
+            let sink_root = match healer.sink_root() {
+                Ok(root) => root,
+                Err(error) => {
+                    tracing::warn!(
+                        sink = sink.name, %error,
+                        "the sink cannot be reached: its directory .hermitfs stays on it"
+                    );
+                    continue;
+                }
+            };
+            block_on(volume::unmark(&*healer.sink, &sink_root))?;
             block_on(healer.root_attributes())?;
             block_on(healer.sink.sync(&HEAL))?;
         }

@@ -1,5 +1,6 @@
 //! A source and its sinks as one volume.
 
+mod away;
 mod doubt;
 mod end;
 mod open;
@@ -128,6 +129,15 @@ impl Replicate {
     /// Where this migration keeps its state: `<state_base>/<volume-id>`.
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
+    }
+
+    /// Whether this is the root of the n-th sink, as it is healed just now.
+    pub fn is_sink(&self, n: usize, dev: u64, ino: u64) -> bool {
+        let root = self.sinks.get(n).and_then(|s| s.healer.sink_root().ok());
+        root.is_some_and(|root| {
+            let identity = root.identity();
+            (identity.dev, identity.ino) == (dev, ino)
+        })
     }
 
     /// Each object that could not be healed.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 use hermitfs_api::{Inode, Role, Translator};
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::Replicate;
 use super::doubt::{Moment, doubt};
-use super::sink::Sink;
+use super::sink::{Identity, Sink};
 use crate::brake::Brake;
 use crate::control::OpenError;
 use crate::heal::{HEAL, Healer};
@@ -19,7 +20,7 @@ use crate::leg::Leg;
 use crate::options::Options;
 use crate::record::Trust;
 use crate::users::{UserLeg, Users};
-use crate::volume::{self, BrickId, Found, Marker, io};
+use crate::volume::{self, BrickId, Found, Marker, MarkerOn, io};
 
 /// Threads that share one big file.
 const LANES: usize = 3;
@@ -79,6 +80,7 @@ pub(super) async fn open(
             id: id.clone(),
             role: "sink".to_owned(),
             source: source_id.clone(),
+            dirty: false,
         };
         let sink = go_on(seen, &brick, &journal, &marker, &brake, options.continuous).await?;
         sink.leg.ledger(|ledger| ledger.set_resting(!options.crawl));
@@ -258,6 +260,9 @@ async fn go_on(
         (Some(journal), None) => (journal.header.files, journal.header.bytes),
         _ => (0, 0),
     };
+    let suspect = journal
+        .as_ref()
+        .is_some_and(|found| found.header.suspect && found.header.boot == moment.boot);
     if let (Found::Marked(_), Some(found)) = (&seen.state, journal) {
         found
             .records
@@ -281,6 +286,7 @@ async fn go_on(
         served: moment.now,
         uptime: moment.uptime,
         all_dirty: false,
+        suspect,
         files: healed.0,
         bytes: healed.1,
     };
@@ -288,13 +294,19 @@ async fn go_on(
     let staging = volume::mark(&*seen.sink, &seen.root, marker)
         .await
         .map_err(io(&what))?;
-    let leg = Arc::new(Leg::new(ledger, journal));
+    let marker = Arc::new(MarkerOn::new(seen.sink.clone(), marker.clone()));
+    let leg = Arc::new(Leg::new(ledger, journal, marker.clone()));
     let sink = (seen.sink, seen.root, staging);
     let (source, brake) = (source.clone(), brake.clone());
     let healer = Arc::new(Healer::new(source, sink, leg.clone(), brake, LANES));
     healer.tally.reset(healed.0, healed.1);
+    healer.suspect.store(suspect, Ordering::Relaxed);
     if let Err(setback) = healer.sweep_unknown().await {
         tracing::warn!(?setback, "the staging space could not be swept");
     }
-    Ok(Sink::new(seen.name, leg, healer))
+    let identity = Identity {
+        marker,
+        brick: seen.id,
+    };
+    Ok(Sink::new(seen.name, identity, leg, healer))
 }

@@ -6,18 +6,27 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hermitfs_api::{Errno, block_on};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::control::ObjectError;
 use crate::heal::{Books, HEAL, Healer};
 use crate::leg::Leg;
 use crate::record::{Oid, Piece};
 use crate::trouble::{Side, Trouble};
-use crate::volume::Served;
+use crate::volume::{BrickId, MarkerOn, Served};
+
+/// By what a sink is known again.
+pub(super) struct Identity {
+    pub(super) marker: Arc<MarkerOn>,
+    pub(super) brick: BrickId,
+}
 
 /// A sink and all that heals it.
 pub(crate) struct Sink {
     pub(super) name: String,
+    pub(super) identity: Identity,
+    /// Held by who uses the sink, against its being let go meanwhile.
+    pub(super) presence: RwLock<()>,
     pub(crate) leg: Arc<Leg>,
     pub(crate) healer: Arc<Healer>,
     pub(super) trouble: Mutex<Option<Pause>>,
@@ -33,12 +42,33 @@ pub(crate) struct Sink {
 /// The sink as a whole is in trouble.
 pub(super) struct Pause {
     pub(super) trouble: Trouble,
-    until: Instant,
-    wait: Duration,
+    pub(super) until: Instant,
+    pub(super) wait: Duration,
+    /// It was let go, and this is why it has not been taken up again.
+    pub(super) absent: Option<String>,
 }
 
+impl Pause {
+    /// For people.
+    pub(super) fn reason(&self, sink: &str) -> String {
+        let first = &self.trouble;
+        let failed = format!(
+            "the sink {sink} failed ({}: {})",
+            first.operation, first.reason
+        );
+        match &self.absent {
+            _ if !first.may_be_fatal() => failed,
+            Some(why) if *why != first.reason => format!("{failed}; now: {why}. {ADVICE}"),
+            _ => format!("{failed}. {ADVICE}"),
+        }
+    }
+}
+
+const ADVICE: &str = "It is let go: unmount it, repair it and mount it again at the same place, \
+                      writable; healing then goes on by itself";
+
 /// Longest pause between tries while a sink is in trouble.
-const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
+pub(super) const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
 
 /// How long what was copied waits for its sync while there is more to do.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
@@ -47,9 +77,16 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 const SYNC_IDLE: Duration = Duration::from_millis(300);
 
 impl Sink {
-    pub(super) fn new(name: String, leg: Arc<Leg>, healer: Arc<Healer>) -> Sink {
+    pub(super) fn new(
+        name: String,
+        identity: Identity,
+        leg: Arc<Leg>,
+        healer: Arc<Healer>,
+    ) -> Sink {
         Sink {
             name,
+            identity,
+            presence: RwLock::new(()),
             leg,
             healer,
             trouble: Mutex::new(None),
@@ -64,6 +101,13 @@ impl Sink {
         while !stop.load(Ordering::Relaxed) {
             if let Some(wait) = self.paused() {
                 self.leg.wait_work(wait.min(Duration::from_millis(200)));
+                continue;
+            }
+            let present = self.presence.read();
+            // What cannot be written down is not done.
+            if self.is_lost() || !self.leg.is_noted() {
+                drop(present);
+                self.leg.wait_work(Duration::from_millis(200));
                 continue;
             }
             let now = self.leg.now();
@@ -87,6 +131,7 @@ impl Sink {
                     self.leg.news.notify_all();
                 }
                 Err(due) => {
+                    drop(present);
                     let wait = due
                         .map_or(1000, |due| due.saturating_sub(now))
                         .clamp(1, 1000);
@@ -96,7 +141,7 @@ impl Sink {
         }
     }
 
-    fn paused(&self) -> Option<Duration> {
+    pub(super) fn paused(&self) -> Option<Duration> {
         let pause = self.trouble.lock();
         let until = pause.as_ref()?.until;
         until
@@ -109,7 +154,7 @@ impl Sink {
         // One try after a pause that comes off is proof enough.
         if pause
             .as_ref()
-            .is_some_and(|pause| pause.until <= Instant::now())
+            .is_some_and(|pause| pause.until <= Instant::now() && !pause.trouble.may_be_fatal())
         {
             tracing::info!(sink = self.name, "the sink can be written again");
             *pause = None;
@@ -120,7 +165,9 @@ impl Sink {
         let mut pause = self.trouble.lock();
         let now = Instant::now();
         let wait = match &*pause {
-            Some(pause) if pause.until > now => return,
+            // The worse one stays.
+            Some(pause) if pause.trouble.may_be_fatal() => return,
+            Some(pause) if pause.until > now && !trouble.may_be_fatal() => return,
             Some(pause) => (pause.wait * 2).min(PAUSE_AT_MOST),
             None => {
                 tracing::warn!(sink = self.name, reason = trouble.reason, "healing waits");
@@ -131,6 +178,7 @@ impl Sink {
             trouble,
             until: now + wait,
             wait,
+            absent: None,
         });
     }
 
@@ -141,13 +189,16 @@ impl Sink {
             self.leg
                 .wait_news(Duration::from_millis(if hurry { 5 } else { 100 }));
             self.sample();
+            if self.is_lost() {
+                self.attend();
+            }
             let now = self.leg.now();
             let (copied, open) = self
                 .leg
                 .ledger(|ledger| (ledger.copied(), ledger.is_open(now)));
             let age = self.syncing.lock().elapsed();
             let due = hurry && !open || age > SYNC_EVERY || (!open && age > SYNC_IDLE);
-            if copied > 0 && due {
+            if copied > 0 && due && !self.is_lost() {
                 self.sync(false);
             }
             if beat.elapsed() > Duration::from_secs(5) {
@@ -156,6 +207,9 @@ impl Sink {
                     tracing::debug!(%error, "no heartbeat");
                 }
                 self.leg.tidy();
+                if self.is_lost() {
+                    continue;
+                }
                 if let Err(setback) = block_on(self.healer.sweep()) {
                     tracing::debug!(?setback, "the staging space is swept later");
                 }
@@ -175,6 +229,11 @@ impl Sink {
         let cut = self.leg.ledger(|ledger| ledger.cut());
         let written = source_too || !cut.is_empty();
         let mut synced = block_on(self.healer.sink.sync(&HEAL));
+        if let Err(error) = &synced {
+            self.healer.suspect.store(true, Ordering::Relaxed);
+            self.leg.suspect();
+            self.unwell(Trouble::new(Side::Sink, "sync", error));
+        }
         if synced.is_ok() && written {
             synced = block_on(self.healer.source.sync(&HEAL));
         }

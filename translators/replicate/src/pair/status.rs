@@ -96,16 +96,11 @@ impl Sink {
         let (files_rate, bytes_rate) = self.rates();
         status.files_rate += files_rate;
         status.bytes_rate += bytes_rate;
-        let trouble = self
-            .trouble
-            .lock()
-            .as_ref()
-            .map(|pause| pause.trouble.reason.clone());
-        let trouble = trouble.or_else(|| {
-            self.leg
-                .lost()
-                .map(|why| format!("the journal cannot be written: {why}"))
-        });
+        let pause = self.trouble.lock();
+        let trouble = pause.as_ref().map(|pause| pause.reason(&self.name));
+        drop(pause);
+        let troubles: Vec<String> = trouble.into_iter().chain(self.leg.lost()).collect();
+        let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
         let health = trouble.clone().unwrap_or_else(|| "healthy".to_owned());
         status.sinks.push((self.name.clone(), health));
         let best = self.best_rate.load(Ordering::Relaxed).max(500) as f64;
