@@ -119,6 +119,7 @@ fn json(status: &proto::StatusReply) -> Value {
         "rate": status.bytes_rate,
         "files_rate": status.files_rate,
         "limit": status.limit,
+        "pace": status.pace,
         "eta_s": status.eta_s,
         "pending": status.pending,
         "oldest_pending_s": status.oldest_pending_s,

@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
@@ -15,6 +15,9 @@ pub(crate) fn start(file: Option<&Path>) -> io::Result<()> {
     let filter = EnvFilter::try_from_env("HERMITFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A log that cannot be written must harm nobody. To say so on the standard error, which
+        // is the same file, would fail as well; and that panics.
+        .log_internal_errors(false)
         .with_target(true);
     let started = match file {
         Some(path) => {
@@ -25,7 +28,8 @@ pub(crate) fn start(file: Option<&Path>) -> io::Result<()> {
                 .open(path)?;
             base.with_ansi(false)
                 .with_timer(SystemTime)
-                .with_writer(Mutex::new(log))
+                // Each line is one write(2) at the end: no lock that a panic could meet again.
+                .with_writer(Arc::new(log))
                 .try_init()
         }
         // The journal writes the time itself.

@@ -51,6 +51,7 @@ pub(crate) fn reply(
         files_rate: now.files_rate,
         bytes_rate: now.bytes_rate,
         limit: now.limit,
+        pace: (now.pace < 1.0).then_some(now.pace),
         eta_s: now.eta.map(|eta| eta.as_secs_f64()),
         sinks: bricks
             .iter()

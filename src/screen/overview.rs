@@ -121,6 +121,10 @@ pub(crate) fn speed(status: &proto::StatusReply) -> Option<String> {
     if let Some(limit) = status.limit.and_then(Rate::new) {
         text.push_str(&format!(" (limited to {limit})"));
     }
+    if let Some(pace) = status.pace {
+        let percent = (pace * 100.0).round();
+        text.push_str(&format!(" (at {percent} %: users work)"));
+    }
     Some(text)
 }
 

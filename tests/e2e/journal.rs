@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use hermitfs_tests::crew::{self, Crew};
@@ -94,6 +95,11 @@ fn a_state_directory_that_has_room_again_is_written_again() {
     migration.cut_over();
 }
 
+/// As far as that goes.
+fn sync(path: &Path) {
+    let _ = fs::File::open(path).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+}
+
 #[test]
 fn a_kill_while_the_disk_of_the_state_fails_costs_a_walk_and_no_change() {
     let lab = Lab::new("journal-disk");
@@ -109,11 +115,13 @@ fn a_kill_while_the_disk_of_the_state_fails_costs_a_walk_and_no_change() {
     migration.wait_ready(LONG);
     let mut crew = Crew::start(&lab, migration.mount(), &seeds, true);
     crew.work_for(Duration::from_millis(500));
+    // So that what commands read there is not lost with a block that is written just now.
+    sync(state.path());
     state.fail(&Fault::Writes);
     // An error in the journal of that file system turns it read-only.
     until(LONG, "a word about the journal", || {
         crew.work_for(Duration::from_millis(100));
-        drop(fs::File::open(state.path()).and_then(|dir| Ok(rustix::fs::syncfs(dir)?)));
+        sync(state.path());
         let status = migration.status();
         let reason = status.0["reason"].as_str().unwrap_or_default().to_owned();
         reason.contains("journal cannot be written").then_some(())
@@ -154,8 +162,9 @@ fn changes_are_refused_only_when_no_disk_can_tell_of_them() {
     };
     for disk in [&new, &state] {
         make().unwrap();
+        sync(disk.path());
         disk.fail(&Fault::Writes);
-        drop(fs::File::open(disk.path()).and_then(|dir| Ok(rustix::fs::syncfs(dir)?)));
+        sync(disk.path());
     }
     let refused = until(LONG, "a change that is refused", || make().err());
     assert_eq!(refused.raw_os_error(), Some(libc::EIO), "{refused}");

@@ -1,11 +1,16 @@
-//! The limit on healing: how many bytes a second it may copy.
+//! What holds healing back: a limit in bytes a second, and users who wait too long beside it.
 
+use std::cell::Cell;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use serde::Deserialize;
+
+use crate::backoff::{Backoff, Pulse, WINDOW};
 
 /// Bytes a second, at least 1: `50MB/s`, `8MiB`, `500k`. Decimal units are powers of 1000, those
 /// with an `i` of 1024 (IEC 80000-13); a number alone is bytes.
@@ -88,6 +93,23 @@ const BURST: Duration = Duration::from_millis(100);
 pub(crate) struct Brake {
     state: Mutex<State>,
     changed: Condvar,
+    /// What is taken off the pace for users' sake, in thousandths; all of it while healing rests.
+    off: AtomicU32,
+    /// Payments since the last judgement.
+    paid: AtomicU64,
+    /// `None` where users' latency is no matter.
+    watch: Option<(Arc<Pulse>, Mutex<Backoff>)>,
+}
+
+/// As many payments in a window are worth a rest.
+const WORTH: u64 = 20;
+
+/// Longest time that a thread waits at once for users' sake.
+const EASE_AT_MOST: Duration = Duration::from_millis(500);
+
+thread_local! {
+    /// Since when this thread has worked without a wait.
+    static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 #[derive(Debug, Default)]
@@ -105,6 +127,67 @@ impl Brake {
         let brake = Brake::default();
         brake.state.lock().limit = limit;
         brake
+    }
+
+    /// The same with an eye on users' latency.
+    pub(crate) fn watching(limit: Option<Rate>, pulse: Arc<Pulse>) -> Brake {
+        Brake {
+            watch: Some((pulse, Mutex::default())),
+            ..Brake::new(limit)
+        }
+    }
+
+    /// Judges how users fare; to be called once in a [`WINDOW`].
+    pub(crate) fn judge(&self) {
+        let Some((pulse, backoff)) = &self.watch else {
+            return;
+        };
+        let paid = self.paid.swap(0, Ordering::Relaxed);
+        let mut backoff = backoff.lock();
+        backoff.judge(&pulse.take(), paid > 0, paid >= WORTH);
+        let off = match backoff.resting() {
+            true => 1000,
+            false => ((1.0 - backoff.pace()) * 1000.0) as u32,
+        };
+        let before = self.off.swap(off, Ordering::Relaxed);
+        if before == 1000 && off < 1000 {
+            let _state = self.state.lock();
+            self.changed.notify_all();
+        }
+    }
+
+    /// The part of its speed that healing takes just now, for people.
+    pub(crate) fn pace(&self) -> f64 {
+        let watch = self.watch.as_ref();
+        watch.map_or(1.0, |(_, backoff)| backoff.lock().pace())
+    }
+
+    /// Waits in proportion to the work since the last wait, when users wait too long.
+    pub(crate) fn ease(&self) {
+        self.paid.fetch_add(1, Ordering::Relaxed);
+        let off = self.off.load(Ordering::Relaxed);
+        if off == 0 {
+            BEGUN.set(None);
+            return;
+        }
+        let now = Instant::now();
+        let worked = BEGUN
+            .get()
+            .map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
+        let wait = match off {
+            1000.. => 2 * WINDOW,
+            _ => worked.mul_f64(f64::from(off) / f64::from(1000 - off)),
+        };
+        let until = now + wait.min(EASE_AT_MOST);
+        let mut state = self.state.lock();
+        while !state.lifted && Instant::now() < until {
+            if off >= 1000 && self.off.load(Ordering::Relaxed) < 1000 {
+                break;
+            }
+            self.changed.wait_until(&mut state, until);
+        }
+        drop(state);
+        BEGUN.set(Some(Instant::now()));
     }
 
     pub(crate) fn limit(&self) -> Option<Rate> {
@@ -129,6 +212,7 @@ impl Brake {
 
     /// Blocks the thread until so many bytes may be copied.
     pub(crate) fn pay(&self, bytes: u64) {
+        self.ease();
         let mut state = self.state.lock();
         let start = match state.book(bytes, Instant::now()) {
             Some(start) => start,
@@ -156,6 +240,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backoff::{Class, LEAST};
 
     #[test]
     fn rates_are_read_as_people_write_them() {
@@ -192,6 +277,62 @@ mod tests {
         assert_eq!(state.book(100, later), Some(later - BURST));
         state.lifted = true;
         assert_eq!(state.book(1 << 40, later), None);
+    }
+
+    /// Windows of a user who reads, with so many payments in each.
+    fn judge(brake: &Brake, pulse: &Pulse, micros: u64, payments: u64) {
+        for _ in 0..100 {
+            pulse.tell(Class::Read, Duration::from_micros(micros));
+        }
+        brake.paid.store(payments, Ordering::Relaxed);
+        brake.judge();
+    }
+
+    #[test]
+    fn who_heals_waits_as_long_as_users_need_it_and_not_when_they_are_held() {
+        let pulse = Arc::new(Pulse::default());
+        let brake = Brake::watching(None, pulse.clone());
+        judge(&brake, &pulse, 100, 0);
+        assert_eq!(brake.pace(), 1.0);
+        for _ in 0..3 {
+            judge(&brake, &pulse, 50_000, 5);
+        }
+        assert_eq!(brake.pace(), LEAST);
+        // Seven times the work.
+        let work = Duration::from_millis(10);
+        let begun = Instant::now();
+        brake.pay(1);
+        std::thread::sleep(work);
+        brake.pay(1);
+        assert!(begun.elapsed() >= 8 * work);
+        brake.lift(true);
+        std::thread::sleep(work);
+        BEGUN.set(Some(begun));
+        let begun = Instant::now();
+        brake.pay(1);
+        assert!(begun.elapsed() < EASE_AT_MOST, "lifted");
+        brake.lift(false);
+        brake.judge();
+        assert_eq!(brake.pace(), 1.0, "users are gone");
+        assert_eq!(brake.off.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_rest_holds_all_and_ends() {
+        let pulse = Arc::new(Pulse::default());
+        let brake = Brake::watching(None, pulse.clone());
+        while brake.off.load(Ordering::Relaxed) < 1000 {
+            judge(&brake, &pulse, 100, WORTH);
+        }
+        std::thread::scope(|scope| {
+            let healer = scope.spawn(|| brake.pay(1));
+            judge(&brake, &pulse, 100, 0);
+            healer.join().unwrap();
+        });
+        assert_eq!(brake.off.load(Ordering::Relaxed), 0);
+        // Also when nobody ends it.
+        brake.off.store(1000, Ordering::Relaxed);
+        brake.pay(1);
     }
 
     #[test]

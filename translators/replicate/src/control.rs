@@ -37,6 +37,8 @@ pub struct Status {
     pub files_rate: f64,
     /// Bytes a second that healing may copy; `None` without a limit.
     pub limit: Option<u64>,
+    /// The part of its speed that healing takes for users' sake, 1.0 when they do not mind.
+    pub pace: f64,
     /// Time left at this rate; `None` while unknown.
     pub eta: Option<Duration>,
     /// Name of the source's volume.

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod brake;
 mod control;
 mod gate;
@@ -12,6 +13,7 @@ mod options;
 mod pair;
 mod ranges;
 mod record;
+mod timed;
 mod trouble;
 mod users;
 mod volume;

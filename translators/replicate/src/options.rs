@@ -17,6 +17,9 @@ pub struct Options {
     /// How many bytes a second healing may copy (`50MB/s`), over all sinks; an object counts as
     /// at least 4 KiB. Without it, as fast as it can.
     pub limit: Option<Rate>,
+    /// Heals slower, down to an eighth, while users wait for the source several times as long as
+    /// they do without healing.
+    pub backoff: bool,
     /// How long a touched object rests before it is healed, in milliseconds.
     pub rest_ms: u64,
     /// Takes a sink that is not empty and compares everything in it.
@@ -37,6 +40,7 @@ impl Default for Options {
             sinks: Vec::new(),
             workers: 8,
             limit: None,
+            backoff: true,
             rest_ms: 500,
             adopt: false,
             crawl: true,

@@ -171,6 +171,7 @@ impl Healer {
         if self.stopped() {
             return Err(Setback::Later(0));
         }
+        self.brake.ease();
         let oid = Oid::from(dir.identity());
         let name = name_of(&bytes).at_source("list")?;
         let done = self.name(dir, sink_dir, &name, Some(trust), absent).await;

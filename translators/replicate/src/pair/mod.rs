@@ -17,6 +17,7 @@ use hermitfs_api::{Errno, Error, Inode, Kind, Location, Translator, block_on};
 use parking_lot::Mutex;
 
 use self::sink::Sink;
+use crate::backoff::WINDOW;
 use crate::brake::{Brake, Rate};
 use crate::control::{Goal, ObjectError, OpenError, Reached};
 use crate::heal::{Books, HEAL};
@@ -68,7 +69,19 @@ impl Replicate {
             let (sink, stop, drain) = (sink.clone(), self.stop.clone(), self.drain.clone());
             threads.extend(spawn("settle".into(), move || sink.settle(&stop, &drain)));
         }
-        let (source, root) = (self.users.source.clone(), self.users.root.clone());
+        let (brake, stop) = (self.brake.clone(), self.stop.clone());
+        threads.extend(spawn("pace".into(), move || {
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(WINDOW);
+                brake.judge();
+            }
+        }));
+        // Not as users go: our own counting is no load of theirs.
+        let source = self
+            .sinks
+            .first()
+            .map_or(&self.users.source, |s| &s.healer.source);
+        let (source, root) = (source.clone(), self.users.root.clone());
         let (stop, scouted) = (self.stop.clone(), self.scouted.clone());
         threads.extend(spawn("count".into(), move || {
             // What is over in a moment needs no forecast.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::Replicate;
 use super::doubt::{Moment, doubt};
 use super::sink::{Identity, Sink};
+use crate::backoff::Pulse;
 use crate::brake::Brake;
 use crate::control::OpenError;
 use crate::heal::{HEAL, Healer};
@@ -19,6 +20,7 @@ use crate::ledger::Ledger;
 use crate::leg::Leg;
 use crate::options::Options;
 use crate::record::Trust;
+use crate::timed::Timed;
 use crate::users::{UserLeg, Users};
 use crate::volume::{self, BrickId, Found, Marker, MarkerOn, io};
 
@@ -71,7 +73,11 @@ pub(super) async fn open(
     let state_dir = volume::state_dir(state_base, &id);
     let since = keep_record(&state_dir, &id, &source_id, &seen)?;
     let brick = (source.clone(), root.clone());
-    let brake = Arc::new(Brake::new(options.limit));
+    let pulse = Arc::new(Pulse::default());
+    let brake = Arc::new(match options.backoff {
+        true => Brake::watching(options.limit, pulse.clone()),
+        false => Brake::new(options.limit),
+    });
     let mut all = Vec::new();
     for (n, seen) in seen.into_iter().enumerate() {
         let journal = state_dir.join(format!("journal.{n}"));
@@ -93,8 +99,15 @@ pub(super) async fn open(
             held: sink.healer.held.clone(),
         })
         .collect();
+    let timed: Arc<dyn Translator> = match options.backoff {
+        true => Arc::new(Timed {
+            below: source,
+            pulse,
+        }),
+        false => source,
+    };
     let users = Users {
-        source,
+        source: timed,
         root,
         legs,
         gate: Default::default(),

@@ -114,6 +114,7 @@ impl Sink {
             let hurry = drain.load(Ordering::Relaxed);
             match self.leg.ledger(|ledger| ledger.claim_next(now, hurry)) {
                 Ok(work) => {
+                    self.healer.brake.ease();
                     let healed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                         block_on(self.healer.heal(&work))
                     }));

@@ -18,6 +18,7 @@ impl Replicate {
             source: self.source_name.clone(),
             since: Some(self.since),
             volume_id: self.id.clone(),
+            pace: self.brake.pace(),
             limit: self.limit().map(crate::Rate::bytes_a_second),
             ..Status::default()
         };
