@@ -7,6 +7,7 @@ mod commands;
 mod cutover;
 mod descriptors;
 mod disks;
+mod fair;
 mod fidelity;
 mod identity;
 mod journal;

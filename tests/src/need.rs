@@ -25,6 +25,7 @@ pub const FOR_DEMO: &[Program] = &[
 pub const FOR_TESTS: &[Program] = &[
     program("mkfs.ext3", "e2fsprogs"),
     program("debugfs", "e2fsprogs"),
+    program("btrfs", "btrfs-progs"),
     program("mkfs.btrfs", "btrfs-progs"),
     program("mkfs.xfs", "xfsprogs"),
     program("mount", "mount"),
