@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -15,6 +16,8 @@ use crate::volume::Served;
 /// nobody sees a mark that is not in the journal.
 pub(crate) struct Leg {
     book: Mutex<Book>,
+    /// Not even that the journal is lost could be written: changes must fail.
+    dead: AtomicBool,
     /// Something became due, or a healer should look at the state of things.
     pub(crate) work: Condvar,
     /// Something that a user can see has changed.
@@ -36,8 +39,13 @@ struct Book {
     journal: Option<Journal>,
     /// Since when, and why, nothing can be written.
     lost: Option<String>,
-    /// Not even that it is lost could be written: changes must fail.
+    /// See [`Leg`].
     dead: bool,
+    /// The header says, or may say, that all is calm.
+    calm: bool,
+    /// How often somebody waited for the disk under the journal.
+    #[cfg(test)]
+    waits: u64,
 }
 
 impl Leg {
@@ -53,9 +61,13 @@ impl Leg {
             journal,
             lost: None,
             dead: false,
+            calm: false,
+            #[cfg(test)]
+            waits: 0,
         };
         Leg {
             book: Mutex::new(book),
+            dead: AtomicBool::new(false),
             work: Condvar::new(),
             news: Condvar::new(),
             clock,
@@ -73,7 +85,7 @@ impl Leg {
     #[cfg(test)]
     pub(crate) fn advance(&self, by: u64) {
         if let Clock::Set(at) = &self.clock {
-            at.fetch_add(by, std::sync::atomic::Ordering::Relaxed);
+            at.fetch_add(by, Ordering::Relaxed);
         }
     }
 
@@ -88,13 +100,44 @@ impl Leg {
         let answer = change(&mut book.ledger);
         if book.ledger.has_records() {
             book.write();
+            self.dead.store(book.dead, Ordering::Release);
         }
         answer
     }
 
+    /// A number that changes with all that is marked; `None` while something is, or the journal
+    /// cannot be written. For [`Leg::calm_down`].
+    pub(crate) fn rested(&self) -> Option<u64> {
+        let book = self.book.lock();
+        let rested = book.ledger.is_settled() && book.lost.is_none() && !book.dead;
+        rested.then_some(book.ledger.begun())
+    }
+
+    /// Says on the disk that nothing is marked, if nothing has been since `rested`, after which both
+    /// bricks were synced. Whoever marks something then takes that back first.
+    pub(crate) fn calm_down(&self, rested: u64) -> io::Result<()> {
+        let mut book = self.book.lock();
+        let still = book.ledger.is_settled() && book.lost.is_none() && !book.dead;
+        if book.calm || !still || book.ledger.begun() != rested {
+            return Ok(());
+        }
+        book.set_calm(true)
+    }
+
+    /// Whether that is said.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.book.lock().calm
+    }
+
+    /// How often somebody waited for the disk under the journal.
+    #[cfg(test)]
+    pub(crate) fn waits(&self) -> u64 {
+        self.book.lock().waits
+    }
+
     /// Whether changes have to be refused.
     pub(crate) fn is_dead(&self) -> bool {
-        self.book.lock().dead
+        self.dead.load(Ordering::Acquire)
     }
 
     /// Why nothing can be written to the journal, if so.
@@ -120,6 +163,7 @@ impl Leg {
             journal: Some(journal),
             lost,
             dead,
+            calm,
             ..
         } = &mut *book
         else {
@@ -130,10 +174,12 @@ impl Leg {
         }
         match journal.compact(&ledger.dump()) {
             Ok(()) => {
+                *calm = false;
                 if lost.take().is_some() {
                     tracing::info!("the journal can be written again");
                 }
                 *dead = false;
+                self.dead.store(false, Ordering::Release);
             }
             Err(error) if lost.is_some() => tracing::debug!(%error, "the journal is still lost"),
             Err(error) => tracing::warn!(%error, "the journal cannot be shortened"),
@@ -170,6 +216,14 @@ impl Book {
         let records = self.ledger.take_records();
         #[cfg(test)]
         self.kept.extend(records.iter().cloned());
+        // Before the change that is announced here, as it must be after a power cut.
+        if self.calm
+            && let Err(error) = self.set_calm(false)
+        {
+            tracing::error!(%error, "the journal cannot be written: changes are refused");
+            self.lost = Some(error.to_string());
+            self.dead = true;
+        }
         let Some(journal) = &mut self.journal else {
             return;
         };
@@ -192,6 +246,29 @@ impl Book {
     }
 }
 
+impl Book {
+    /// Writes it down, and waits for the disk. Where that fails it may be there or not.
+    fn set_calm(&mut self, calm: bool) -> io::Result<()> {
+        #[cfg(test)]
+        {
+            self.waits += 1;
+        }
+        self.calm = true;
+        if let Some(journal) = &mut self.journal {
+            let header = Header {
+                calm,
+                served: volume::seconds_now(),
+                uptime: volume::uptime(),
+                ..journal.header().clone()
+            };
+            journal.set_header(header)?;
+            journal.sync()?;
+        }
+        self.calm = calm;
+        Ok(())
+    }
+}
+
 impl Books for Leg {
     fn with(&self, change: &mut dyn FnMut(&mut Ledger)) {
         self.ledger(change);
@@ -201,7 +278,7 @@ impl Books for Leg {
         match &self.clock {
             Clock::Running(start) => start.elapsed().as_millis() as u64,
             #[cfg(test)]
-            Clock::Set(at) => at.load(std::sync::atomic::Ordering::Relaxed),
+            Clock::Set(at) => at.load(Ordering::Relaxed),
         }
     }
 }
@@ -212,4 +289,92 @@ pub(crate) fn boot_id() -> String {
     std::fs::read_to_string(path)
         .map(|id| id.trim().to_owned())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::Kind;
+
+    use super::*;
+    use crate::journal::VERSION;
+    use crate::ledger::Known;
+    use crate::record::{Locator, Oid, Trust};
+
+    fn dir(n: u64) -> Known {
+        Known {
+            oid: Oid(n, 0),
+            kind: Kind::Directory,
+            locator: Locator::default(),
+        }
+    }
+
+    fn leg(path: &Path) -> Leg {
+        let header = Header {
+            version: VERSION,
+            ..Header::default()
+        };
+        Leg::new(
+            Ledger::default(),
+            Journal::create(path, header, &[]).unwrap(),
+        )
+    }
+
+    /// What a reader of the journal finds: whether it is calm, and how many records there are.
+    fn found(path: &Path) -> (bool, usize) {
+        let found = Journal::read(path).unwrap().unwrap();
+        assert!(!found.torn);
+        (found.header.calm, found.records.len())
+    }
+
+    #[test]
+    fn the_first_change_after_a_calm_waits_for_the_disk_and_no_other_does() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("journal.0");
+        let leg = leg(&path);
+        let change = |n| leg.ledger(|ledger| ledger.mark_name(&dir(n), &[b'x'][..].into(), 0));
+        change(1);
+        assert_eq!(leg.rested(), None);
+        leg.ledger(|ledger| ledger.forget(dir(1).oid));
+        let rested = leg.rested().unwrap();
+        leg.calm_down(rested).unwrap();
+        assert!(leg.is_calm());
+        assert_eq!(found(&path), (true, 2));
+        assert_eq!(leg.waits(), 1);
+        leg.heartbeat(false, (0, 0)).unwrap();
+        assert!(found(&path).0, "a sign of life changes nothing");
+        for n in 0..100 {
+            change(n);
+            assert_eq!(found(&path), (false, 3 + n as usize));
+            assert_eq!(leg.waits(), 2);
+        }
+        assert!(!leg.is_calm());
+    }
+
+    #[test]
+    fn what_was_changed_during_the_syncs_is_no_calm() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("journal.0");
+        let leg = leg(&path);
+        let rested = leg.rested().unwrap();
+        // A user comes and goes, and what he did is settled by a sync that was too early for it.
+        let ticket = leg.ledger(|ledger| ledger.begin(&[], &[], &[], 0)).unwrap();
+        leg.ledger(|ledger| ledger.end(ticket, 0, 0));
+        leg.calm_down(rested).unwrap();
+        assert!(!leg.is_calm() && !found(&path).0);
+        // Something is open.
+        leg.ledger(|ledger| ledger.plant_tree(&dir(1), Trust::ALL, 0));
+        leg.calm_down(leg.ledger(|ledger| ledger.begun())).unwrap();
+        assert!(!leg.is_calm() && !found(&path).0);
+    }
+
+    #[test]
+    fn a_journal_that_is_written_anew_is_not_calm() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("journal.0");
+        let leg = leg(&path);
+        leg.calm_down(leg.rested().unwrap()).unwrap();
+        leg.book.lock().lost = Some("of a test".into());
+        leg.tidy();
+        assert!(!leg.is_calm() && !found(&path).0);
+    }
 }

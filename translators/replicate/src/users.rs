@@ -96,9 +96,6 @@ impl Users {
             tickets: Vec::new(),
         };
         for leg in &self.legs {
-            if leg.leg.is_dead() {
-                return Err(Error::with_story(Errno::EIO, "no mark can be written"));
-            }
             let mut facts: Vec<Known> = Vec::new();
             loop {
                 let now = leg.leg.now();
@@ -116,6 +113,10 @@ impl Users {
                         }
                     }
                 }
+            }
+            // Asked only now: this may have been the mark that could not be written.
+            if leg.leg.is_dead() {
+                return Err(Error::with_story(Errno::EIO, "no mark can be written"));
             }
         }
         Ok(flight)
