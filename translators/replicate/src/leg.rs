@@ -257,8 +257,6 @@ impl Book {
         if let Some(journal) = &mut self.journal {
             let header = Header {
                 calm,
-                served: volume::seconds_now(),
-                uptime: volume::uptime(),
                 ..journal.header().clone()
             };
             journal.set_header(header)?;
@@ -340,7 +338,7 @@ mod tests {
         assert!(leg.is_calm());
         assert_eq!(found(&path), (true, 2));
         assert_eq!(leg.waits(), 1);
-        leg.heartbeat(false, (0, 0)).unwrap();
+        leg.heartbeat(false, Served::now(), (0, 0)).unwrap();
         assert!(found(&path).0, "a sign of life changes nothing");
         for n in 0..100 {
             change(n);
