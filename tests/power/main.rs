@@ -5,7 +5,7 @@
 //! by then is on the disks and of the rest some is; the file systems are mounted again, and the
 //! same command goes on. Then both bricks must be equal, and nothing gone that an fsync promised.
 //!
-//! `cargo power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs] [--calm yes|no]`
+//! `cargo power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs|btrfs] [--calm yes|no]`
 // A test says that it has failed by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -27,11 +27,12 @@ use crate::boot::Boot;
 use crate::scenario::Scenario;
 
 /// Sources, and how they are mounted.
-const SOURCES: [(Format, &str); 4] = [
+const SOURCES: [(Format, &str); 5] = [
     (Format::Ext4, "lazytime"),
     (Format::Ext3, ""),
     (Format::Xfs, "lazytime"),
     (Format::Ext4, "noatime"),
+    (Format::Btrfs, "noatime"),
 ];
 
 struct Options {
@@ -45,7 +46,7 @@ struct Options {
 fn main() -> ExitCode {
     let Some(options) = options(std::env::args().skip(1)) else {
         eprintln!(
-            "usage: power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs] [--calm yes|no]"
+            "usage: power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs|btrfs] [--calm yes|no]"
         );
         return ExitCode::from(64);
     };
