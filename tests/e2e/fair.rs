@@ -152,7 +152,7 @@ fn healing_slows_down_while_users_wait_longer_than_without_it() {
     assert_eq!(pace(), None);
     mount.command("heal", &[]).expect(exit::OK);
     sync_while(&mount.join("slow"), || {
-        let slowed = until(LONG, "a slower pace", || pace());
+        let slowed = until(LONG, "a slower pace", pace);
         assert!((0.125..1.0).contains(&slowed), "{slowed}");
     });
     until(LONG, "full speed without users", || {

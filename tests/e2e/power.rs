@@ -118,6 +118,16 @@ fn wait_ready(migration: &Mounted<'_>) {
     });
 }
 
+/// A migration that holds nothing on the disks but by its daemon.
+fn migration<'lab>(lab: &'lab Lab, old: &Disk, new: &Disk) -> Mounted<'lab> {
+    let mut migration = Mounted::prepare(lab, "data");
+    let paths = [old.path(), new.path(), migration.path()];
+    let paths = paths.map(|path| path.as_os_str().to_owned());
+    let words = [&["migrate".into()][..], &paths, &["--no-wait".into()]].concat();
+    migration.use_arguments(words);
+    migration
+}
+
 /// Killed and unmounted; then the source's content changes and no time tells of it. Whatever has
 /// happened to the state, it is found, as all is compared by content.
 #[test]
@@ -131,11 +141,7 @@ fn where_the_state_cannot_be_believed_all_is_compared_by_content() {
         fs::write(old.join(format!("file-{n}")), vec![n; 9000]).unwrap();
     }
     let made = fs::metadata(old.join("file-19")).unwrap().ctime();
-    let mut migration = Mounted::prepare(&lab, "data");
-    let paths = [old.path(), new.path(), migration.path()];
-    let paths = paths.map(|path| path.as_os_str().to_owned());
-    let words = [&["migrate".into()][..], &paths, &["--no-wait".into()]].concat();
-    migration.use_arguments(words);
+    let mut migration = migration(&lab, &old, &new);
     let all = [
         Damage::None,
         Damage::AnotherBoot,
@@ -168,4 +174,29 @@ fn where_the_state_cannot_be_believed_all_is_compared_by_content() {
         assert_eq!(equal, damage != Damage::None, "{damage:?}");
         migration.terminate();
     }
+}
+
+#[test]
+fn when_all_is_calm_the_journal_says_so_until_the_next_change() {
+    let lab = Lab::new("calm");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 64),
+        lab.disk("new", Format::Ext4, 64),
+    );
+    fs::write(old.join("file"), "content").unwrap();
+    let mut migration = migration(&lab, &old, &new);
+    migration.start();
+    let calm = || header(&journal(migration.state_dir()))["calm"] == true;
+    assert!(!calm());
+    until(LONG, "a calm", || calm().then_some(()));
+    assert_eq!(fs::read(migration.join("file")).unwrap(), b"content");
+    assert!(calm(), "reading changes nothing");
+    fs::write(migration.join("file"), "changed").unwrap();
+    assert!(!calm());
+    migration.kill();
+    assert!(!calm());
+    migration.start();
+    wait_ready(&migration);
+    assert_eq!(fs::read(new.join("file")).unwrap(), b"changed");
+    migration.terminate();
 }

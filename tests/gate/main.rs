@@ -99,6 +99,7 @@ fn gate(score: &mut Score) -> Result<()> {
     ]);
     power
         .args(["--source", "xfs", "--cuts", "5", "--work", "2"])
+        .args(["--calm", "no"])
         .env("HERMITFS_BIN", target.join("debug/hermitfs"));
     step(score, "power cuts", &mut power);
     Ok(())

@@ -5,7 +5,7 @@
 //! by then is on the disks and of the rest some is; the file systems are mounted again, and the
 //! same command goes on. Then both bricks must be equal, and nothing gone that an fsync promised.
 //!
-//! `cargo power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs]`
+//! `cargo power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs|btrfs] [--calm yes|no]`
 // A test says that it has failed by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -27,11 +27,12 @@ use crate::boot::Boot;
 use crate::scenario::Scenario;
 
 /// Sources, and how they are mounted.
-const SOURCES: [(Format, &str); 4] = [
+const SOURCES: [(Format, &str); 5] = [
     (Format::Ext4, "lazytime"),
     (Format::Ext3, ""),
     (Format::Xfs, "lazytime"),
     (Format::Ext4, "noatime"),
+    (Format::Btrfs, "noatime"),
 ];
 
 struct Options {
@@ -39,11 +40,14 @@ struct Options {
     work: Duration,
     seed: u64,
     source: Option<String>,
+    calm: bool,
 }
 
 fn main() -> ExitCode {
     let Some(options) = options(std::env::args().skip(1)) else {
-        eprintln!("usage: power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs]");
+        eprintln!(
+            "usage: power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs|btrfs] [--calm yes|no]"
+        );
         return ExitCode::from(64);
     };
     if let Some(sentence) = need::obstacle() {
@@ -66,9 +70,10 @@ fn main() -> ExitCode {
         let scenario = Scenario {
             source: *source,
             options: mount,
-            seed: options.seed + 2 * n as u64,
+            seed: options.seed + 3 * n as u64,
             work: options.work,
             cuts: (options.cuts - cuts).div_ceil(sources.len() - n),
+            calm: options.calm,
         };
         let report = scenario.run(&boot);
         cuts += report.cuts;
@@ -99,6 +104,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Option<Options> {
             Err(_) => rand::random::<u32>().into(),
         },
         source: None,
+        calm: true,
     };
     while let Some(name) = arguments.next() {
         let value = arguments.next()?;
@@ -106,6 +112,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Option<Options> {
             "--cuts" => options.cuts = value.parse().ok()?,
             "--work" => options.work = Duration::from_secs(value.parse().ok()?),
             "--seed" => options.seed = value.parse().ok()?,
+            "--calm" => options.calm = value == "yes",
             "--source" if SOURCES.iter().any(|(format, _)| format.name() == value) => {
                 options.source = Some(value);
             }

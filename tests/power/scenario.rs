@@ -40,6 +40,8 @@ pub(crate) struct Scenario {
     /// How long users work after the pair is ready, and as long again after a restart.
     pub(crate) work: Duration,
     pub(crate) cuts: usize,
+    /// Whether users rest for so long that the journal says that all is calm.
+    pub(crate) calm: bool,
 }
 
 /// The three disks: name, MiB.
@@ -157,8 +159,8 @@ impl Stand<'_> {
         }
     }
 
-    fn seeds(&self) -> [u64; 2] {
-        [self.scenario.seed, self.scenario.seed + 1]
+    fn seeds(&self) -> [u64; 3] {
+        [0, 1, 2].map(|n| self.scenario.seed + n)
     }
 
     fn make_images(&self) {
@@ -194,6 +196,16 @@ impl Stand<'_> {
             let [image, base] = ["img", "base"].map(|kind| self.path(&format!("{disk}.{kind}")));
             fs::copy(image, base).unwrap();
         }
+    }
+
+    fn is_calm(&self) -> bool {
+        let mut found = fs::read_dir(self.path("state")).unwrap().flatten();
+        found.any(|entry| {
+            let journal = fs::read(entry.path().join("journal.0")).unwrap_or_default();
+            let line = journal.split(|&byte| byte == b'\n').next();
+            let header: Result<serde_json::Value, _> = serde_json::from_slice(line.unwrap_or(b""));
+            header.is_ok_and(|header| header["calm"] == true)
+        })
     }
 
     fn migration(&self) -> Mounted<'_> {
@@ -251,18 +263,28 @@ impl Stand<'_> {
         let (mut migration, mut counters) = (self.migration(), Counters::default());
         let enter = |name| *phase.lock().unwrap() = name;
         migration.start();
-        let [first, second] = self.seeds();
+        let [first, second, third] = self.seeds();
         self.users(&migration, first, book, &mut counters, || {
             until(LONG, "the pair to be ready", || {
                 migration.status().is("ready").then_some(())
             });
             enter("ready");
         });
+        if self.scenario.calm {
+            enter("resting");
+            until(LONG, "the journal to say that all is calm", || {
+                self.is_calm().then_some(())
+            });
+            enter("calm");
+            std::thread::sleep(20 * LOOK);
+            enter("at work again");
+            self.users(&migration, second, book, &mut counters, || {});
+        }
         enter("closed");
         migration.terminate();
         migration.start();
         enter("restarted");
-        self.users(&migration, second, book, &mut counters, || {});
+        self.users(&migration, third, book, &mut counters, || {});
         migration.terminate();
     }
 

@@ -83,6 +83,8 @@ impl Storage {
         let pid = Pid::from_child(&self.process);
         rustix::process::kill_process(pid, Signal::STOP).unwrap();
         until(LONG, "qemu-storage-daemon to stop", || {
+            let state = state_of(format!("/proc/{pid}/stat"));
+            assert!(state != 'Z', "qemu-storage-daemon has ended by itself");
             self.has_stopped().then_some(())
         });
         let lengths = self
@@ -98,12 +100,11 @@ impl Storage {
     /// Whether all of its threads stand still.
     fn has_stopped(&self) -> bool {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
-        tasks.flatten().all(|task| {
-            // A thread that has ended meanwhile writes no more.
-            fs::read_to_string(task.path().join("stat")).map_or(true, |stat| {
-                stat.rsplit(") ").next().unwrap_or("").starts_with('T')
-            })
-        })
+        let states = tasks
+            .flatten()
+            .map(|task| state_of(task.path().join("stat")));
+        // A thread that has ended meanwhile writes no more.
+        states.into_iter().all(|state| matches!(state, 'T' | 'X'))
     }
 
     /// Ends it, after the file systems have been unmounted. The logs are complete then.
@@ -123,4 +124,14 @@ impl Drop for Storage {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// As proc_pid_stat(5) tells it; `X` of what is gone.
+fn state_of(stat: impl AsRef<Path>) -> char {
+    let stat = fs::read_to_string(stat).unwrap_or_default();
+    let after = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    after.unwrap_or('X')
 }

@@ -2,7 +2,8 @@
 //! checksum.
 //!
 //! A write(2) that has returned survives a killed process. Power cuts are another matter: what
-//! they leave is compared, whatever the journal says, so nothing here waits for a disk.
+//! they leave is compared, whatever the journal says, so nothing here waits for a disk; but for the
+//! header's word that all is calm.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -28,6 +29,10 @@ pub(crate) struct Header {
     pub(crate) boot: String,
     /// It was closed in good order.
     pub(crate) clean: bool,
+    /// When this was written, and ever since: nothing is marked, and all that was settled is on the
+    /// disks. On the disk it is false before anything changes.
+    #[serde(default)]
+    pub(crate) calm: bool,
     /// Seconds since 1970 when we last served.
     pub(crate) served: i64,
     /// Seconds since the boot at that time.
@@ -163,6 +168,7 @@ impl Journal {
     pub(crate) fn compact(&mut self, records: &[Record]) -> io::Result<()> {
         let header = Header {
             all_dirty: false,
+            calm: false,
             ..self.header.clone()
         };
         *self = Journal::create(&self.path, header, records)?;

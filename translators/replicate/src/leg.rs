@@ -40,6 +40,11 @@ struct Book {
     /// Why nothing can be written to the journal.
     lost: Option<String>,
     noted: Noted,
+    /// The header says, or may say, that all is calm.
+    calm: bool,
+    /// How often somebody waited for the disk under the journal.
+    #[cfg(test)]
+    waits: u64,
 }
 
 /// Where it stands that a journal is not to be believed.
@@ -69,6 +74,9 @@ impl Leg {
             marker: None,
             lost: None,
             noted: Noted::InJournal,
+            calm: false,
+            #[cfg(test)]
+            waits: 0,
         };
         Leg {
             book: Mutex::new(book),
@@ -113,6 +121,36 @@ impl Leg {
         (answer, book.noted != Noted::Nowhere)
     }
 
+    /// A number that changes with all that is marked; `None` while something is, or the journal
+    /// cannot be written. For [`Leg::calm_down`].
+    pub(crate) fn rested(&self) -> Option<u64> {
+        let book = self.book.lock();
+        let rested = book.ledger.is_settled() && book.lost.is_none();
+        rested.then_some(book.ledger.begun())
+    }
+
+    /// Says on the disk that nothing is marked, if nothing has been since `rested`, after which both
+    /// bricks were synced. Whoever marks something then takes that back first.
+    pub(crate) fn calm_down(&self, rested: u64) -> io::Result<()> {
+        let mut book = self.book.lock();
+        let still = book.ledger.is_settled() && book.lost.is_none();
+        if book.calm || !still || book.ledger.begun() != rested {
+            return Ok(());
+        }
+        book.set_calm(true)
+    }
+
+    /// Whether that is said.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.book.lock().calm
+    }
+
+    /// How often somebody waited for the disk under the journal.
+    #[cfg(test)]
+    pub(crate) fn waits(&self) -> u64 {
+        self.book.lock().waits
+    }
+
     /// Whether a change can be written down, or that it cannot.
     pub(crate) fn is_noted(&self) -> bool {
         self.book.lock().noted != Noted::Nowhere
@@ -148,6 +186,7 @@ impl Leg {
             marker,
             lost,
             noted,
+            calm,
             ..
         } = &mut *book
         else {
@@ -159,6 +198,7 @@ impl Leg {
         if lost.is_some() || journal.is_long() {
             match journal.compact(&ledger.dump()) {
                 Ok(()) => {
+                    *calm = false;
                     if lost.take().is_some() {
                         tracing::info!("the journal can be written again");
                     }
@@ -239,6 +279,13 @@ impl Book {
         let records = self.ledger.take_records();
         #[cfg(test)]
         self.kept.extend(records.iter().cloned());
+        // Before the change that is announced here, as it must be after a power cut.
+        if self.calm
+            && self.lost.is_none()
+            && let Err(error) = self.set_calm(false)
+        {
+            self.lose(&error);
+        }
         let Some(journal) = &mut self.journal else {
             return;
         };
@@ -264,10 +311,17 @@ impl Book {
         };
         let header = Header {
             all_dirty: true,
+            calm: false,
             ..journal.header().clone()
         };
-        let Err(error) = journal.set_header(header) else {
-            self.noted = Noted::InJournal;
+        let written = journal.set_header(header);
+        // A calm is believed after a power cut: that it is over has to be on the disk.
+        let written = match self.calm {
+            true => written.and_then(|()| journal.sync()),
+            false => written,
+        };
+        let Err(error) = written else {
+            (self.noted, self.calm) = (Noted::InJournal, false);
             return;
         };
         tracing::error!(%error, "nor can its first block: the sink's marker has to tell");
@@ -282,6 +336,27 @@ impl Book {
                 Noted::Nowhere
             }
         };
+    }
+}
+
+impl Book {
+    /// Writes it down, and waits for the disk. Where that fails it may be there or not.
+    fn set_calm(&mut self, calm: bool) -> io::Result<()> {
+        #[cfg(test)]
+        {
+            self.waits += 1;
+        }
+        self.calm = true;
+        if let Some(journal) = &mut self.journal {
+            let header = Header {
+                calm,
+                ..journal.header().clone()
+            };
+            journal.set_header(header)?;
+            journal.sync()?;
+        }
+        self.calm = calm;
+        Ok(())
     }
 }
 
@@ -408,5 +483,90 @@ mod tests {
         leg.book.lock().journal.as_mut().unwrap().fail();
         leg.heartbeat(false, Served::now(), (0, 0)).unwrap_err();
         assert!(leg.lost().is_some() && marker_says_dirty(&sink));
+    }
+
+    #[test]
+    fn a_calm_that_cannot_be_taken_back_is_noted_on_the_sink_or_nothing_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (leg, sink) = leg(dir.path());
+        leg.calm_down(leg.rested().unwrap()).unwrap();
+        leg.book.lock().journal.as_mut().unwrap().fail();
+        assert!(change(&leg, 1), "users go on");
+        assert!(marker_says_dirty(&sink));
+        leg.tidy();
+        assert!(!leg.is_calm() && !marker_says_dirty(&sink));
+
+        leg.ledger(|ledger| ledger.forget(Oid(1, 1)));
+        leg.calm_down(leg.rested().unwrap()).unwrap();
+        leg.book.lock().journal.as_mut().unwrap().fail();
+        block_on(sink.role(Role::Source)).unwrap();
+        assert!(!change(&leg, 2), "noted nowhere");
+    }
+
+    fn dir(n: u64) -> Known {
+        Known {
+            oid: Oid(n, 0),
+            kind: Kind::Directory,
+            locator: Locator::default(),
+        }
+    }
+
+    /// What a reader of the journal finds: whether it is calm, and how many records there are.
+    fn found(path: &Path) -> (bool, usize) {
+        let found = Journal::read(path).unwrap().unwrap();
+        assert!(!found.torn);
+        (found.header.calm, found.records.len())
+    }
+
+    #[test]
+    fn the_first_change_after_a_calm_waits_for_the_disk_and_no_other_does() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("journal");
+        let (leg, _sink) = leg(place.path());
+        let change = |n| leg.ledger(|ledger| ledger.mark_name(&dir(n), &[b'x'][..].into(), 0));
+        change(1);
+        assert_eq!(leg.rested(), None);
+        leg.ledger(|ledger| ledger.forget(dir(1).oid));
+        let rested = leg.rested().unwrap();
+        leg.calm_down(rested).unwrap();
+        assert!(leg.is_calm());
+        assert_eq!(found(&path), (true, 2));
+        assert_eq!(leg.waits(), 1);
+        leg.heartbeat(false, Served::now(), (0, 0)).unwrap();
+        assert!(found(&path).0, "a sign of life changes nothing");
+        for n in 0..100 {
+            change(n);
+            assert_eq!(found(&path), (false, 3 + n as usize));
+            assert_eq!(leg.waits(), 2);
+        }
+        assert!(!leg.is_calm());
+    }
+
+    #[test]
+    fn what_was_changed_during_the_syncs_is_no_calm() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("journal");
+        let (leg, _sink) = leg(place.path());
+        let rested = leg.rested().unwrap();
+        // A user comes and goes, and what he did is settled by a sync that was too early for it.
+        let ticket = leg.ledger(|ledger| ledger.begin(&[], &[], &[], 0)).unwrap();
+        leg.ledger(|ledger| ledger.end(ticket, 0, 0));
+        leg.calm_down(rested).unwrap();
+        assert!(!leg.is_calm() && !found(&path).0);
+        // Something is open.
+        leg.ledger(|ledger| ledger.plant_tree(&dir(1), Trust::ALL, 0));
+        leg.calm_down(leg.ledger(|ledger| ledger.begun())).unwrap();
+        assert!(!leg.is_calm() && !found(&path).0);
+    }
+
+    #[test]
+    fn a_journal_that_is_written_anew_is_not_calm() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("journal");
+        let (leg, _sink) = leg(place.path());
+        leg.calm_down(leg.rested().unwrap()).unwrap();
+        leg.book.lock().lost = Some("of a test".into());
+        leg.tidy();
+        assert!(!leg.is_calm() && !found(&path).0);
     }
 }

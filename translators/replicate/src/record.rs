@@ -30,7 +30,7 @@ impl Trust {
     pub(crate) const ALL: Trust = Trust(i64::MAX, 999_999_999);
     pub(crate) const NOTHING: Trust = Trust(i64::MIN, 0);
 
-    pub(crate) fn before(time: Time) -> Trust {
+    pub(crate) const fn before(time: Time) -> Trust {
         Trust(time.sec, time.nsec)
     }
 

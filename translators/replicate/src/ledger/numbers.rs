@@ -30,6 +30,11 @@ impl Ledger {
         all.filter(move |(piece, _)| !self.waived.contains(&(oid, piece.clone())))
     }
 
+    /// Whether nothing at all is marked, waived or not, and all is verified.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.marks.is_empty() && !self.unverified
+    }
+
     /// Age of the oldest mark.
     pub(crate) fn oldest(&self, now: Millis) -> Option<Millis> {
         self.marks

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use hermitfs_api::Kind;
 
-use super::{Departure, Known, Ledger, Millis, Why};
+use super::{Departure, Known, Ledger, Mark, Millis, Why};
 use crate::record::{Bytes, Oid, Place, Record, Trust};
 
 impl Ledger {
@@ -164,8 +164,17 @@ impl Ledger {
     }
 
     /// All is to be compared from the root on, and who is not trusted in everything may have been
-    /// at the sink, too.
-    pub(crate) fn doubt(&mut self, root: &Known, trust: Trust) {
+    /// at the sink, too. `same_boot` when those who wrote past us may go on with it.
+    pub(crate) fn doubt(&mut self, root: &Known, trust: Trust, same_boot: bool) {
+        if trust == Trust::NOTHING {
+            // They say nothing that is not found anyway, and after a power cut the source may know
+            // nothing of their objects: some file systems then give their numbers to others, with
+            // the same generation.
+            let void = |mark: &Mark| !(same_boot && mark.body.as_ref().is_some_and(|b| b.escaped));
+            let marks = self.marks.iter().filter(|(_, mark)| void(mark));
+            let void: Vec<Oid> = marks.map(|(oid, _)| *oid).collect();
+            void.into_iter().for_each(|oid| self.forget(oid));
+        }
         if trust != Trust::ALL {
             self.doubt_images();
             self.set_unverified();

@@ -208,3 +208,33 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::Kind;
+
+    use crate::ledger::{Known, Ledger, Outcome};
+    use crate::record::{Locator, Oid, Piece};
+
+    #[test]
+    fn what_only_waits_for_a_sync_is_not_open() {
+        let mut ledger = Ledger::default();
+        let file = Known {
+            oid: Oid(1, 1),
+            kind: Kind::File,
+            locator: Locator::default(),
+        };
+        // Found to differ by who has claimed it already, and made equal at once.
+        assert!(ledger.claim(file.oid));
+        ledger.mark_body(&file, None, 0);
+        let body = ledger.body_work(file.oid).unwrap();
+        assert!(ledger.finish(file.oid, &Piece::Body, body.generation, Outcome::Equal, 0));
+        ledger.release(file.oid, 0);
+        assert_eq!(ledger.copied(), 1);
+        assert!(!ledger.is_open(0), "it would keep the sync waiting");
+        assert!(ledger.claim_next(0, true).is_err());
+        let cut = ledger.cut();
+        ledger.seal(cut, true, 0);
+        assert_eq!(ledger.pending(), 0);
+    }
+}

@@ -81,11 +81,13 @@ pub(super) fn doubt(
         (Found::Marked(_) | Found::Foreign, _) => return Some(Trust::NOTHING),
     };
     let header = &journal.header;
-    let power_cut = header.boot != moment.boot && !header.clean;
+    let same_boot = header.boot == moment.boot;
+    // A power cut in a calm leaves what a clean end leaves.
+    let power_cut = !same_boot && !header.clean && !header.calm;
     if journal.torn || header.all_dirty || power_cut {
         return Some(Trust::NOTHING);
     }
-    if continuous && !header.clean {
+    if continuous && same_boot && !header.clean {
         return None;
     }
     match moment.stepped_back(header) {
@@ -192,6 +194,20 @@ mod tests {
     fn another_boot_without_a_clean_end_is_a_power_cut() {
         assert_eq!(told(&journal(false), false, &other_boot()), NOTHING);
         assert_eq!(told(&journal(false), true, &other_boot()), NOTHING);
+    }
+
+    #[test]
+    fn a_power_cut_in_a_calm_leaves_what_a_clean_end_leaves() {
+        let mut calm = journal(false);
+        calm.header.calm = true;
+        assert_eq!(told(&calm, false, &other_boot()), served());
+        assert_eq!(told(&calm, true, &other_boot()), served());
+        assert_eq!(told(&calm, true, &same_boot()), None);
+        calm.torn = true;
+        assert_eq!(told(&calm, false, &other_boot()), NOTHING);
+        calm.torn = false;
+        calm.header.all_dirty = true;
+        assert_eq!(told(&calm, false, &other_boot()), NOTHING);
     }
 
     #[test]

@@ -268,6 +268,9 @@ async fn go_on(
     let journal = Journal::read(path).map_err(journal_io)?;
     let moment = Moment::of_now();
     let doubt = doubt(&seen.state, journal.as_ref(), continuous, &moment);
+    let same_boot = journal
+        .as_ref()
+        .is_some_and(|journal| journal.header.boot == moment.boot);
     // Where all is looked at again all is counted again.
     let healed = match (&journal, doubt) {
         (Some(journal), None) => (journal.header.files, journal.header.bytes),
@@ -289,13 +292,14 @@ async fn go_on(
         false => doubt,
     };
     if let Some(trust) = doubt {
-        ledger.doubt(&known, trust);
+        ledger.doubt(&known, trust, same_boot);
     }
     drop(ledger.take_records());
     let header = Header {
         version: VERSION,
         boot: moment.boot,
         clean: false,
+        calm: false,
         served: moment.now,
         uptime: moment.uptime,
         all_dirty: false,

@@ -76,6 +76,9 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// And when there is nothing more to do.
 const SYNC_IDLE: Duration = Duration::from_millis(300);
 
+/// How long nothing is changed before the journal says so. The next change waits for the disk.
+const CALM_AFTER: Duration = Duration::from_secs(10);
+
 impl Sink {
     pub(super) fn new(
         name: String,
@@ -184,7 +187,7 @@ impl Sink {
     }
 
     pub(super) fn settle(&self, stop: &AtomicBool, drain: &AtomicBool) {
-        let mut beat = Instant::now();
+        let (mut beat, mut rested) = (Instant::now(), None);
         while !stop.load(Ordering::Relaxed) {
             let hurry = drain.load(Ordering::Relaxed);
             self.leg
@@ -202,6 +205,7 @@ impl Sink {
             if copied > 0 && due && !self.is_lost() {
                 self.sync(false);
             }
+            self.rest(&mut rested);
             if beat.elapsed() > Duration::from_secs(5) {
                 beat = Instant::now();
                 if let Err(error) = self.heartbeat(false) {
@@ -215,6 +219,32 @@ impl Sink {
                     tracing::debug!(?setback, "the staging space is swept later");
                 }
             }
+        }
+    }
+
+    /// Says in the journal that all is calm, when nothing has been changed for a while: a power cut
+    /// from then on has left nothing undone. `since` is when it came to rest, and at what.
+    fn rest(&self, since: &mut Option<(Instant, u64)>) {
+        let Some(at) = self.leg.rested() else {
+            *since = None;
+            return;
+        };
+        match *since {
+            Some((from, before)) if before == at => {
+                if from.elapsed() < CALM_AFTER || self.leg.is_calm() {
+                    return;
+                }
+                // Again from the beginning where this fails.
+                *since = None;
+                let bricks = [&self.healer.sink, &self.healer.source];
+                let synced = bricks.map(|brick| block_on(brick.sync(&HEAL)).is_ok());
+                if synced == [true, true]
+                    && let Err(error) = self.leg.calm_down(at)
+                {
+                    tracing::debug!(%error, "the journal cannot say that all is calm");
+                }
+            }
+            _ => *since = Some((Instant::now(), at)),
         }
     }
 

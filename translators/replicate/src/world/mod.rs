@@ -145,7 +145,7 @@ impl World {
         let root = block_on(source.root(&ROOT)).unwrap().inode;
         if let Some(trust) = doubt {
             let known = block_on(crate::heal::known(&*source, &Default::default(), &root));
-            ledger.doubt(&known, trust);
+            ledger.doubt(&known, trust, false);
             records = ledger.dump();
             drop(ledger.take_records());
         }
