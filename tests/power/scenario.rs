@@ -194,7 +194,8 @@ impl Stand<'_> {
         self.unmount_all();
         for (disk, _) in DISKS {
             let [image, base] = ["img", "base"].map(|kind| self.path(&format!("{disk}.{kind}")));
-            fs::copy(image, base).unwrap();
+            let [image, base] = [&image, &base].map(|path| path.to_string_lossy());
+            run("cp", &["--sparse=always", &image, &base]);
         }
     }
 
