@@ -125,9 +125,9 @@ fn a_direction_once_recorded_is_not_turned_round() {
     migration.cut_over();
 }
 
-/// A rule for the second of two sinks: it cannot be written at that file any more.
-const STUCK: &str = "write name=victim origin=heal after=1 EIO";
-const NEVER: &str = "write after=1000000000 EIO";
+/// A rule for the second of two sinks: what is there once it cannot change any more.
+const STUCK: &str = "open name=victim origin=heal EIO";
+const NEVER: &str = "open after=1000000000 EIO";
 
 #[test]
 fn two_sinks_that_change_places_keep_what_is_known_of_each() {
