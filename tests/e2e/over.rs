@@ -364,8 +364,13 @@ fn what_goes_on_beside_the_mount_is_found_and_refused_by_name() {
     let beside = format!("/proc/{}/cwd/past-the-mount", guest.pid());
     let kept_out = fs::write(beside, "").unwrap_err();
     assert_eq!(kept_out.kind(), ErrorKind::ReadOnlyFilesystem);
-    drop(guest);
     migration.wait_ready(LONG);
+    // But when the new brick came he would stay behind.
+    migration.command("cutover", &[]).refused(
+        exit::TRY_AGAIN,
+        &["sleep", &guest.pid(), "working directory below the mount"],
+    );
+    drop(guest);
     migration.command("abort", &[]).expect(exit::OK);
     migration.daemon().wait_end(LONG);
     assert_given_back(&migration, raw);
