@@ -231,10 +231,14 @@ fn tell_users(daemon: &Daemon) {
 /// Who uses the mount.
 pub(crate) fn in_use(daemon: &Daemon) -> Vec<users::Usage> {
     let mounts = Mounts::read().unwrap_or_default();
-    match mounts.at(&daemon.record.mountpoint) {
+    let mut users = match mounts.at(&daemon.record.mountpoint) {
         Some(mount) => users::scan(mount),
         None => Vec::new(),
+    };
+    if let Some(over) = &daemon.over {
+        users.extend(over.left_below());
     }
+    users
 }
 
 /// The same within a time limit; `None` when it did not come to an end. To look at a process'

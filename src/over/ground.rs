@@ -21,6 +21,7 @@ use crate::exit::{Code, Failure, Result};
 use crate::mounts::{Mount, Mounts};
 use crate::run::Slot;
 use crate::sys;
+use crate::users::Usage;
 
 /// Who has a file open only for a moment is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -265,6 +266,22 @@ impl Over {
     /// The kernel keeps the others out where OLD is a mount.
     fn is_in_the_way(&self, holder: &Holder) -> bool {
         holder.writes || !(self.ground.target.is_mount && holder.by_covered)
+    }
+
+    /// Who is in OLD itself, below our mount, and would stay there when a new brick takes its
+    /// place.
+    pub(crate) fn left_below(&self) -> Vec<Usage> {
+        let found = self.see(true).map(|seen| seen.holders).unwrap_or_default();
+        let told = |holder: Holder| Usage {
+            how: match holder.usage.how {
+                "working directory" => "working directory below the mount",
+                "root directory" => "root directory below the mount",
+                "mapping" | "mapping for writing" => "mapping below the mount",
+                _ => "open file below the mount",
+            },
+            ..holder.usage
+        };
+        found.into_iter().map(told).collect()
     }
 
     fn warn(&self) -> Result<()> {

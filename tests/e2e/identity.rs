@@ -124,3 +124,128 @@ fn a_direction_once_recorded_is_not_turned_round() {
     migration.wait_ready(Duration::from_secs(120));
     migration.cut_over();
 }
+
+/// A rule for the second of two sinks: what is there once it cannot change any more.
+const STUCK: &str = "open name=victim origin=heal EIO";
+const NEVER: &str = "open after=1000000000 EIO";
+
+#[test]
+fn two_sinks_that_change_places_keep_what_is_known_of_each() {
+    let lab = Lab::new("identity-places");
+    let [old, a, b] = ["old", "a", "b"].map(|name| lab.disk(name, Format::Ext4, 128));
+    fs::write(old.join("victim"), "before").unwrap();
+    let volfile = |sinks: &str| {
+        let brick = |name: &str| {
+            format!("[volume.{name}]\ntype = \"storage/posix\"\ndirectory = \"${{{name}}}\"\n\n")
+        };
+        format!(
+            "{}{}{}[volume.second]\ntype = \"debug/fault\"\nsubvolumes = [\"b\"]\nrules = [\"${{rule}}\"]\n\n\
+             [volume.pair]\ntype = \"cluster/replicate\"\nsource = \"old\"\nsinks = [{sinks}]\n",
+            brick("old"),
+            brick("a"),
+            brick("b")
+        )
+    };
+    let order = lab.file("order.vol", &volfile("\"a\", \"second\""));
+    let turned = lab.file("turned.vol", &volfile("\"second\", \"a\""));
+    let mut mount = Mounted::prepare(&lab, "data");
+    let arm = |mount: &mut Mounted, volfile: &std::path::Path, rule: &str| {
+        let set = [
+            format!("old={}", old.path().display()),
+            format!("a={}", a.path().display()),
+            format!("b={}", b.path().display()),
+            format!("rule={rule}"),
+        ];
+        mount.use_volfile(volfile, &set.each_ref().map(String::as_str));
+    };
+    arm(&mut mount, &order, STUCK);
+    mount.start();
+    mount.command("heal", &["--wait"]).expect(exit::OK);
+    let time = fs::metadata(old.join("victim"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    fs::write(mount.join("victim"), "behind").unwrap();
+    hermitfs_tests::odd::set_mtime(&mount.join("victim"), time);
+    mount
+        .command("heal", &["--wait"])
+        .refused(exit::DIFFERENCES, &["victim", "second"]);
+    let content = |disk: &Disk| fs::read_to_string(disk.join("victim")).unwrap();
+    assert_eq!([content(&a), content(&b)], ["behind", "before"]);
+    // What was changed so long before the end is believed to be as the journal says.
+    std::thread::sleep(Duration::from_secs(4));
+    mount.terminate();
+    arm(&mut mount, &turned, NEVER);
+    mount.start();
+    mount.command("heal", &["--wait"]).expect(exit::OK);
+    assert_eq!([content(&a), content(&b)], ["behind", "behind"]);
+}
+
+#[test]
+fn an_old_brick_that_is_not_there_after_a_boot_is_not_taken_for_an_empty_one() {
+    let lab = Lab::new("identity-boot");
+    let [old, new] = disks(&lab);
+    Odd::small().build(old.path(), 32);
+    let mut migration = lab.migration_over(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(Duration::from_secs(120));
+    migration.terminate();
+    let before = Tree::of(new.path()).without_atimes();
+    // As the unit finds it at a boot at which the disk is late.
+    shell::run("umount", &["-l", &old.path().to_string_lossy()]);
+    migration
+        .try_start(&[])
+        .refused(exit::CONFIGURATION, &["another source"]);
+    assert_eq!(fs::read_dir(old.path()).unwrap().count(), 0);
+    fs::write(old.join("not mounted over"), "").unwrap();
+    fs::remove_file(old.join("not mounted over")).unwrap();
+    before.assert_equal(&Tree::of(new.path()).without_atimes());
+    fs::remove_dir(old.path()).unwrap();
+    migration
+        .try_start(&[])
+        .refused(exit::CONFIGURATION, &["is not there"]);
+    fs::create_dir(old.path()).unwrap();
+    old.mount("");
+    migration.start();
+    migration.wait_ready(Duration::from_secs(120));
+    migration.cut_over();
+}
+
+#[test]
+fn a_week_of_work_on_the_old_brick_itself_arrives_before_the_cut_over() {
+    let lab = Lab::new("identity-week");
+    let [old, new] = disks(&lab);
+    let mut migration = ended(&lab, &old, &new);
+    // Every kind of change, behind our back: names, kinds, content of the same size under the
+    // same time, attributes, links, and a directory that takes another's place.
+    let time = fs::metadata(old.join("sizes/4097"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    let mut content = fs::read(old.join("sizes/4097")).unwrap();
+    content[77] ^= 1;
+    fs::write(old.join("sizes/4097"), content).unwrap();
+    hermitfs_tests::odd::set_mtime(&old.join("sizes/4097"), time);
+    fs::rename(old.join("sizes"), old.join("moved")).unwrap();
+    fs::rename(old.join("wide"), old.join("sizes")).unwrap();
+    Odd::small().build(&old.join("wide"), 33);
+    fs::remove_dir_all(old.join("links")).unwrap();
+    fs::write(old.join("links"), "a file now").unwrap();
+    fs::hard_link(old.join("links"), old.join("moved/another name")).unwrap();
+    fs::set_permissions(
+        old.join("moved"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o2711),
+    )
+    .unwrap();
+    migration.try_start(&["--limit", "1kB/s"]).expect(exit::OK);
+    // Users see it at once; the new brick is not ready.
+    assert_eq!(fs::read(migration.join("links")).unwrap(), b"a file now");
+    migration
+        .command("cutover", &["--timeout", "1s"])
+        .refused(exit::TRY_AGAIN, &[]);
+    assert!(!migration.status().is("ready"));
+    migration.command("throttle", &["off"]).expect(exit::OK);
+    migration.wait_ready(Duration::from_secs(120));
+    migration.assert_bricks_equal();
+    migration.cut_over();
+}

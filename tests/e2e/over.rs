@@ -82,6 +82,23 @@ impl Drop for Guest {
     }
 }
 
+/// A process in a mount namespace of its own, of all disks of tests with this one alone.
+fn in_a_namespace(lab: &Lab, propagation: &str, disk: &Path) -> Guest {
+    let there = lab.path().join(format!("there-{propagation}"));
+    let script = format!(
+        "set -e; for point in $(cut -d' ' -f5 /proc/self/mountinfo); do \
+         case $point in {}) ;; /tmp/*) umount -l $point || true ;; esac; done; \
+         touch {}; exec sleep 1000",
+        text(disk),
+        text(&there)
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", propagation, "sh", "-c", &script]);
+    let guest = Guest::new(&mut command);
+    until(LONG, "a namespace", || there.exists().then_some(()));
+    guest
+}
+
 /// Makes, moves, reads and takes away by paths until told to stop. With `files` it has some of
 /// them open for a moment. How many names it has left.
 fn work(base: &Path, files: &AtomicBool, stop: &AtomicBool) -> std::io::Result<u64> {
@@ -334,25 +351,7 @@ fn what_goes_on_beside_the_mount_is_found_and_refused_by_name() {
     // Through what is read-only nothing can be lost.
     shell::run("mount", &["-o", "remount,bind,ro", &text(&part)]);
 
-    // A namespace of its own, to which our mount would not come. It lets go of all other disks.
-    let script = format!(
-        "set -e; for point in $(cut -d' ' -f5 /proc/self/mountinfo); do \
-         case $point in {}|/proc) ;; /tmp/*) umount -l $point || true ;; esac; done; \
-         touch {}; exec sleep 1000",
-        text(old.path()),
-        text(&lab.path().join("alone"))
-    );
-    let guest = Guest::new(Command::new("unshare").args([
-        "--mount",
-        "--propagation",
-        "private",
-        "sh",
-        "-c",
-        &script,
-    ]));
-    until(LONG, "a namespace", || {
-        lab.path().join("alone").exists().then_some(())
-    });
+    let guest = in_a_namespace(&lab, "private", old.path());
     refused(
         &mut migration,
         &[&guest.pid(), "mount in its namespace", &text(old.path())],
@@ -365,11 +364,51 @@ fn what_goes_on_beside_the_mount_is_found_and_refused_by_name() {
     let beside = format!("/proc/{}/cwd/past-the-mount", guest.pid());
     let kept_out = fs::write(beside, "").unwrap_err();
     assert_eq!(kept_out.kind(), ErrorKind::ReadOnlyFilesystem);
-    drop(guest);
     migration.wait_ready(LONG);
+    // But when the new brick came he would stay behind.
+    migration.command("cutover", &[]).refused(
+        exit::TRY_AGAIN,
+        &["sleep", &guest.pid(), "working directory below the mount"],
+    );
+    drop(guest);
     migration.command("abort", &[]).expect(exit::OK);
     migration.daemon().wait_end(LONG);
     assert_given_back(&migration, raw);
+}
+
+#[test]
+fn a_namespace_that_gets_what_is_mounted_sees_what_all_see() {
+    let lab = Lab::new("over-shared");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 128),
+        lab.disk("new", Format::Ext4, 128),
+    );
+    let raw = device(old.path());
+    fs::write(old.join("file"), "content").unwrap();
+    shell::run("mount", &["--make-shared", &text(old.path())]);
+    let guest = in_a_namespace(&lab, "slave", old.path());
+    let its = PathBuf::from(format!(
+        "/proc/{}/root{}",
+        guest.pid(),
+        old.path().display()
+    ));
+    assert_eq!(device(&its), raw);
+    let mut migration = lab.migration_over(old.path(), new.path());
+    migration.start();
+    assert_eq!(device(&its), device(old.path()));
+    assert_ne!(device(&its), raw);
+    migration.kill();
+    migration.start();
+    assert_eq!(device(&its), device(old.path()));
+    assert_eq!(fs::read(its.join("file")).unwrap(), b"content");
+    migration.terminate();
+    assert_eq!(device(&its), raw);
+    assert_given_back(&migration, raw);
+    migration.start();
+    migration.cut_over();
+    assert_eq!(device(&its), device(new.path()));
+    assert_eq!(fs::read(its.join("file")).unwrap(), b"content");
+    drop(guest);
 }
 
 #[test]

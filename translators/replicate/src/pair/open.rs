@@ -1,6 +1,6 @@
 //! Opening a pair, or going on with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
@@ -71,7 +71,7 @@ pub(super) async fn open(
         None => begun(&seen, &source_id, state_base)?,
     };
     let state_dir = volume::state_dir(state_base, &id);
-    let since = keep_record(&state_dir, &id, &source_id, &seen)?;
+    let (since, numbers) = keep_record(&state_dir, &id, &source_id, &seen)?;
     let brick = (source.clone(), root.clone());
     let pulse = Arc::new(Pulse::default());
     let brake = Arc::new(match options.backoff {
@@ -79,8 +79,8 @@ pub(super) async fn open(
         false => Brake::new(options.limit),
     });
     let mut all = Vec::new();
-    for (n, seen) in seen.into_iter().enumerate() {
-        let journal = state_dir.join(format!("journal.{n}"));
+    for (number, seen) in numbers.into_iter().zip(seen) {
+        let journal = number.journal(&state_dir)?;
         let marker = Marker {
             version: 1,
             id: id.clone(),
@@ -194,7 +194,7 @@ fn begun(sinks: &[Seen], source: &BrickId, state_base: &Path) -> Result<String, 
         if record.source != *source {
             continue;
         }
-        if record.sinks.iter().map(|(_, id)| id).eq(given()) {
+        if given().all(|given| record.sinks.iter().any(|(_, id)| id == given)) {
             // Killed before the marker was there.
             return Ok(record.id);
         }
@@ -225,7 +225,7 @@ fn keep_record(
     id: &str,
     source: &BrickId,
     sinks: &[Seen],
-) -> Result<u64, OpenError> {
+) -> Result<(u64, Vec<Number>), OpenError> {
     let old = volume::read_record(state_dir)?;
     if let Some(old) = &old
         && old.source != *source
@@ -239,18 +239,67 @@ fn keep_record(
     let since = old
         .as_ref()
         .map_or(volume::seconds_now() as u64, |old| old.since);
+    let mut known = old.map(|old| old.sinks).unwrap_or_default();
+    let given = sinks
+        .iter()
+        .map(|seen| (seen.name.clone(), seen.id.clone()));
+    let numbers = number(&mut known, given);
     let record = volume::Record {
         version: 1,
         id: id.to_owned(),
         since,
         source: source.clone(),
-        sinks: sinks
-            .iter()
-            .map(|seen| (seen.name.clone(), seen.id.clone()))
-            .collect(),
+        sinks: known,
     };
     volume::write_record(state_dir, &record)?;
-    Ok(since)
+    Ok((since, numbers))
+}
+
+/// A sink's number in the record, which is its journal's as well: the order in a volfile may
+/// change, and disks may change places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Number {
+    number: usize,
+    /// The record had it before.
+    known: bool,
+}
+
+impl Number {
+    /// Its journal. One of somebody unknown tells nothing of this sink, and is taken away.
+    fn journal(self, state_dir: &Path) -> Result<PathBuf, OpenError> {
+        let path = state_dir.join(format!("journal.{}", self.number));
+        if self.known {
+            return Ok(path);
+        }
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(OpenError::Io(format!("{}: {error}", path.display())))
+            }
+            _ => Ok(path),
+        }
+    }
+}
+
+/// The numbers of these sinks, by what they are; new ones come to the end of the record.
+fn number(
+    record: &mut Vec<(String, BrickId)>,
+    sinks: impl Iterator<Item = (String, BrickId)>,
+) -> Vec<Number> {
+    let mut one = |(name, id): (String, BrickId)| {
+        if let Some(number) = record.iter().position(|(_, old)| *old == id) {
+            record[number].0 = name;
+            return Number {
+                number,
+                known: true,
+            };
+        }
+        record.push((name, id));
+        Number {
+            number: record.len() - 1,
+            known: false,
+        }
+    };
+    sinks.map(&mut one).collect()
 }
 
 /// Takes up one sink where its journal left it, or begins with it.
@@ -326,4 +375,58 @@ async fn go_on(
         brick: seen.id,
     };
     Ok(Sink::new(seen.name, identity, leg, healer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sink(name: &str, fsid: &str) -> (String, BrickId) {
+        let id = BrickId {
+            fsid: fsid.to_owned(),
+            root: "root".to_owned(),
+        };
+        (name.to_owned(), id)
+    }
+
+    fn numbers(record: &mut Vec<(String, BrickId)>, sinks: &[(&str, &str)]) -> Vec<(usize, bool)> {
+        let sinks = sinks.iter().map(|(name, fsid)| sink(name, fsid));
+        let numbers = number(record, sinks);
+        numbers.iter().map(|n| (n.number, n.known)).collect()
+    }
+
+    #[test]
+    fn a_sink_keeps_its_number_whatever_it_is_called_and_wherever_it_stands() {
+        let mut record = Vec::new();
+        let first = numbers(&mut record, &[("a", "1"), ("b", "2")]);
+        assert_eq!(first, [(0, false), (1, false)]);
+        assert_eq!(
+            numbers(&mut record, &[("b", "2"), ("a", "1")]),
+            [(1, true), (0, true)]
+        );
+        // Two disks that changed places, and one that is left out for a while.
+        assert_eq!(
+            numbers(&mut record, &[("a", "2"), ("b", "1")]),
+            [(1, true), (0, true)]
+        );
+        assert_eq!(numbers(&mut record, &[("b", "2")]), [(1, true)]);
+        assert_eq!(
+            numbers(&mut record, &[("c", "3"), ("a", "1")]),
+            [(2, false), (0, true)]
+        );
+        assert_eq!(record, [sink("a", "1"), sink("b", "2"), sink("c", "3")]);
+    }
+
+    #[test]
+    fn a_journal_that_nobody_is_known_by_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.1");
+        std::fs::write(&path, "of another sink").unwrap();
+        let number = |known| Number { number: 1, known };
+        assert_eq!(number(true).journal(dir.path()).unwrap(), path);
+        assert!(path.exists());
+        assert_eq!(number(false).journal(dir.path()).unwrap(), path);
+        assert!(!path.exists());
+        number(false).journal(dir.path()).unwrap();
+    }
 }
