@@ -104,15 +104,14 @@ fn a_user_who_waits_for_a_slow_read_keeps_nobody_else_waiting() {
     mount.command("heal", &["--wait"]).expect(exit::OK);
 }
 
-/// Users who sync a file over and over until they are told to stop.
-fn sync_while<T>(path: &Path, work: impl FnOnce() -> T) -> T {
+/// Users who ask for something that no cache of the kernel's has, until they are told to stop.
+fn ask_while<T>(path: &Path, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let file = fs::File::open(path).unwrap();
                 while !stop.load(Ordering::Relaxed) {
-                    file.sync_all().unwrap();
+                    rustix::fs::listxattr(path, &mut [0; 1024]).unwrap();
                 }
             });
         }
@@ -141,17 +140,17 @@ fn healing_slows_down_while_users_wait_longer_than_without_it() {
     for name in ["fast", "slow"] {
         fs::write(old.join(name), name).unwrap();
     }
-    let rule = "fsync name=slow origin=user delay=10";
+    let rule = "listxattr name=slow origin=user delay=10";
     let pair = "crawl = false\nlimit = \"1MB/s\"";
     let mount = with_rule(&lab, old.path(), new.path(), rule, pair);
     let pace = || mount.status().0["pace"].as_f64();
     // Nothing is healed yet: this is how fast it is without.
-    sync_while(&mount.join("fast"), || {
+    ask_while(&mount.join("fast"), || {
         std::thread::sleep(Duration::from_secs(2));
     });
     assert_eq!(pace(), None);
     mount.command("heal", &[]).expect(exit::OK);
-    sync_while(&mount.join("slow"), || {
+    ask_while(&mount.join("slow"), || {
         let slowed = until(LONG, "a slower pace", pace);
         assert!((0.125..1.0).contains(&slowed), "{slowed}");
     });

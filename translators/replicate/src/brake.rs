@@ -97,8 +97,20 @@ pub(crate) struct Brake {
     off: AtomicU32,
     /// Payments since the last judgement.
     paid: AtomicU64,
+    /// Who heals or syncs just now.
+    busy: AtomicU32,
     /// `None` where users' latency is no matter.
     watch: Option<(Arc<Pulse>, Mutex<Backoff>)>,
+}
+
+/// Somebody who keeps the disks busy, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct AtWork<'a>(&'a Brake);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// As many payments in a window are worth a rest.
@@ -137,14 +149,21 @@ impl Brake {
         }
     }
 
+    /// Tells that something is being healed or synced, also while nothing is paid.
+    pub(crate) fn at_work(&self) -> AtWork<'_> {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        AtWork(self)
+    }
+
     /// Judges how users fare; to be called once in a [`WINDOW`].
     pub(crate) fn judge(&self) {
         let Some((pulse, backoff)) = &self.watch else {
             return;
         };
         let paid = self.paid.swap(0, Ordering::Relaxed);
+        let healed = paid > 0 || self.busy.load(Ordering::Relaxed) > 0;
         let mut backoff = backoff.lock();
-        backoff.judge(&pulse.take(), paid > 0, paid >= WORTH);
+        backoff.judge(&pulse.take(), healed, paid >= WORTH);
         let off = match backoff.resting() {
             true => 1000,
             false => ((1.0 - backoff.pace()) * 1000.0) as u32,
@@ -315,6 +334,22 @@ mod tests {
         brake.judge();
         assert_eq!(brake.pace(), 1.0, "users are gone");
         assert_eq!(brake.off.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_long_copy_or_sync_is_no_quiet_moment() {
+        let pulse = Arc::new(Pulse::default());
+        let brake = Brake::watching(None, pulse.clone());
+        judge(&brake, &pulse, 100, 0);
+        let at_work = brake.at_work();
+        judge(&brake, &pulse, 50_000, 0);
+        assert_eq!(brake.pace(), 0.5);
+        drop(at_work);
+        for _ in 0..20 {
+            judge(&brake, &pulse, 50_000, 0);
+        }
+        judge(&brake, &pulse, 50_000, 5);
+        assert!(brake.pace() > 0.5, "slow without us, too");
     }
 
     #[test]

@@ -118,9 +118,11 @@ impl Sink {
             match self.leg.ledger(|ledger| ledger.claim_next(now, hurry)) {
                 Ok(work) => {
                     self.healer.brake.ease();
+                    let at_work = self.healer.brake.at_work();
                     let healed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                         block_on(self.healer.heal(&work))
                     }));
+                    drop(at_work);
                     match healed {
                         Ok(Ok(())) => self.well(),
                         Ok(Err(trouble)) => self.unwell(trouble),
@@ -257,6 +259,7 @@ impl Sink {
 
     pub(super) fn sync(&self, source_too: bool) {
         let mut last = self.syncing.lock();
+        let _at_work = self.healer.brake.at_work();
         let cut = self.leg.ledger(|ledger| ledger.cut());
         let written = source_too || !cut.is_empty();
         let mut synced = block_on(self.healer.sink.sync(&HEAL));
