@@ -131,12 +131,15 @@ fn a_kill_while_the_disk_of_the_state_fails_costs_a_walk_and_no_change() {
         .command("cutover", &["--timeout", "1s"])
         .refused(exit::TRY_AGAIN, &["journal"]);
     // Nothing in the journal says that it lacks something: the sink has to.
+    let marker = || fs::read_to_string(new.join(".hermitfs/volume.json")).unwrap();
+    assert!(marker().contains("\"dirty\": true"), "{}", marker());
     migration.kill();
     state.mend();
     state.unmount_when_free();
     state.mount("");
     migration.start();
     assert!(migration.status().is("unverified"));
+    assert!(marker().contains("\"dirty\": false"), "{}", marker());
     crew.work_for(Duration::from_millis(500));
     crew.stop();
     migration.wait_ready(LONG);
