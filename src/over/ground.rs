@@ -26,6 +26,9 @@ use crate::users::Usage;
 /// Who has a file open only for a moment is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a call may be under way that has found its directory but not changed it yet.
+const ARRIVAL: Duration = Duration::from_millis(50);
+
 /// Who is in OLD at each of these looks, before anything is done, is there to stay.
 const LOOKS: u32 = 4;
 const BETWEEN: Duration = Duration::from_millis(300);
@@ -147,6 +150,8 @@ impl Over {
     /// come back without an error nothing may rely on marks.
     pub(crate) fn shut(&mut self) -> Result<()> {
         let until = Instant::now() + PATIENCE;
+        // Whose path led into OLD in the moment when our mount came is let arrive.
+        std::thread::sleep(ARRIVAL);
         loop {
             let shut = self.make_read_only()?;
             let seen = self.in_the_way(true)?;

@@ -4,12 +4,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hermitfs_tests::crew::{self, Crew};
 use hermitfs_tests::disk::Format;
+use hermitfs_tests::guest::Guest;
 use hermitfs_tests::hermitfs::exit;
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::migration::Migration;
@@ -48,55 +48,6 @@ fn assert_given_back(migration: &Migration, raw: u64) {
         .map(|entry| entry.file_name())
         .collect();
     assert!(run.is_empty(), "left in the state directory: {run:?}");
-}
-
-/// A process that is in somebody's way; ended when dropped.
-struct Guest(Child);
-
-impl Guest {
-    fn new(command: &mut Command) -> Guest {
-        Guest(
-            command
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap(),
-        )
-    }
-
-    fn sleeping() -> Command {
-        let mut command = Command::new("sleep");
-        command.arg("1000");
-        command
-    }
-
-    fn pid(&self) -> String {
-        self.0.id().to_string()
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A process in a mount namespace of its own, of all disks of tests with this one alone.
-fn in_a_namespace(lab: &Lab, propagation: &str, disk: &Path) -> Guest {
-    let there = lab.path().join(format!("there-{propagation}"));
-    let script = format!(
-        "set -e; for point in $(cut -d' ' -f5 /proc/self/mountinfo); do \
-         case $point in {}) ;; /tmp/*) umount -l $point || true ;; esac; done; \
-         touch {}; exec sleep 1000",
-        text(disk),
-        text(&there)
-    );
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", propagation, "sh", "-c", &script]);
-    let guest = Guest::new(&mut command);
-    until(LONG, "a namespace", || there.exists().then_some(()));
-    guest
 }
 
 /// Makes, moves, reads and takes away by paths until told to stop. With `files` it has some of
@@ -351,13 +302,6 @@ fn what_goes_on_beside_the_mount_is_found_and_refused_by_name() {
     // Through what is read-only nothing can be lost.
     shell::run("mount", &["-o", "remount,bind,ro", &text(&part)]);
 
-    let guest = in_a_namespace(&lab, "private", old.path());
-    refused(
-        &mut migration,
-        &[&guest.pid(), "mount in its namespace", &text(old.path())],
-    );
-    drop(guest);
-
     // Who only looks is let be: the kernel keeps him from changing anything.
     let guest = Guest::new(Guest::sleeping().current_dir(old.join("part")));
     migration.start();
@@ -374,41 +318,6 @@ fn what_goes_on_beside_the_mount_is_found_and_refused_by_name() {
     migration.command("abort", &[]).expect(exit::OK);
     migration.daemon().wait_end(LONG);
     assert_given_back(&migration, raw);
-}
-
-#[test]
-fn a_namespace_that_gets_what_is_mounted_sees_what_all_see() {
-    let lab = Lab::new("over-shared");
-    let (old, new) = (
-        lab.disk("old", Format::Ext4, 128),
-        lab.disk("new", Format::Ext4, 128),
-    );
-    let raw = device(old.path());
-    fs::write(old.join("file"), "content").unwrap();
-    shell::run("mount", &["--make-shared", &text(old.path())]);
-    let guest = in_a_namespace(&lab, "slave", old.path());
-    let its = PathBuf::from(format!(
-        "/proc/{}/root{}",
-        guest.pid(),
-        old.path().display()
-    ));
-    assert_eq!(device(&its), raw);
-    let mut migration = lab.migration_over(old.path(), new.path());
-    migration.start();
-    assert_eq!(device(&its), device(old.path()));
-    assert_ne!(device(&its), raw);
-    migration.kill();
-    migration.start();
-    assert_eq!(device(&its), device(old.path()));
-    assert_eq!(fs::read(its.join("file")).unwrap(), b"content");
-    migration.terminate();
-    assert_eq!(device(&its), raw);
-    assert_given_back(&migration, raw);
-    migration.start();
-    migration.cut_over();
-    assert_eq!(device(&its), device(new.path()));
-    assert_eq!(fs::read(its.join("file")).unwrap(), b"content");
-    drop(guest);
 }
 
 #[test]

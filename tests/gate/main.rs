@@ -86,6 +86,9 @@ fn gate(score: &mut Score) -> Result<()> {
     // Two at a time: each has a daemon, workers and disks of its own.
     end_to_end.args(["--", "--test-threads", "2"]);
     suite(score, "end to end", &mut end_to_end)?;
+    let mut alone = cargo(&["test", "-p", "hermitfs-tests", "--test", "alone"]);
+    alone.args(["--", "--test-threads", "1"]);
+    suite(score, "namespaces", &mut alone)?;
     // Alone: it works in a mount namespace of its own, which keeps the mounts of whoever else is
     // there from being taken away.
     let mut power = cargo(&[

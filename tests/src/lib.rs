@@ -6,6 +6,7 @@ pub mod crew;
 pub mod daemon;
 pub mod disk;
 pub mod faulty;
+pub mod guest;
 pub mod hermitfs;
 pub mod lab;
 pub mod migration;

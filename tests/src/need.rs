@@ -42,7 +42,6 @@ pub const FOR_TESTS: &[Program] = &[
     program("pg_checksums", "postgresql"),
     program("pgbench", "postgresql"),
     program("qemu-storage-daemon", "qemu-utils"),
-    program("unshare", "util-linux"),
 ];
 
 /// What `cargo power` calls.
