@@ -14,12 +14,13 @@ use crate::screen::{self, Paint, human, paint};
 
 /// Puts the new brick in the mount's place: a plain directory on a plain file system.
 ///
-/// Refuses with exit code 75 while something is in use or not healed; then everything goes on as
-/// before.
+/// Who works in it goes on: by its path on the new brick at once, and with what is open until that
+/// is closed. Refuses with exit code 75 when something is not healed, or cannot be moved and does
+/// not go within the time limit; then everything goes on as before.
 #[derive(Debug, Args)]
 pub(crate) struct Cutover {
     mountpoint: PathBuf,
-    /// How long users may be held while the last changes are healed
+    /// How long to wait for what cannot be moved; users are not held longer than this, either
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = cli::duration)]
     timeout: Duration,
     /// Which sink, where there are several: its name in the volfile
@@ -64,6 +65,12 @@ fn report(mountpoint: &Path, done: &Done) {
         mountpoint.display(),
         done.held_s
     );
+    if done.open > 0 {
+        text.push_str(&format!(
+            "{} open files and directories go on, on the new brick; the daemon ends when the last of them is closed.\n",
+            done.open
+        ));
+    }
     for path in &done.waived {
         text.push_str(&format!("Waived, and different: {}\n", human::name(path)));
     }

@@ -100,7 +100,7 @@ impl Serving {
             )),
             slot,
             record,
-            mount,
+            mount: Arc::new(mount),
             pair: volume.pair,
             bricks,
             over,

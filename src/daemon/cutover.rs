@@ -1,7 +1,5 @@
 //! The two ways out: the new brick takes the mount's place, or everything is given up.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,20 +8,16 @@ use std::time::{Duration, Instant};
 use hermitfs_fuse::MountError;
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
-use hermitfs_replicate::{NotReady, Replicate};
-use rustix::fs::{CWD, Mode, OFlags, fstat, open};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use hermitfs_replicate::Replicate;
 
 use super::fstab;
-use super::serve::{Daemon, End, in_use, in_use_within};
+use super::serve::{Daemon, End, in_use};
+use super::swap::{self, Refusal, Swapped};
 use crate::mounts::Mounts;
 use crate::users::Usage;
 
-/// `MOVE_MOUNT_BENEATH` (Linux 6.5), which rustix does not name.
-const BENEATH: MoveMountFlags = MoveMountFlags::from_bits_retain(0x200);
-
-/// How long the search for users may take while nobody is held.
-const LOOK: Duration = Duration::from_secs(60);
+/// How long to wait between two looks at what is in the way.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many objects a refusal names.
 const NAMED: usize = 10;
@@ -36,7 +30,7 @@ pub(crate) fn cut_over(
 ) -> cutover_reply::Outcome {
     match try_cut_over(daemon, limit, to) {
         Ok(done) => {
-            tracing::info!(held_s = done.held_s, detached = done.detached, "cut over");
+            tracing::info!(held_s = done.held_s, open = done.open, "cut over");
             cutover_reply::Outcome::Done(done)
         }
         Err(refused) => {
@@ -60,26 +54,18 @@ fn try_cut_over(
         ));
     };
     let sink = choose(daemon, to)?;
-    let status = pair.status();
-    if !status.ready {
+    if !pair.status().ready {
         return Err(proto::Refused {
             reasons: in_the_way(pair),
             ..proto::Refused::default()
         });
     }
-    nobody_in(daemon, LOOK)?;
-    let frozen = Instant::now();
-    pair.freeze(limit).map_err(|error| match error {
-        NotReady::NotReady(reasons) => proto::Refused {
-            reasons,
-            ..proto::Refused::default()
-        },
-        other => not_now(other.to_string()),
+    // What is opened from now on can go on over the cut-over.
+    daemon.mount.set_passthrough(false);
+    let swapped = within(limit, || swap::swap(daemon, pair, sink, limit));
+    let Swapped { held, open, root } = swapped.inspect_err(|_| {
+        daemon.mount.set_passthrough(true);
     })?;
-    // Somebody may have come in between the look and the freeze.
-    let swapped = nobody_in(daemon, limit).and_then(|()| swap(daemon, sink));
-    let detached = swapped.inspect_err(|_| pair.thaw())?;
-    let held_s = frozen.elapsed().as_secs_f64();
     let waived = pair
         .errors()
         .into_iter()
@@ -92,17 +78,37 @@ fn try_cut_over(
     if let Err(error) = pair.retire() {
         tracing::error!("something of hermitfs is left on the new brick or in the state: {error}");
     }
+    // All that the kernel knew of the mount may go with this; that takes its time.
+    std::thread::spawn(move || drop(root));
     *over = true;
     let _ = daemon.end.send(End::CutOver);
     Ok(cutover_reply::Done {
         old: bytes(daemon.source()),
         new: bytes(directory),
         fstab: fstab::lines(&Mounts::read().unwrap_or_default(), directory, mountpoint),
-        held_s,
+        held_s: held.as_secs_f64(),
         waived,
-        detached,
+        open,
         over: daemon.over.is_some(),
     })
+}
+
+/// Tries until it comes off, or is refused for good, or the time is over. Users work in between.
+fn within<T>(
+    limit: Duration,
+    mut attempt: impl FnMut() -> Result<T, Refusal>,
+) -> Result<T, proto::Refused> {
+    let until = Instant::now() + limit;
+    loop {
+        let began = Instant::now();
+        match attempt() {
+            Ok(done) => return Ok(done),
+            Err(Refusal::Final(refused)) => return Err(refused),
+            Err(Refusal::Now(refused)) if Instant::now() >= until => return Err(refused),
+            // Users get at least the time for which they may have been held.
+            Err(Refusal::Now(_)) => std::thread::sleep(PAUSE.max(began.elapsed())),
+        }
+    }
 }
 
 /// Which brick: the only sink, or the one that was named.
@@ -174,104 +180,12 @@ fn in_the_way(pair: &Replicate) -> Vec<String> {
     reasons
 }
 
-fn nobody_in(daemon: &Arc<Daemon>, limit: Duration) -> Result<(), proto::Refused> {
-    match in_use_within(daemon, limit) {
-        Some(users) if users.is_empty() => Ok(()),
-        Some(users) => Err(busy(daemon, &users)),
-        None => Err(not_now(
-            "the search for users of the mount did not end in time",
-        )),
-    }
-}
-
-fn busy(daemon: &Daemon, users: &[Usage]) -> proto::Refused {
+pub(super) fn busy(daemon: &Daemon, users: &[Usage]) -> proto::Refused {
     proto::Refused {
         reasons: vec![format!("{} is in use", daemon.record.mountpoint.display())],
         users: users.iter().map(told).collect(),
         permanent: false,
     }
-}
-
-/// Puts the sink where the mount is. True when the mount had to be detached while calls were held
-/// in it: they are answered ESTALE then, and the kernel walks their paths again, on the new brick.
-fn swap(daemon: &Daemon, sink: usize) -> Result<bool, proto::Refused> {
-    let mountpoint = &daemon.record.mountpoint;
-    let mounts =
-        Mounts::read().map_err(|error| not_now(format!("the mounts cannot be read: {error}")))?;
-    if !mounts.at(mountpoint).is_some_and(|mount| mount.is_ours()) {
-        return Err(not_now(format!(
-            "something else is mounted over {}",
-            mountpoint.display()
-        )));
-    }
-    let tree = new_brick(daemon, sink)
-        .map_err(|error| not_now(format!("the new brick cannot be mounted again: {error}")))?;
-    match put(&tree, mountpoint, BENEATH) {
-        Ok(()) => match daemon.mount.detach() {
-            Ok(()) => Ok(false),
-            // Calls that are held keep it busy, and nobody else does: that was looked at.
-            Err(MountError::Busy(_)) => match daemon.mount.detach_lazy() {
-                Ok(()) => Ok(true),
-                Err(error) => Err(stuck(daemon, error)),
-            },
-            Err(error) => Err(stuck(daemon, error)),
-        },
-        Err(error) => {
-            tracing::info!(%error, "cannot go beneath the mount: taking it away first");
-            match daemon.mount.detach() {
-                Ok(()) => {}
-                Err(MountError::Busy(_)) => return Err(busy(daemon, &in_use(daemon))),
-                Err(error) => {
-                    return Err(not_now(format!("the mount cannot be taken away: {error}")));
-                }
-            }
-            // Nothing can be put back from here; the new brick is complete and synced.
-            if let Err(error) = put(&tree, mountpoint, MoveMountFlags::empty()) {
-                tracing::error!(%error, "the new brick is complete, but could not be put at the mount point");
-                return Err(never(format!(
-                    "the mount is gone, but {} could not be put in its place ({error}): it is complete; mount it there by hand",
-                    daemon.bricks[sink].directory.display()
-                )));
-            }
-            Ok(false)
-        }
-    }
-}
-
-fn stuck(daemon: &Daemon, error: MountError) -> proto::Refused {
-    tracing::error!(%error, "the new brick lies beneath the mount, which does not go away");
-    not_now(format!(
-        "{} cannot be taken away: {error}",
-        daemon.record.mountpoint.display()
-    ))
-}
-
-/// A mount of the sink's directory that is nowhere yet. What stands at its path has to be what was
-/// healed. It is not held open before: a sink that fails must be free to be unmounted.
-fn new_brick(daemon: &Daemon, sink: usize) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let brick = open(&daemon.bricks[sink].directory, flags, Mode::empty())?;
-    let stat = fstat(&brick)?;
-    let pair = daemon.pair.as_ref();
-    if pair.is_none_or(|pair| !pair.is_sink(sink - 1, stat.st_dev, stat.st_ino)) {
-        return Err(io::Error::other(format!(
-            "{} is not the sink any more",
-            daemon.bricks[sink].directory.display()
-        )));
-    }
-    clone(&brick)
-}
-
-fn clone(brick: &OwnedFd) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    Ok(open_tree(brick, c"", flags)?)
-}
-
-fn put(tree: &OwnedFd, place: &Path, how: MoveMountFlags) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | how;
-    Ok(move_mount(tree, c"", CWD, place, flags)?)
 }
 
 /// Unmounts and forgets, or leaves everything as it was.
@@ -306,14 +220,14 @@ fn try_abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused> {
     })
 }
 
-fn not_now(reason: impl Into<String>) -> proto::Refused {
+pub(super) fn not_now(reason: impl Into<String>) -> proto::Refused {
     proto::Refused {
         reasons: vec![reason.into()],
         ..proto::Refused::default()
     }
 }
 
-fn never(reason: impl Into<String>) -> proto::Refused {
+pub(super) fn never(reason: impl Into<String>) -> proto::Refused {
     proto::Refused {
         permanent: true,
         ..not_now(reason)
@@ -331,4 +245,32 @@ fn told(usage: &Usage) -> proto::Usage {
 
 fn bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_way_is_waited_for_and_what_never_works_is_not() {
+        let mut left = 2;
+        let done = within(Duration::from_secs(60), || {
+            left -= 1;
+            match left {
+                0 => Ok("done"),
+                _ => Err(Refusal::Now(not_now("busy"))),
+            }
+        });
+        assert_eq!(done, Ok("done"));
+        let mut tries = 0;
+        let refused = within(Duration::from_secs(60), || {
+            tries += 1;
+            Err::<(), _>(Refusal::Final(never("no")))
+        });
+        assert!(refused.is_err_and(|refused| refused.permanent) && tries == 1);
+        let late = within(Duration::ZERO, || {
+            Err::<(), _>(Refusal::Now(not_now("busy")))
+        });
+        assert_eq!(late.unwrap_err().reasons, ["busy"]);
+    }
 }

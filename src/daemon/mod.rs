@@ -9,6 +9,7 @@ mod log;
 mod place;
 mod serve;
 mod status;
+mod swap;
 
 pub(crate) use detach::start;
 

@@ -10,7 +10,7 @@ use hermitfs_proto::admin::v1::StatusReply;
 use hermitfs_replicate::Replicate;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{admin, status};
 use crate::build::Brick;
@@ -37,7 +37,7 @@ pub(crate) enum End {
 pub(crate) struct Daemon {
     pub(crate) slot: Slot,
     pub(crate) record: Record,
-    pub(crate) mount: Mount,
+    pub(crate) mount: Arc<Mount>,
     pub(crate) pair: Option<Arc<Replicate>>,
     pub(crate) bricks: Vec<Brick>,
     /// The source, where our mount is over it.
@@ -84,6 +84,12 @@ impl Signals {
         ]);
         Ok((runtime, signals))
     }
+
+    /// Until the next one to end.
+    async fn next(&mut self) {
+        let [term, int, _hangup] = &mut self.0;
+        tokio::select! { _ = term.recv() => (), _ = int.recv() => () }
+    }
 }
 
 impl Serving {
@@ -93,13 +99,17 @@ impl Serving {
             daemon,
             mut ends,
             listener,
-            lock: _lock,
+            lock,
             runtime,
             mut signals,
         } = self;
-        let watcher = daemon.clone();
+        let (mount, watcher) = (daemon.mount.clone(), Arc::downgrade(&daemon));
         std::thread::spawn(move || {
-            watcher.mount.wait();
+            mount.wait();
+            // After a cut-over nobody is left to be told.
+            let Some(watcher) = watcher.upgrade() else {
+                return;
+            };
             // A cut-over or an abort takes the mount away itself, and then has more to do.
             let over = watcher.ending.lock();
             if over.is_ok_and(|over| !*over) {
@@ -111,16 +121,14 @@ impl Serving {
         std::thread::spawn(move || status::tell(&teller));
         let end = runtime.block_on(async {
             let server = tokio::spawn(admin::serve(daemon.clone(), listener));
-            let signals = async {
-                let [term, int, _hangup] = &mut signals.0;
-                tokio::select! { _ = term.recv() => (), _ = int.recv() => () }
-            };
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
             let end = tokio::select! {
                 end = ends.recv() => end.unwrap_or(End::Unmounted),
-                () = signals => End::Signal,
+                () = signals.next() => End::Signal,
             };
-            let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+            if end != End::CutOver {
+                let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+            }
             if matches!(end, End::CutOver | End::Aborted) {
                 // Who asked for it still waits for the answer.
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -128,10 +136,31 @@ impl Serving {
             server.abort();
             end
         });
-        runtime.shutdown_background();
         finish(&daemon, end);
+        if end == End::CutOver {
+            let mount = daemon.mount.clone();
+            drop((daemon, ends, lock));
+            linger(&runtime, &mut signals, mount);
+        }
+        runtime.shutdown_background();
         Ok(())
     }
+}
+
+/// After a cut-over: serves what is still open, from the new brick, until the last of it is closed.
+/// Nothing but the open descriptors leads here.
+fn linger(runtime: &Runtime, signals: &mut Signals, mount: Arc<Mount>) {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        mount.wait();
+        let _ = ended.send(());
+    });
+    runtime.block_on(async {
+        tokio::select! {
+            _ = end => tracing::info!("all is closed"),
+            () = signals.next() => tracing::warn!("ended by a signal: what is still open is lost to its users"),
+        }
+    });
 }
 
 /// The clean end: no mount, no socket, the state closed.
@@ -157,7 +186,9 @@ fn finish(daemon: &Daemon, end: End) {
     if !over {
         daemon.give_back();
     }
-    daemon.mount.wait_for(patience);
+    if end != End::CutOver {
+        daemon.mount.wait_for(patience);
+    }
     if let Some(pair) = &daemon.pair
         && !over
     {
@@ -241,11 +272,20 @@ pub(crate) fn in_use(daemon: &Daemon) -> Vec<users::Usage> {
     users
 }
 
-/// The same within a time limit; `None` when it did not come to an end. To look at a process'
+/// The same in detail and within a time limit; `None` when it did not come to an end. To look at a process'
 /// mappings may have to wait for a page fault of its own, which may wait for us.
-pub(crate) fn in_use_within(daemon: &Arc<Daemon>, limit: Duration) -> Option<Vec<users::Usage>> {
+pub(crate) fn uses_within(daemon: &Arc<Daemon>, limit: Duration) -> Option<Vec<users::Use>> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let looker = daemon.clone();
-    std::thread::spawn(move || sender.send(in_use(&looker)));
+    std::thread::spawn(move || {
+        let mounts = Mounts::read().unwrap_or_default();
+        let mount = mounts.at(&looker.record.mountpoint);
+        let mut uses = mount.map(users::look).unwrap_or_default();
+        if let Some(over) = &looker.over {
+            uses.extend(over.left_below().into_iter().map(users::Use::fixed));
+        }
+        drop(looker);
+        sender.send(uses)
+    });
     receiver.recv_timeout(limit).ok()
 }

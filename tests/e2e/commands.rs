@@ -162,7 +162,8 @@ fn cutover_is_refused_with_a_list_while_something_is_in_use() {
         lab.disk("old", Format::Ext3, 128),
         lab.disk("new", Format::Btrfs, 256),
     );
-    fs::write(old.join("held"), b"open").unwrap();
+    // Large enough to be read past the mount.
+    fs::write(old.join("held"), vec![1; 1 << 20]).unwrap();
     let mut migration = lab.migration(old.path(), new.path());
     migration.start();
     migration.wait_ready(LONG);

@@ -1,101 +1,189 @@
 //! The moment in which the new brick takes the mount's place.
 
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use hermitfs_tests::crew::soak;
 use hermitfs_tests::disk::Format;
-use hermitfs_tests::hermitfs::exit;
+use hermitfs_tests::hermitfs::{built, exit};
 use hermitfs_tests::lab::Lab;
-use hermitfs_tests::wait::until;
 
-/// Names that one worker leaves behind at most: a fast machine must not run out of inodes.
-const KEPT: u64 = 400;
+const LONG: Duration = Duration::from_secs(120);
 
-/// Makes, moves, looks at and takes away names by their paths, without a pause, and holds nothing
-/// open. What it leaves there is spread over the time. How many those are, and how many turns it
-/// began when the cut-over was over.
-fn work(base: &Path, over: &AtomicBool, stop: &AtomicBool) -> std::io::Result<(u64, u64)> {
-    let (mut kept, mut after) = (0, 0);
-    for n in 0_u64.. {
-        after += u64::from(over.load(Ordering::Relaxed));
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let at = |name: &str| base.join(format!("{name}-{n}"));
-        fs::create_dir(at("made"))?;
-        fs::set_permissions(at("made"), fs::Permissions::from_mode(0o711))?;
-        symlink("somewhere", at("made").join("link"))?;
-        fs::rename(at("made"), at("kept"))?;
-        let meta = fs::metadata(at("kept"))?;
-        assert_eq!(meta.permissions().mode() & 0o777, 0o711);
-        assert_eq!(
-            fs::read_link(at("kept").join("link"))?,
-            Path::new("somewhere")
-        );
-        if n % 16 > 0 || kept >= KEPT {
-            fs::remove_file(at("kept").join("link"))?;
-            fs::remove_dir(at("kept"))?;
-        } else {
-            kept += 1;
+/// A process at work without a pause.
+struct Steady(Child);
+
+impl Steady {
+    fn start(directory: &Path) -> Steady {
+        let child = Command::new(built("hermitfs-steady"))
+            .arg(directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        Steady(child.unwrap())
+    }
+
+    /// Fails the test with its words when it found something wrong.
+    #[track_caller]
+    fn check(&mut self) {
+        if self.0.try_wait().unwrap().is_some() {
+            panic!("{}", self.said().1);
         }
     }
-    Ok((kept, after))
+
+    /// Ends it: turns, and the longest of them in milliseconds.
+    #[track_caller]
+    fn stop(mut self) -> (u64, u64) {
+        drop(self.0.stdin.take());
+        let status = self.0.wait().unwrap();
+        let (out, err) = self.said();
+        assert!(status.success(), "{err}");
+        let (turns, longest) = out.trim_end().split_once(' ').unwrap();
+        (turns.parse().unwrap(), longest.parse().unwrap())
+    }
+
+    fn said(&mut self) -> (String, String) {
+        let (mut out, mut err) = (String::new(), String::new());
+        let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
+        stdout.unwrap().read_to_string(&mut out).unwrap();
+        stderr.unwrap().read_to_string(&mut err).unwrap();
+        (out, err)
+    }
+}
+
+impl Drop for Steady {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
-fn who_holds_nothing_open_notices_nothing_of_a_cut_over() {
+fn whoever_works_without_a_pause_notices_nothing_of_ten_cut_overs() {
     const WORKERS: usize = 3;
     let lab = Lab::new("cutover");
     let (old, new) = (
         lab.disk("old", Format::Ext4, 512),
-        lab.disk("new", Format::Ext4, 512),
+        lab.disk("new", Format::Btrfs, 1024),
     );
-    for round in 0..4 {
-        let [from, to] = [&old, &new].map(|disk| disk.join(format!("round-{round}")));
+    let mut gaps = Vec::new();
+    for round in 0..10 * soak() {
+        // There and back again.
+        let mut disks = [&old, &new];
+        disks.rotate_left(round as usize % 2);
+        let [from, to] = disks.map(|disk| disk.join(format!("round-{round}")));
+        let name = |worker| format!("worker-{worker}");
         for worker in 0..WORKERS {
-            fs::create_dir_all(from.join(format!("worker-{worker}"))).unwrap();
+            fs::create_dir_all(from.join(name(worker))).unwrap();
         }
         fs::create_dir(&to).unwrap();
         let mut migration = lab.migration(&from, &to);
         migration.start();
-        migration.wait_ready(Duration::from_secs(60));
-        let (over, stop) = (AtomicBool::new(false), AtomicBool::new(false));
-        let done: Vec<(u64, u64)> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..WORKERS)
-                .map(|worker| {
-                    let base = migration.mount().join(format!("worker-{worker}"));
-                    let (over, stop) = (&over, &stop);
-                    scope.spawn(move || work(&base, over, stop))
-                })
-                .collect();
-            std::thread::sleep(Duration::from_millis(300));
-            until(Duration::from_secs(60), "a cut-over", || {
-                let done = migration.command("cutover", &["--timeout", "10s"]);
-                assert!(
-                    [exit::OK, exit::TRY_AGAIN].contains(&done.code),
-                    "{}",
-                    done.stderr
-                );
-                (done.code == exit::OK).then_some(())
-            });
-            over.store(true, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(300));
-            stop.store(true, Ordering::Relaxed);
-            workers
-                .into_iter()
-                .map(|worker| worker.join().unwrap().expect("an operation failed"))
-                .collect()
-        });
-        migration.daemon().wait_end(Duration::from_secs(30));
-        // Nothing is lost, and nothing that was taken away comes back.
-        for (worker, (kept, after)) in done.into_iter().enumerate() {
-            assert!(after > 0, "no work after the cut-over");
-            let there = fs::read_dir(to.join(format!("worker-{worker}"))).unwrap();
-            assert_eq!(there.count() as u64, kept, "worker {worker}");
+        migration.wait_ready(LONG);
+        let mut workers: Vec<Steady> = (0..WORKERS)
+            .map(|worker| Steady::start(&migration.join(name(worker))))
+            .collect();
+        std::thread::sleep(Duration::from_millis(200));
+        let done = migration.command("cutover", &["--timeout", "100s"]);
+        workers.iter_mut().for_each(Steady::check);
+        done.expect(exit::OK);
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(migration.is_alive(), "what is open is served by nobody");
+        for worker in workers {
+            gaps.push(worker.stop().1);
+        }
+        migration.daemon().wait_end(LONG);
+        for worker in 0..WORKERS {
+            let names = fs::read_dir(to.join(name(worker))).unwrap();
+            assert_eq!(names.count(), 4, "current, held, log, table");
         }
         hermitfs_tests::shell::run("umount", &[migration.mount()]);
+        for brick in [from, to] {
+            fs::remove_dir_all(brick).unwrap();
+        }
     }
+    gaps.sort_unstable();
+    println!(
+        "the longest turn over a cut-over: median {} ms, at most {} ms",
+        gaps[gaps.len() / 2],
+        gaps[gaps.len() - 1]
+    );
+}
+
+#[test]
+fn a_kill_at_any_moment_of_a_cut_over_leaves_one_brick_that_is_right() {
+    let lab = Lab::new("cutover-killed");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 256),
+        lab.disk("new", Format::Ext4, 256),
+    );
+    let (mut before, mut after) = (0, 0);
+    for round in 0..12_u64 {
+        let [from, to] = [&old, &new].map(|disk| disk.join(format!("round-{round}")));
+        fs::create_dir_all(from.join("deep/er")).unwrap();
+        fs::write(from.join("deep/er/file"), "content").unwrap();
+        fs::create_dir(&to).unwrap();
+        let mut migration = lab.migration(&from, &to);
+        migration.start();
+        migration.wait_ready(LONG);
+        let held = File::create(migration.join("held")).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| migration.command("cutover", &["--timeout", "60s"]));
+            std::thread::sleep(Duration::from_millis(10 * round));
+            migration.kill();
+        });
+        drop(held);
+        let device = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+        if device(migration.mount()).ok() == device(&to).ok() {
+            // Users may have been there by now: it is no sink any more, whatever is left of us.
+            after += 1;
+            fs::write(migration.join("newer"), "than the old brick").unwrap();
+            hermitfs_tests::shell::run("umount", &[migration.mount()]);
+            migration.try_start(&[]).refused(exit::CONFIGURATION, &[]);
+            assert_eq!(fs::read(to.join("newer")).unwrap(), b"than the old brick");
+        } else {
+            before += 1;
+            migration.start();
+            migration.wait_ready(LONG);
+            let done = migration.command("cutover", &["--timeout", "60s"]);
+            done.expect(exit::OK);
+            migration.daemon().wait_end(LONG);
+            assert!(!to.join(".hermitfs").exists());
+            hermitfs_tests::shell::run("umount", &[migration.mount()]);
+        }
+        assert_eq!(fs::read(to.join("deep/er/file")).unwrap(), b"content");
+        assert_eq!(fs::read(from.join("deep/er/file")).unwrap(), b"content");
+    }
+    println!("killed {before} times before the new brick was there, {after} times after it");
+}
+
+#[test]
+fn a_brick_that_users_may_have_seen_is_never_a_sink_again() {
+    let lab = Lab::new("successor");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 128),
+        lab.disk("new", Format::Ext4, 128),
+    );
+    fs::write(old.join("file"), "old").unwrap();
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    migration.kill();
+    // As a cut-over leaves it that is killed when the new brick was just there.
+    hermitfs_tests::shell::run("umount", &[migration.mount()]);
+    let marker = new.join(".hermitfs/volume.json");
+    let text = fs::read_to_string(&marker).unwrap();
+    assert!(text.contains("\"sink\""), "{text}");
+    fs::write(&marker, text.replace("\"sink\"", "\"successor\"")).unwrap();
+    fs::write(new.join("file"), "newer").unwrap();
+    migration
+        .try_start(&[])
+        .refused(exit::CONFIGURATION, &["taken the source's place"]);
+    assert_eq!(fs::read(new.join("file")).unwrap(), b"newer");
+    assert_eq!(fs::read(old.join("file")).unwrap(), b"old");
 }

@@ -12,6 +12,7 @@ mod fidelity;
 mod identity;
 mod journal;
 mod killed;
+mod lingering;
 mod live;
 mod over;
 mod plain;

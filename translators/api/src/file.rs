@@ -8,7 +8,7 @@ use crate::{Inode, Slots};
 /// Flags of open(2), as the kernel has them.
 ///
 /// Doors take `O_CREAT`, `O_EXCL` and `O_NOCTTY` away. `O_APPEND` may be there, but offsets are
-/// always given by the caller: leaves do not pass it on.
+/// always given by the caller: leaves do not pass it on (but see [`OpenFlags::SHARED`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OpenFlags(pub i32);
 
@@ -19,6 +19,10 @@ impl OpenFlags {
     pub const WRITE: OpenFlags = OpenFlags(libc::O_WRONLY);
     /// `O_RDWR`
     pub const READ_WRITE: OpenFlags = OpenFlags(libc::O_RDWR);
+
+    /// With `O_APPEND`, and no flag of the kernel's: others write to the file by other ways, so the
+    /// caller cannot know where it ends. The leaf appends, whatever offset is given.
+    pub const SHARED: i32 = 1 << 30;
 
     /// `O_RDONLY` or `O_RDWR`.
     pub fn reads(self) -> bool {
@@ -33,6 +37,12 @@ impl OpenFlags {
     /// `O_TRUNC`
     pub fn truncates(self) -> bool {
         self.0 & libc::O_TRUNC != 0
+    }
+
+    /// Whether the leaf appends by itself: [`OpenFlags::SHARED`].
+    pub fn appends(self) -> bool {
+        const BOTH: i32 = OpenFlags::SHARED | libc::O_APPEND;
+        self.0 & BOTH == BOTH
     }
 
     /// These bits as well.

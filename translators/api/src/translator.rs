@@ -193,8 +193,9 @@ macro_rules! with_operations {
             /// Who stands in the way of a lock; `None` when it could be had.
             reads Getlk: fn getlk(cx: &Context, file: &Arc<File>, lock: &Lock) -> Result<Option<Lock>>;
 
-            /// Takes or drops a lock; waits for it when `wait`, else EAGAIN. ENOSYS where the kernel's
-            /// own locks are enough (a single mount is the only way in).
+            /// Takes or drops a lock on the brick, for the open file; waits for it when `wait`, else
+            /// EAGAIN. ENOSYS where there are none. A door does not ask while a single mount is the only
+            /// way in: the kernel's own locks are enough then.
             reads Setlk: fn setlk(cx: &Context, file: &Arc<File>, lock: &Lock, wait: bool) -> Result<()>;
 
             /// The descriptor behind an inode, for the local data plane. `None` where there is none, or

@@ -59,7 +59,7 @@ impl Buffer for ReplyDirectoryPlus {
             );
         };
         let found = door.found(object);
-        let lifetime = door.entry_lifetime().min(door.options.attr_lifetime);
+        let lifetime = door.entry_lifetime().min(door.attr_lifetime());
         let number = INodeNo(found.id);
         let full = ReplyDirectoryPlus::add(
             self,
@@ -109,16 +109,21 @@ impl Door {
     async fn fill<B: Buffer>(
         &self,
         cx: &Context,
-        dir: u64,
+        node: u64,
         mut from: u64,
         reply: &mut B,
     ) -> Result<()> {
-        let dir = self.node(dir)?;
+        let _pass = self.lookups.enter().await;
+        let mut dir = self.node(node)?;
         let plus = B::HEADER == PLUS;
         let (mut used, mut added) = (0, false);
         loop {
             let max = self.ask_for(B::HEADER, used);
-            let entries = match self.volume.readdir(cx, &dir, from, max, plus).await {
+            let listed = steady!(self, {
+                dir = self.node(node)?;
+                self.volume().readdir(cx, &dir, from, max, plus).await
+            });
+            let entries = match listed {
                 Ok(entries) => entries,
                 // What was found before the error is good; the kernel will ask again from there.
                 Err(_) if added => return Ok(()),
@@ -172,7 +177,7 @@ impl Door {
         let Ok(name) = Name::new(&entry.name) else {
             return false;
         };
-        match self.volume.lookup(cx, dir, name).await {
+        match self.volume().lookup(cx, dir, name).await {
             Ok(object) => {
                 entry.kind = Some(object.attr.kind);
                 entry.entry = Some(Entry {

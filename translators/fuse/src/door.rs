@@ -1,5 +1,6 @@
 //! What a door knows of its volume, and the requests that are more than one operation.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use parking_lot::RwLock;
 use crate::convert::{absent, access, errno, file_attr};
 use crate::files::{Files, Open};
 use crate::gate::Gate;
+use crate::hold::Hold;
 use crate::modes::Mode;
 use crate::nodes::{Nodes, known};
 use crate::numbers::ROOT;
@@ -23,7 +25,7 @@ use crate::statistics::{Op, Snapshot, Statistics};
 use crate::work::Work;
 
 pub(crate) struct Door {
-    pub(crate) volume: Arc<dyn Translator>,
+    pub(crate) volume: RwLock<Arc<dyn Translator>>,
     pub(crate) options: Options,
     pub(crate) nodes: Nodes,
     pub(crate) files: Files,
@@ -38,6 +40,14 @@ pub(crate) struct Door {
     pub(crate) shared: AtomicBool,
     /// Bytes that a READDIR had room for last time; fuser does not tell.
     pub(crate) readdir_room: AtomicUsize,
+    /// Opens and creations, and look-ups, each held on its own before an exchange.
+    pub(crate) opens: Hold,
+    pub(crate) lookups: Hold,
+    /// Whether the volume was exchanged; while that is being done, the lock is held.
+    pub(crate) exchanged: AtomicBool,
+    pub(crate) exchanging: RwLock<()>,
+    /// The kernel's device, for what fuser has no words for; while the session lives.
+    pub(crate) device: RwLock<Option<OwnedFd>>,
 }
 
 /// An object that the kernel gets to know.
@@ -64,21 +74,45 @@ impl Door {
             shared: AtomicBool::new(false),
             readdir_room: AtomicUsize::new(32 * 1024),
             statistics,
-            volume,
+            opens: Hold::default(),
+            lookups: Hold::default(),
+            exchanged: AtomicBool::new(false),
+            exchanging: RwLock::default(),
+            device: RwLock::default(),
+            volume: RwLock::new(volume),
             options,
         }
     }
 
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        self.statistics.snapshot(self.nodes.len(), self.files.len())
+    /// What is below.
+    pub(crate) fn volume(&self) -> Arc<dyn Translator> {
+        self.volume.read().clone()
     }
 
     /// How long the kernel may believe a name that is looked at from now on.
     pub(crate) fn entry_lifetime(&self) -> Duration {
         match self.shared.load(Ordering::SeqCst) {
             true => Duration::ZERO,
-            false => self.options.entry_lifetime,
+            false => self.lifetime(self.options.entry_lifetime),
         }
+    }
+
+    /// How long the kernel may believe attributes.
+    pub(crate) fn attr_lifetime(&self) -> Duration {
+        self.lifetime(self.options.attr_lifetime)
+    }
+
+    /// After an exchange this mount is no longer the only way in.
+    fn lifetime(&self, wanted: Duration) -> Duration {
+        if self.is_exchanged() {
+            Duration::ZERO
+        } else {
+            wanted
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.statistics.snapshot(self.nodes.len(), self.files.len())
     }
 
     pub(crate) fn node(&self, id: u64) -> Result<Arc<Inode>> {
@@ -116,8 +150,9 @@ impl Door {
 
     /// A look-up, where absence is an answer that can be remembered like any other.
     pub(crate) async fn lookup(&self, cx: &Context, dir: u64, name: &[u8]) -> Result<Found> {
+        let _pass = self.lookups.enter().await;
         let (dir, name) = (self.node(dir)?, Name::new(name)?);
-        match self.volume.lookup(cx, &dir, name).await {
+        match self.volume().lookup(cx, &dir, name).await {
             Ok(entry) => Ok(self.found(&entry)),
             Err(error) if error.errno() == Errno::ENOENT => Ok(Found {
                 id: 0,
@@ -149,14 +184,15 @@ impl Door {
         flags: OpenFlags,
         reply: &ReplyOpen,
     ) -> Result<(FileHandle, Granted)> {
+        let _pass = self.opens.enter().await;
         let inode = self.node(id)?;
-        let volume = &*self.volume;
+        let volume = &*self.volume();
         let granted = self
             .openings
             .open(volume, cx, &inode, access(flags), reply)
             .await?;
-        match self.volume.open(cx, &inode, flags).await {
-            Ok(file) => Ok((self.handle(file, granted.mode), granted)),
+        match volume.open(cx, &inode, flags).await {
+            Ok(file) => Ok((self.handle(id, file, granted.mode), granted)),
             Err(error) => {
                 self.openings.release(inode.identity(), granted.mode);
                 Err(error)
@@ -164,11 +200,52 @@ impl Door {
         }
     }
 
-    fn handle(&self, file: Arc<File>, mode: Mode) -> FileHandle {
+    /// Reads from an open file.
+    pub(crate) async fn read(
+        &self,
+        cx: &Context,
+        (handle, open): (FileHandle, Arc<Open>),
+        at: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize> {
+        let mut open = Some(open);
+        steady!(self, {
+            let open = self.still_open(handle, &mut open)?;
+            self.volume().read(cx, &open.file, at, buffer).await
+        })
+    }
+
+    /// Writes to an open file; set-id bits fall when `kills`.
+    pub(crate) async fn write(
+        &self,
+        cx: &Context,
+        (handle, open): (FileHandle, Arc<Open>),
+        at: u64,
+        data: &[u8],
+        kills: bool,
+    ) -> Result<usize> {
+        let mut open = Some(open);
+        steady!(self, {
+            let open = self.still_open(handle, &mut open)?;
+            let volume = self.volume();
+            let write = volume.write(cx, &open.file, at, data);
+            self.changing(cx, open.node, &open, kills, write).await
+        })
+    }
+
+    /// What was found behind a handle; what is there now when that did not do.
+    fn still_open(&self, handle: FileHandle, found: &mut Option<Arc<Open>>) -> Result<Arc<Open>> {
+        match found.take() {
+            Some(open) => Ok(open),
+            None => self.open_file(handle),
+        }
+    }
+
+    fn handle(&self, node: u64, file: Arc<File>, mode: Mode) -> FileHandle {
         if mode.is_backed() {
             self.statistics.bypassing.fetch_add(1, Ordering::Relaxed);
         }
-        FileHandle(self.files.insert(file, mode))
+        FileHandle(self.files.insert(node, file, mode))
     }
 
     pub(crate) async fn release(&self, cx: &Context, handle: FileHandle) -> Result<()> {
@@ -176,8 +253,8 @@ impl Door {
             .files
             .remove(handle.0)
             .ok_or(Error::new(Errno::EBADF))?;
-        let released = self.volume.release(cx, &open.file).await;
-        let (identity, mode) = (open.file.inode().identity(), open.mode);
+        let released = self.volume().release(cx, &open.file).await;
+        let (identity, mode) = (open.opened_as, open.mode);
         drop(open);
         self.openings.release(identity, mode);
         if mode.is_backed() {
@@ -196,12 +273,14 @@ impl Door {
         umask: u32,
         reply: ReplyCreate,
     ) {
-        let lifetime = self.entry_lifetime().min(self.options.attr_lifetime);
+        let lifetime = self.entry_lifetime();
         match self
             .created(cx, dir, name, raw_flags, mode, umask, &reply)
             .await
         {
             Ok((found, handle, granted)) => {
+                // Shorter when the volume was exchanged meanwhile.
+                let lifetime = lifetime.min(self.attr_lifetime());
                 let Found {
                     attr, generation, ..
                 } = found;
@@ -229,9 +308,10 @@ impl Door {
         umask: u32,
         reply: &ReplyCreate,
     ) -> Result<(Found, FileHandle, Granted)> {
+        let _pass = self.opens.enter().await;
         let (dir, name) = (self.node(dir)?, Name::new(name)?);
         let flags = crate::convert::open_flags(raw_flags);
-        let volume = &*self.volume;
+        let volume = &*self.volume();
         // Whoever took the name may be gone again when we look: then it is free once more.
         for _ in 0..16 {
             match volume
@@ -249,7 +329,9 @@ impl Door {
                             return Err(error);
                         }
                     };
-                    return Ok((self.found(&entry), self.handle(file, granted.mode), granted));
+                    let found = self.found(&entry);
+                    let handle = self.handle(found.id, file, granted.mode);
+                    return Ok((found, handle, granted));
                 }
                 Err(error) if error.errno() != Errno::EEXIST || raw_flags & libc::O_EXCL != 0 => {
                     return Err(error);
@@ -270,7 +352,11 @@ impl Door {
                 .open(volume, cx, inode, access(flags), reply)
                 .await?;
             return match volume.open(cx, inode, flags).await {
-                Ok(file) => Ok((self.found(&entry), self.handle(file, granted.mode), granted)),
+                Ok(file) => {
+                    let found = self.found(&entry);
+                    let handle = self.handle(found.id, file, granted.mode);
+                    Ok((found, handle, granted))
+                }
                 Err(error) => {
                     self.openings.release(inode.identity(), granted.mode);
                     Err(error)

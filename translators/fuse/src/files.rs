@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hermitfs_api::File;
+use std::collections::HashMap;
+
+use hermitfs_api::{File, Identity};
 use parking_lot::RwLock;
 
 use crate::modes::Mode;
@@ -15,6 +17,10 @@ const SHARDS: usize = 16;
 /// One open file.
 pub(crate) struct Open {
     pub(crate) file: Arc<File>,
+    /// The kernel's number of its node.
+    pub(crate) node: u64,
+    /// What its mode is counted under: what the file was when it was opened.
+    pub(crate) opened_as: Identity,
     pub(crate) mode: Mode,
     pub(crate) plain: Plain,
 }
@@ -33,10 +39,12 @@ impl Files {
         }
     }
 
-    pub(crate) fn insert(&self, file: Arc<File>, mode: Mode) -> u64 {
+    pub(crate) fn insert(&self, node: u64, file: Arc<File>, mode: Mode) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
         let open = Arc::new(Open {
+            opened_as: file.inode().identity(),
             file,
+            node,
             mode,
             plain: Plain::default(),
         });
@@ -50,6 +58,40 @@ impl Files {
 
     pub(crate) fn remove(&self, handle: u64) -> Option<Arc<Open>> {
         self.shard(handle).write().remove(&handle)
+    }
+
+    /// All of them, by handle.
+    pub(crate) fn all(&self) -> Vec<(u64, Arc<Open>)> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            all.extend(shard.iter().map(|(handle, open)| (*handle, open.clone())));
+        }
+        all
+    }
+
+    /// Puts another file behind each handle, and takes away the handles for which there is none.
+    /// What was there before.
+    pub(crate) fn exchange(&self, files: &HashMap<u64, Arc<File>>) -> Vec<Arc<Open>> {
+        let mut before = Vec::new();
+        for shard in &self.shards {
+            shard.write().retain(|handle, open| {
+                let new = files.get(handle).map(|file| {
+                    Arc::new(Open {
+                        file: file.clone(),
+                        plain: Plain::default(),
+                        ..**open
+                    })
+                });
+                let kept = new.is_some();
+                before.push(match new {
+                    Some(new) => std::mem::replace(open, new),
+                    None => open.clone(),
+                });
+                kept
+            });
+        }
+        before
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -36,7 +36,7 @@ impl Door {
         room: u32,
         reply: ReplyIoctl,
     ) {
-        match self.flags(&cx, id, command, &data).await {
+        match steady!(self, { self.flags(&cx, id, command, &data).await }) {
             Ok(answer) => reply.ioctl(0, &answer[..answer.len().min(room as usize)]),
             Err(error) => reply.error(self.fail(Op::Ioctl, &error)),
         }
@@ -46,14 +46,14 @@ impl Door {
         let inode = self.node(id)?;
         let answer = match command {
             FS_IOC_GETFLAGS | FS_IOC32_GETFLAGS => {
-                let flags = self.volume.get_flags(cx, &inode).await;
+                let flags = self.volume().get_flags(cx, &inode).await;
                 flags.map(|flags| u64::from(flags).to_ne_bytes().to_vec())
             }
-            FS_IOC_FSGETXATTR => self.volume.get_flags(cx, &inode).await.map(fsxattr),
+            FS_IOC_FSGETXATTR => self.volume().get_flags(cx, &inode).await.map(fsxattr),
             FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS => {
                 let flags = data.first_chunk().ok_or(Error::new(Errno::EINVAL))?;
                 let flags = u32::from_ne_bytes(*flags);
-                let set = self.volume.set_flags(cx, &inode, flags).await;
+                let set = self.volume().set_flags(cx, &inode, flags).await;
                 set.map(|()| Vec::new())
             }
             _ => return Err(Errno::ENOTTY.into()),

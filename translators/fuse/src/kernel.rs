@@ -24,6 +24,7 @@ use hermitfs_api::{
 use crate::convert::{context, open_flags, rdev_in, set_time};
 use crate::door::{Door, Found};
 use crate::files::Open;
+use crate::modes::Mode;
 use crate::statistics::Op;
 use crate::work::fence;
 
@@ -81,8 +82,10 @@ impl Kernel {
                     Ok(Found {
                         attr, generation, ..
                     }) => {
-                        let attr_lifetime = &door.options.attr_lifetime;
-                        reply.entry_with_ttls(attr_lifetime, &entry_lifetime, &attr, generation);
+                        let attrs = door.attr_lifetime();
+                        // Shorter when the volume was exchanged meanwhile.
+                        let names = entry_lifetime.min(door.entry_lifetime());
+                        reply.entry_with_ttls(&attrs, &names, &attr, generation);
                     }
                     Err(error) => reply.error(door.fail(op, &error)),
                 }
@@ -160,7 +163,7 @@ impl Filesystem for Kernel {
     fn lookup(&self, request: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (cx, name) = (context(request), owned(name));
         self.run_entry(Op::Lookup, reply, |door| async move {
-            door.lookup(&cx, dir.0, &name).await
+            steady!(door, { door.lookup(&cx, dir.0, &name).await })
         });
     }
 
@@ -176,14 +179,14 @@ impl Filesystem for Kernel {
     fn getattr(&self, request: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let cx = context(request);
         self.run(Op::Getattr, |door| async move {
-            let file = fh.and_then(|fh| door.files.get(fh.0));
-            let file = file.as_ref().map(|open| &*open.file);
-            let attr = async {
+            let attr = steady!(door, {
+                let file = fh.and_then(|fh| door.files.get(fh.0));
+                let file = file.as_ref().map(|open| &*open.file);
                 let inode = door.node(node.0)?;
-                door.volume.getattr(&cx, &inode, file).await
-            };
-            match attr.await {
-                Ok(attr) => reply.attr(&door.options.attr_lifetime, &door.shown(node.0, &attr)),
+                door.volume().getattr(&cx, &inode, file).await
+            });
+            match attr {
+                Ok(attr) => reply.attr(&door.attr_lifetime(), &door.shown(node.0, &attr)),
                 Err(error) => reply.error(door.fail(Op::Getattr, &error)),
             }
         });
@@ -217,20 +220,20 @@ impl Filesystem for Kernel {
             mtime: mtime.map(set_time),
         };
         self.run(Op::Setattr, |door| async move {
-            let file = fh.and_then(|fh| door.files.get(fh.0));
-            let file = file.as_ref().map(|open| &*open.file);
-            let attr = async {
+            let attr = steady!(door, {
+                let file = fh.and_then(|fh| door.files.get(fh.0));
+                let file = file.as_ref().map(|open| &*open.file);
                 let inode = door.node(node.0)?;
                 if set == SetAttr::default() {
-                    return door.volume.getattr(&cx, &inode, file).await;
+                    return door.volume().getattr(&cx, &inode, file).await;
                 }
                 door.set_ids.may_be_set(&set);
-                let attr = door.volume.setattr(&cx, &inode, file, &set).await;
+                let attr = door.volume().setattr(&cx, &inode, file, &set).await;
                 door.set_ids.may_be_set(&set);
                 attr
-            };
-            match attr.await {
-                Ok(attr) => reply.attr(&door.options.attr_lifetime, &door.shown(node.0, &attr)),
+            });
+            match attr {
+                Ok(attr) => reply.attr(&door.attr_lifetime(), &door.shown(node.0, &attr)),
                 Err(error) => reply.error(door.fail(Op::Setattr, &error)),
             }
         });
@@ -239,8 +242,10 @@ impl Filesystem for Kernel {
     fn readlink(&self, request: &Request, node: INodeNo, reply: ReplyData) {
         let cx = context(request);
         self.run(Op::Readlink, |door| async move {
-            let target = async { door.volume.readlink(&cx, &door.node(node.0)?).await };
-            match target.await {
+            let target = steady!(door, {
+                door.volume().readlink(&cx, &door.node(node.0)?).await
+            });
+            match target {
                 Ok(target) => reply.data(&target),
                 Err(error) => reply.error(door.fail(Op::Readlink, &error)),
             }
@@ -259,19 +264,21 @@ impl Filesystem for Kernel {
     ) {
         let (cx, name) = (context(request), owned(name));
         self.run_entry(Op::Mknod, reply, |door| async move {
-            let kind = match mode & libc::S_IFMT {
-                0 => Kind::File,
-                _ => Kind::from_mode(mode).ok_or(Error::new(Errno::EINVAL))?,
-            };
-            let rdev = if kind.is_device() { rdev_in(rdev) } else { 0 };
-            let make = Make {
-                kind,
-                mode: mode & 0o7777,
-                umask,
-                rdev,
-            };
-            let (dir, name) = (door.node(dir.0)?, Name::new(&name)?);
-            Ok(door.found(&door.volume.mknod(&cx, &dir, name, &make).await?))
+            steady!(door, {
+                let kind = match mode & libc::S_IFMT {
+                    0 => Kind::File,
+                    _ => Kind::from_mode(mode).ok_or(Error::new(Errno::EINVAL))?,
+                };
+                let rdev = if kind.is_device() { rdev_in(rdev) } else { 0 };
+                let make = Make {
+                    kind,
+                    mode: mode & 0o7777,
+                    umask,
+                    rdev,
+                };
+                let (dir, name) = (door.node(dir.0)?, Name::new(&name)?);
+                Ok(door.found(&door.volume().mknod(&cx, &dir, name, &make).await?))
+            })
         });
     }
 
@@ -286,31 +293,37 @@ impl Filesystem for Kernel {
     ) {
         let (cx, name) = (context(request), owned(name));
         self.run_entry(Op::Mkdir, reply, |door| async move {
-            let (dir, name) = (door.node(dir.0)?, Name::new(&name)?);
-            Ok(door.found(
-                &door
-                    .volume
-                    .mkdir(&cx, &dir, name, mode & 0o7777, umask)
-                    .await?,
-            ))
+            steady!(door, {
+                let (dir, name) = (door.node(dir.0)?, Name::new(&name)?);
+                Ok(door.found(
+                    &door
+                        .volume()
+                        .mkdir(&cx, &dir, name, mode & 0o7777, umask)
+                        .await?,
+                ))
+            })
         });
     }
 
     fn unlink(&self, request: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (cx, name) = (context(request), owned(name));
         self.run_empty(Op::Unlink, reply, |door| async move {
-            door.volume
-                .unlink(&cx, &door.node(dir.0)?, Name::new(&name)?)
-                .await
+            steady!(door, {
+                door.volume()
+                    .unlink(&cx, &door.node(dir.0)?, Name::new(&name)?)
+                    .await
+            })
         });
     }
 
     fn rmdir(&self, request: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (cx, name) = (context(request), owned(name));
         self.run_empty(Op::Rmdir, reply, |door| async move {
-            door.volume
-                .rmdir(&cx, &door.node(dir.0)?, Name::new(&name)?)
-                .await
+            steady!(door, {
+                door.volume()
+                    .rmdir(&cx, &door.node(dir.0)?, Name::new(&name)?)
+                    .await
+            })
         });
     }
 
@@ -324,8 +337,10 @@ impl Filesystem for Kernel {
     ) {
         let (cx, name, target) = (context(request), owned(name), owned(target.as_os_str()));
         self.run_entry(Op::Symlink, reply, |door| async move {
-            let (dir, name) = (door.node(dir.0)?, Name::new(&name)?);
-            Ok(door.found(&door.volume.symlink(&cx, &dir, name, &target).await?))
+            steady!(door, {
+                let (dir, name) = (door.node(dir.0)?, Name::new(&name)?);
+                Ok(door.found(&door.volume().symlink(&cx, &dir, name, &target).await?))
+            })
         });
     }
 
@@ -341,17 +356,19 @@ impl Filesystem for Kernel {
     ) {
         let (cx, name, new_name) = (context(request), owned(name), owned(new_name));
         self.run_empty(Op::Rename, reply, |door| async move {
-            let flags = match flags {
-                flags if flags.is_empty() => RenameFlags::Replace,
-                fuser::RenameFlags::RENAME_NOREPLACE => RenameFlags::NoReplace,
-                fuser::RenameFlags::RENAME_EXCHANGE => RenameFlags::Exchange,
-                _ => return Err(Errno::EINVAL.into()),
-            };
-            let (dir, new_dir) = (door.node(dir.0)?, door.node(new_dir.0)?);
-            let (name, new_name) = (Name::new(&name)?, Name::new(&new_name)?);
-            door.volume
-                .rename(&cx, &dir, name, &new_dir, new_name, flags)
-                .await
+            steady!(door, {
+                let flags = match flags {
+                    flags if flags.is_empty() => RenameFlags::Replace,
+                    fuser::RenameFlags::RENAME_NOREPLACE => RenameFlags::NoReplace,
+                    fuser::RenameFlags::RENAME_EXCHANGE => RenameFlags::Exchange,
+                    _ => return Err(Errno::EINVAL.into()),
+                };
+                let (dir, new_dir) = (door.node(dir.0)?, door.node(new_dir.0)?);
+                let (name, new_name) = (Name::new(&name)?, Name::new(&new_name)?);
+                door.volume()
+                    .rename(&cx, &dir, name, &new_dir, new_name, flags)
+                    .await
+            })
         });
     }
 
@@ -365,13 +382,15 @@ impl Filesystem for Kernel {
     ) {
         let (cx, name) = (context(request), owned(name));
         self.run_entry(Op::Link, reply, |door| async move {
-            let (inode, dir) = (door.node(node.0)?, door.node(dir.0)?);
-            Ok(door.found(
-                &door
-                    .volume
-                    .link(&cx, &inode, &dir, Name::new(&name)?)
-                    .await?,
-            ))
+            steady!(door, {
+                let (inode, dir) = (door.node(node.0)?, door.node(dir.0)?);
+                Ok(door.found(
+                    &door
+                        .volume()
+                        .link(&cx, &inode, &dir, Name::new(&name)?)
+                        .await?,
+                ))
+            })
         });
     }
 
@@ -433,7 +452,7 @@ impl Filesystem for Kernel {
                     buffer.resize(size, 0);
                 }
                 let buffer = &mut buffer[..size];
-                let read = block_on(door.volume.read(&cx, &open.file, at, buffer));
+                let read = block_on(door.read(&cx, (fh, open), at, buffer));
                 answer(door, reply, read, buffer);
             });
         };
@@ -441,7 +460,7 @@ impl Filesystem for Kernel {
             let door = door.clone();
             async move {
                 let mut buffer = vec![0; size];
-                let read = door.volume.read(&cx, &open.file, at, &mut buffer).await;
+                let read = door.read(&cx, (fh, open), at, &mut buffer).await;
                 answer(&door, reply, read, &buffer);
             }
         };
@@ -471,20 +490,25 @@ impl Filesystem for Kernel {
             Ok(open) => open,
             Err(error) => return reply.error(door.fail(Op::Write, &error)),
         };
-        let answer = |door: &Door, reply: ReplyWrite, written: Result<usize>| match written {
-            Ok(written) => reply.written(written as u32),
-            Err(error) => reply.error(door.fail(Op::Write, &error)),
+        let ages = matches!(open.mode, Mode::Cached { .. });
+        let answer = move |door: &Door, reply: ReplyWrite, written: Result<usize>| {
+            match written {
+                Ok(written) => reply.written(written as u32),
+                Err(error) => reply.error(door.fail(Op::Write, &error)),
+            }
+            if ages && door.is_exchanged() {
+                // What was appended stands where the file ended, not where the kernel thought.
+                door.drop_pages(node.0, 0, 0);
+            }
         };
         let here = |(open, reply): (Arc<Open>, ReplyWrite)| {
-            let write = door.volume.write(&cx, &open.file, at, data);
-            let written = block_on(door.changing(&cx, node.0, &open, kills, write));
+            let written = block_on(door.write(&cx, (fh, open), at, data, kills));
             answer(door, reply, written);
         };
         let elsewhere = |(open, reply): (Arc<Open>, ReplyWrite)| {
             let (door, data) = (door.clone(), data.to_vec());
             async move {
-                let write = door.volume.write(&cx, &open.file, at, &data);
-                let written = door.changing(&cx, node.0, &open, kills, write).await;
+                let written = door.write(&cx, (fh, open), at, &data, kills).await;
                 answer(&door, reply, written);
             }
         };
@@ -505,7 +529,9 @@ impl Filesystem for Kernel {
         }
         let cx = context(request);
         self.run_empty(Op::Flush, reply, |door| async move {
-            door.volume.flush(&cx, &door.open_file(fh)?.file).await
+            steady!(door, {
+                door.volume().flush(&cx, &door.open_file(fh)?.file).await
+            })
         });
     }
 
@@ -535,9 +561,11 @@ impl Filesystem for Kernel {
     ) {
         let cx = context(request);
         self.run_empty(Op::Fsync, reply, |door| async move {
-            door.volume
-                .fsync(&cx, &door.open_file(fh)?.file, datasync)
-                .await
+            steady!(door, {
+                door.volume()
+                    .fsync(&cx, &door.open_file(fh)?.file, datasync)
+                    .await
+            })
         });
     }
 
@@ -595,17 +623,21 @@ impl Filesystem for Kernel {
     ) {
         let cx = context(request);
         self.run_empty(Op::Fsyncdir, reply, |door| async move {
-            door.volume
-                .fsyncdir(&cx, &door.node(node.0)?, datasync)
-                .await
+            steady!(door, {
+                door.volume()
+                    .fsyncdir(&cx, &door.node(node.0)?, datasync)
+                    .await
+            })
         });
     }
 
     fn statfs(&self, request: &Request, node: INodeNo, reply: ReplyStatfs) {
         let cx = context(request);
         self.run(Op::Statfs, |door| async move {
-            let statfs = async { door.volume.statfs(&cx, &door.node(node.0)?).await };
-            match statfs.await {
+            let statfs = steady!(door, {
+                door.volume().statfs(&cx, &door.node(node.0)?).await
+            });
+            match statfs {
                 Ok(s) => reply.statfs(
                     s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
                 ),
@@ -626,15 +658,17 @@ impl Filesystem for Kernel {
     ) {
         let (cx, name, value) = (context(request), owned(name), value.to_vec());
         self.run_empty(Op::Setxattr, reply, |door| async move {
-            let flags = match flags {
-                0 => XattrFlags::Any,
-                libc::XATTR_CREATE => XattrFlags::Create,
-                libc::XATTR_REPLACE => XattrFlags::Replace,
-                _ => return Err(Errno::EINVAL.into()),
-            };
-            door.volume
-                .setxattr(&cx, &door.node(node.0)?, &name, &value, flags)
-                .await
+            steady!(door, {
+                let flags = match flags {
+                    0 => XattrFlags::Any,
+                    libc::XATTR_CREATE => XattrFlags::Create,
+                    libc::XATTR_REPLACE => XattrFlags::Replace,
+                    _ => return Err(Errno::EINVAL.into()),
+                };
+                door.volume()
+                    .setxattr(&cx, &door.node(node.0)?, &name, &value, flags)
+                    .await
+            })
         });
     }
 
@@ -648,23 +682,31 @@ impl Filesystem for Kernel {
     ) {
         let (cx, name) = (context(request), owned(name));
         self.run_xattr(Op::Getxattr, size, reply, |door| async move {
-            door.volume.getxattr(&cx, &door.node(node.0)?, &name).await
+            steady!(door, {
+                door.volume()
+                    .getxattr(&cx, &door.node(node.0)?, &name)
+                    .await
+            })
         });
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
         let cx = context(request);
         self.run_xattr(Op::Listxattr, size, reply, |door| async move {
-            door.volume.listxattr(&cx, &door.node(node.0)?).await
+            steady!(door, {
+                door.volume().listxattr(&cx, &door.node(node.0)?).await
+            })
         });
     }
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (cx, name) = (context(request), owned(name));
         self.run_empty(Op::Removexattr, reply, |door| async move {
-            door.volume
-                .removexattr(&cx, &door.node(node.0)?, &name)
-                .await
+            steady!(door, {
+                door.volume()
+                    .removexattr(&cx, &door.node(node.0)?, &name)
+                    .await
+            })
         });
     }
 
@@ -698,10 +740,13 @@ impl Filesystem for Kernel {
     ) {
         let cx = context(request);
         self.run_empty(Op::Fallocate, reply, |door| async move {
-            let how = Allocate::from_bits(mode).ok_or(Error::new(Errno::EOPNOTSUPP))?;
-            let (open, kills) = (door.open_file(fh)?, cx.uid != 0);
-            let change = door.volume.fallocate(&cx, &open.file, how, at, len);
-            door.changing(&cx, node.0, &open, kills, change).await
+            steady!(door, {
+                let how = Allocate::from_bits(mode).ok_or(Error::new(Errno::EOPNOTSUPP))?;
+                let (open, kills) = (door.open_file(fh)?, cx.uid != 0);
+                let volume = door.volume();
+                let change = volume.fallocate(&cx, &open.file, how, at, len);
+                door.changing(&cx, node.0, &open, kills, change).await
+            })
         });
     }
 
@@ -716,18 +761,18 @@ impl Filesystem for Kernel {
     ) {
         let cx = context(request);
         self.run(Op::Lseek, |door| async move {
-            let found = async {
+            let found = steady!(door, {
                 let seek = match whence {
                     libc::SEEK_DATA => Seek::Data,
                     libc::SEEK_HOLE => Seek::Hole,
                     _ => return Err(Errno::EINVAL.into()),
                 };
                 let at = u64::try_from(at).map_err(|_| Error::new(Errno::ENXIO))?;
-                door.volume
+                door.volume()
                     .lseek(&cx, &door.open_file(fh)?.file, at, seek)
                     .await
-            };
-            match found.await {
+            });
+            match found {
                 Ok(found) => reply.offset(found as i64),
                 Err(error) => reply.error(door.fail(Op::Lseek, &error)),
             }
@@ -751,13 +796,13 @@ impl Filesystem for Kernel {
         // The answer has 32 bits; copying less is allowed.
         let len = len.min(1 << 30);
         self.run(Op::CopyFileRange, |door| async move {
-            let copied = async {
+            let copied = steady!(door, {
                 let (from, to) = (door.open_file(fh)?, door.open_file(to_fh)?);
-                let (volume, kills) = (&door.volume, cx.uid != 0);
+                let (volume, kills) = (door.volume(), cx.uid != 0);
                 let copy = volume.copy_file_range(&cx, &from.file, at, &to.file, to_at, len);
                 door.changing(&cx, to_node.0, &to, kills, copy).await
-            };
-            match copied.await {
+            });
+            match copied {
                 Ok(copied) => reply.written(copied as u32),
                 Err(error) => reply.error(door.fail(Op::CopyFileRange, &error)),
             }

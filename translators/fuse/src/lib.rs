@@ -1,12 +1,16 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod exchange;
+
 mod convert;
 mod directory;
 mod door;
 mod error;
 mod files;
 mod gate;
+mod hold;
 mod ioctl;
 mod kernel;
 mod modes;
@@ -23,6 +27,7 @@ mod statistics;
 mod work;
 
 pub use error::MountError;
+pub use exchange::{Exchange, OpenFile};
 pub use mount::{Mount, Placement};
 pub use mountinfo::{MountInfo, is_dead};
 pub use options::{Attributes, InvalidOption, Options};

@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fuser::{Config, Session, SessionACL};
-use hermitfs_api::{Context, Origin, Translator, block_on};
+use hermitfs_api::{Context, Inode, Origin, Translator, block_on};
 use parking_lot::{Condvar, Mutex};
 
 use crate::door::Door;
 use crate::error::MountError;
+use crate::exchange::{Exchange, OpenFile};
 use crate::kernel::Kernel;
 use crate::mountinfo::{MountInfo, mount_id, pin};
 use crate::options::Options;
@@ -142,6 +143,51 @@ impl Mount {
         Ok(())
     }
 
+    /// Holds opens and creations of files. False, and nothing is held, when those that are under
+    /// way did not come to their end by the deadline.
+    pub fn hold_opens(&self, deadline: Instant) -> bool {
+        self.door.opens.hold();
+        let held = self.door.opens.is_empty_by(deadline);
+        if !held {
+            self.door.opens.release();
+        }
+        held
+    }
+
+    /// Holds look-ups and listings as well, and has the kernel look up every name anew: from here
+    /// on nobody comes to anything by a path. False as with [`Mount::hold_opens`].
+    pub fn hold_lookups(&self, deadline: Instant) -> bool {
+        self.door.lookups.hold();
+        self.door.expire_names();
+        let held = self.door.lookups.is_empty_by(deadline);
+        if !held {
+            self.door.lookups.release();
+        }
+        held
+    }
+
+    /// Lets go on what was held.
+    pub fn release(&self) {
+        self.door.lookups.release();
+        self.door.opens.release();
+    }
+
+    /// The files that users have open.
+    pub fn open_files(&self) -> Vec<OpenFile> {
+        self.door.open_files()
+    }
+
+    /// The object with the inode number that users see, if the kernel knows it.
+    pub fn object(&self, number: u64) -> Option<Arc<Inode>> {
+        self.door.nodes.get(self.door.nodes.numbered(number)?)
+    }
+
+    /// Puts another volume below, for good, and other objects behind what is open. To be called
+    /// while opens and look-ups are held, and after a [`Mount::detach_lazy`].
+    pub fn exchange(&self, new: Exchange) {
+        self.door.exchange(new);
+    }
+
     /// Waits until the session has ended, whoever unmounted it, and all its requests with it.
     pub fn wait(&self) {
         self.session.wait(None);
@@ -250,6 +296,7 @@ struct Ending(Arc<Door>, Arc<Live>);
 impl Drop for Ending {
     fn drop(&mut self) {
         self.0.set_notifier(None);
+        self.0.set_device(None);
         *self.1.ended.lock() = true;
         self.1.end.notify_all();
     }
@@ -261,9 +308,12 @@ fn serve(door: &Arc<Door>, device: OwnedFd, live: &Arc<Live>) -> Result<(), Moun
     config.acl = SessionACL::All;
     config.n_threads = Some(door.options.threads);
     config.clone_fd = door.options.clone_fd;
+    let spare = device.try_clone();
+    let spare = spare.map_err(MountError::step("keep /dev/fuse"))?;
     let session = Session::from_fd(Kernel(door.clone()), device, SessionACL::All, config)
         .map_err(MountError::step("agree with the kernel on a protocol"))?;
     door.set_notifier(Some(session.notifier()));
+    door.set_device(Some(spare));
     let ending = Ending(door.clone(), live.clone());
     *live.started.lock() = true;
     let run = move || {

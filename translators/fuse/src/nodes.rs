@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use hermitfs_api::{Inode, Result};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::numbers::{Numbers, ROOT, again};
 
@@ -41,7 +41,7 @@ struct Node {
 }
 
 pub(crate) struct Nodes {
-    root: Arc<Inode>,
+    root: RwLock<Arc<Inode>>,
     numbers: Numbers,
     shards: Vec<Mutex<Map<Node>>>,
 }
@@ -50,7 +50,7 @@ impl Nodes {
     pub(crate) fn new(root: Arc<Inode>) -> Nodes {
         let numbers = Numbers::new(root.identity().dev);
         Nodes {
-            root,
+            root: RwLock::new(root),
             numbers,
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
         }
@@ -59,7 +59,7 @@ impl Nodes {
     /// The object behind a node id; `None` when it was never given out or is forgotten.
     pub(crate) fn get(&self, id: u64) -> Option<Arc<Inode>> {
         if id == ROOT {
-            return Some(self.root.clone());
+            return Some(self.root.read().clone());
         }
         self.shard(id)
             .lock()
@@ -95,6 +95,40 @@ impl Nodes {
             }
             id = again(id);
         }
+    }
+
+    /// Puts other objects behind some nodes, and forgets all others. What was there before, to be
+    /// dropped where that may take its time.
+    pub(crate) fn exchange(
+        &self,
+        root: Arc<Inode>,
+        nodes: HashMap<u64, Arc<Inode>>,
+    ) -> impl Send + use<> {
+        let root = std::mem::replace(&mut *self.root.write(), root);
+        let before: Vec<Map<Node>> = self
+            .shards
+            .iter()
+            .map(|shard| std::mem::take(&mut *shard.lock()))
+            .collect();
+        for (id, inode) in nodes {
+            let shard = self.at(id);
+            let Some(lookups) = before[shard].get(&id).map(|node| node.lookups) else {
+                continue;
+            };
+            self.shards[shard]
+                .lock()
+                .insert(id, Node { inode, lookups });
+        }
+        (root, before)
+    }
+
+    /// The node under which users see this number.
+    pub(crate) fn numbered(&self, number: u64) -> Option<u64> {
+        let root = self.root.read().identity().ino;
+        if number == root {
+            return Some(ROOT);
+        }
+        self.get(number).map(|_| number)
     }
 
     /// The kernel forgets a node `lookups` times.
@@ -133,9 +167,13 @@ impl Nodes {
     }
 
     fn shard(&self, id: u64) -> &Mutex<Map<Node>> {
+        &self.shards[self.at(id)]
+    }
+
+    fn at(&self, id: u64) -> usize {
         let mut spread = Spread::default();
         spread.write_u64(id);
-        &self.shards[(spread.finish() >> 20) as usize % SHARDS]
+        (spread.finish() >> 20) as usize % SHARDS
     }
 }
 
@@ -194,6 +232,29 @@ mod tests {
         let other = nodes.remember(&inode(1, shifted, 0));
         assert_ne!(shifted, other);
         assert_eq!(nodes.len(), 2);
+    }
+
+    #[test]
+    fn an_exchange_keeps_the_numbers_of_what_is_held_and_forgets_the_rest() {
+        let nodes = Nodes::new(inode(1, 2, 0));
+        let (held, other) = (inode(1, 12, 0), inode(1, 13, 0));
+        nodes.remember(&held);
+        nodes.remember(&held);
+        nodes.remember(&other);
+        let (root, successor) = (inode(7, 5, 0), inode(7, 99, 0));
+        let wanted = HashMap::from([(12, successor.clone()), (55, inode(7, 98, 0))]);
+        drop(nodes.exchange(root.clone(), wanted));
+        assert!(Arc::ptr_eq(&nodes.get(12).unwrap(), &successor));
+        assert!(Arc::ptr_eq(&nodes.get(ROOT).unwrap(), &root));
+        assert!(nodes.get(13).is_none());
+        assert!(nodes.get(55).is_none(), "the kernel never heard of it");
+        assert_eq!(Arc::strong_count(&other), 1, "nothing of it is kept");
+        nodes.forget(12, 1);
+        assert!(nodes.get(12).is_some(), "counted on");
+        nodes.forget(12, 1);
+        assert_eq!(nodes.len(), 0);
+        // What is looked up from now on is a node of its own.
+        assert_ne!(nodes.remember(&successor), 12);
     }
 
     #[test]

@@ -12,13 +12,19 @@ impl Door {
         *self.notifier.write() = notifier;
     }
 
+    /// Whether the kernel still talks to us.
+    pub(crate) fn has_session(&self) -> bool {
+        self.notifier.read().is_some()
+    }
+
     /// The kernel shall ask for this node's attributes before it uses them again.
     pub(crate) fn call_back_attributes(&self, node: u64) {
         // A negative offset spares the pages.
         self.notify(node, |notifier| notifier.inval_inode(INodeNo(node), -1, 0));
     }
 
-    /// The kernel shall drop its pages of this range. Not before the request that fills them is
+    /// The kernel shall drop its pages of this range (to the end of the file when `len` is 0), and
+    /// ask for the attributes anew. Not before the request that fills them is
     /// answered: the kernel waits here for pages that are being read.
     pub(crate) fn drop_pages(&self, node: u64, at: u64, len: usize) {
         self.notify(node, |notifier| {

@@ -76,7 +76,7 @@ impl Door {
         inode: &Arc<Inode>,
         file: Option<&File>,
     ) -> bool {
-        let attr = self.volume.getattr(cx, inode, file).await;
+        let attr = self.volume().getattr(cx, inode, file).await;
         attr.map_or(true, |attr| attr.mode & SET_IDS != 0)
     }
 }

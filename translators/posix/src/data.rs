@@ -3,10 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use hermitfs_api::{Allocate, Context, File, Inode, Kind, Lend, Lent, OpenFlags, Seek};
+use hermitfs_api::{
+    Allocate, Context, File, Inode, Kind, Lend, Lent, Lock, LockKind, OpenFlags, Seek,
+};
 use rustix::fs::{
-    FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, fsync, ftruncate,
-    seek, syncfs,
+    FallocateFlags, FlockOperation, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, flock,
+    fsync, ftruncate, seek, syncfs,
 };
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec, pread, pwrite, retry_on_intr};
 
@@ -37,7 +39,8 @@ impl AsFd for Descriptor {
     }
 }
 
-/// What of open(2)'s flags goes to the brick. Not `O_APPEND`: offsets come with every write.
+/// What of open(2)'s flags goes to the brick. Not `O_APPEND`, unless others write there as well:
+/// offsets come with every write.
 /// Not `O_DIRECT`: what a user aligned for the mount need not be aligned for us, and the door
 /// keeps its own cache out of the way. Not `O_TRUNC`: that is done as the caller.
 pub(crate) fn open_flags(flags: OpenFlags) -> Result<OFlags> {
@@ -45,7 +48,8 @@ pub(crate) fn open_flags(flags: OpenFlags) -> Result<OFlags> {
     if !flags.reads() && !flags.writes() {
         return Err(Errno::INVAL); // the access mode 3
     }
-    Ok(OFlags::from_bits_retain((flags.0 & KEPT) as u32))
+    let append = if flags.appends() { libc::O_APPEND } else { 0 };
+    Ok(OFlags::from_bits_retain((flags.0 & KEPT | append) as u32))
 }
 
 impl Brick {
@@ -121,6 +125,20 @@ impl Brick {
             }
         }
         Ok(done)
+    }
+
+    /// The open file has the lock, whoever its owner is for others.
+    pub(crate) fn lock(&self, file: &File, lock: &Lock) -> Result<()> {
+        let fd = &self.opened(file)?.fd;
+        if !lock.flock {
+            return sys::lock_range(fd.as_fd(), lock);
+        }
+        let operation = match lock.kind {
+            LockKind::Shared => FlockOperation::NonBlockingLockShared,
+            LockKind::Exclusive => FlockOperation::NonBlockingLockExclusive,
+            LockKind::Unlock => FlockOperation::NonBlockingUnlock,
+        };
+        flock(fd, operation)
     }
 
     /// Some file systems (NFS) write out, and tell of errors, when a descriptor is closed.
@@ -235,5 +253,8 @@ mod tests {
         let flags = open_flags(asked).unwrap();
         assert_eq!(flags.bits() as i32, libc::O_RDWR | libc::O_SYNC);
         assert_eq!(open_flags(OpenFlags(3)), Err(Errno::INVAL));
+        let shared = OpenFlags::WRITE.with(libc::O_APPEND | OpenFlags::SHARED);
+        let flags = open_flags(shared).unwrap();
+        assert_eq!(flags.bits() as i32, libc::O_WRONLY | libc::O_APPEND);
     }
 }

@@ -311,13 +311,17 @@ impl Translator for Posix {
         self.at(|brick| brick.statfs(cx, inode))
     }
 
-    // One mount is the only way to a brick: the kernel's own locks there are right and free.
+    // One mount is the only way to a brick: the kernel's own locks there are right and free. Only
+    // who knows that there is another way asks for locks on the brick.
     async fn getlk(&self, _: &Context, _: &Arc<File>, _: &Lock) -> Result<Option<Lock>> {
         Err(Errno::ENOSYS.into())
     }
 
-    async fn setlk(&self, _: &Context, _: &Arc<File>, _: &Lock, _: bool) -> Result<()> {
-        Err(Errno::ENOSYS.into())
+    async fn setlk(&self, _: &Context, file: &Arc<File>, lock: &Lock, wait: bool) -> Result<()> {
+        if wait {
+            return Err(Errno::ENOSYS.into());
+        }
+        self.at(|brick| brick.lock(file, lock))
     }
 
     async fn lend(&self, cx: &Context, inode: &Arc<Inode>, lend: Lend) -> Result<Option<Lent>> {

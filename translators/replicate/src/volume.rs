@@ -28,6 +28,13 @@ pub(crate) struct BrickId {
     pub(crate) root: String,
 }
 
+/// What a sink is.
+pub(crate) const SINK: &str = "sink";
+
+/// What a sink becomes right before users see it: from then on it may be newer than the source, and
+/// is never a sink again.
+pub(crate) const SUCCESSOR: &str = "successor";
+
 /// What is written on a sink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Marker {
@@ -228,13 +235,20 @@ impl MarkerOn {
         block_on(mark(&*self.brick, root, &marker))
     }
 
+    /// Notes on the disk what the sink is from now on.
+    pub(crate) fn set_role(&self, role: &str) -> hermitfs_api::Result<()> {
+        self.change(|marker| marker.role = role.to_owned())
+    }
+
     /// Notes on the disk whether the journal can be believed.
     pub(crate) fn set_dirty(&self, dirty: bool) -> hermitfs_api::Result<()> {
+        self.change(|marker| marker.dirty = dirty)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Marker)) -> hermitfs_api::Result<()> {
         let mut marker = self.marker.lock();
-        let wanted = Marker {
-            dirty,
-            ..marker.clone()
-        };
+        let mut wanted = marker.clone();
+        change(&mut wanted);
         block_on(async {
             let root = self.brick.root(&ADMIN).await?.inode;
             mark(&*self.brick, &root, &wanted).await

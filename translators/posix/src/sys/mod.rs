@@ -5,6 +5,7 @@ mod close;
 mod credentials;
 mod handle;
 mod lease;
+mod lock;
 mod mount;
 mod uuid;
 
@@ -13,6 +14,7 @@ pub(crate) use close::close;
 pub(crate) use credentials::{set_fs_gid, set_fs_uid, unshare_fs};
 pub(crate) use handle::{RawHandle, name_to_handle_at, open_by_handle_at};
 pub(crate) use lease::{drop_lease, take_read_lease};
+pub(crate) use lock::lock_range;
 pub(crate) use mount::make_quiet;
 pub(crate) use uuid::file_system_uuid;
 

@@ -7,6 +7,7 @@ mod footing;
 mod image;
 mod meta;
 mod object;
+mod rest;
 mod slot;
 mod staging;
 
@@ -269,25 +270,6 @@ impl Healer {
     /// What the ledger has to know to mark an object of the source.
     pub(crate) async fn known(&self, inode: &Arc<Inode>) -> Known {
         known(&*self.source, &self.held, inode).await
-    }
-
-    /// The root's attributes, after our own directory went from it.
-    pub(crate) async fn root_attributes(&self) -> Result<()> {
-        let attr = self.source.getattr(&HEAL, &self.source_root, None).await?;
-        let sink_root = self.sink_root()?;
-        let there = self.sink.getattr(&HEAL, &sink_root, None).await?;
-        let before = meta::Image::Old(&there);
-        match self
-            .meta(&self.source_root, &attr, &sink_root, None, before)
-            .await
-        {
-            Err(Setback::Sink(trouble) | Setback::Object(trouble)) => {
-                // What it cannot hold was an error before this, or was waived.
-                tracing::warn!(reason = trouble.reason, "the root's attributes");
-                Ok(())
-            }
-            _ => Ok(()),
-        }
     }
 
     /// A path for people, with a leading slash.

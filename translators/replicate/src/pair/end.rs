@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hermitfs_api::block_on;
+use hermitfs_api::{SetAttr, SetTime, block_on};
 
 use super::Replicate;
 use crate::control::NotReady;
@@ -107,9 +107,17 @@ impl Replicate {
                     continue;
                 }
             };
-            block_on(volume::unmark(&*healer.sink, &sink_root))?;
-            block_on(healer.root_attributes())?;
-            block_on(healer.sink.sync(&HEAL))?;
+            let (brick, root) = (&*healer.sink, &sink_root);
+            let before = block_on(brick.getattr(&HEAL, root, None))?;
+            block_on(volume::unmark(brick, root))?;
+            // That alone changed when our own directory went from it. Users may be there already:
+            // the rest is theirs.
+            let times = SetAttr {
+                mtime: Some(SetTime::At(before.mtime)),
+                ..SetAttr::default()
+            };
+            block_on(brick.setattr(&HEAL, root, None, &times))?;
+            block_on(brick.sync(&HEAL))?;
         }
         match std::fs::remove_dir_all(&self.state_dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),

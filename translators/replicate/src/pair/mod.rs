@@ -1,6 +1,7 @@
 //! A source and its sinks as one volume.
 
 mod away;
+mod carry;
 mod doubt;
 mod end;
 mod open;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hermitfs_api::{Errno, Error, Inode, Kind, Location, Translator, block_on};
 use parking_lot::Mutex;
 
+pub use self::carry::{Carried, Held, NotCarried};
 use self::sink::Sink;
 use crate::backoff::WINDOW;
 use crate::brake::{Brake, Rate};

@@ -66,7 +66,7 @@ pub(super) async fn open(
     for sink in sinks {
         seen.push(look_at(sink, &source_id).await?);
     }
-    let id = match migration(&seen, &source_id, options.adopt)? {
+    let id = match migration(&seen, &source_id, &options)? {
         Some(id) => id,
         None => begun(&seen, &source_id, state_base)?,
     };
@@ -84,7 +84,7 @@ pub(super) async fn open(
         let marker = Marker {
             version: 1,
             id: id.clone(),
-            role: "sink".to_owned(),
+            role: volume::SINK.to_owned(),
             source: source_id.clone(),
             dirty: false,
         };
@@ -149,7 +149,11 @@ async fn look_at((name, sink): Named, source: &BrickId) -> Result<Seen, OpenErro
 }
 
 /// The id of the migration that the sinks belong to; `None` when they belong to none yet.
-fn migration(sinks: &[Seen], source: &BrickId, adopt: bool) -> Result<Option<String>, OpenError> {
+fn migration(
+    sinks: &[Seen],
+    source: &BrickId,
+    options: &Options,
+) -> Result<Option<String>, OpenError> {
     let mut id = None;
     for Seen { name, state, .. } in sinks {
         match state {
@@ -159,6 +163,14 @@ fn migration(sinks: &[Seen], source: &BrickId, adopt: bool) -> Result<Option<Str
                         "the sink {name} belongs to the migration {} of another source: that one \
                          is file system {} (root {}), this one is file system {} (root {})",
                         marker.id, marker.source.fsid, marker.source.root, source.fsid, source.root
+                    )));
+                }
+                // While the mount of that time is still there, though dead, nobody has seen the sink.
+                if marker.role == volume::SUCCESSOR && !options.continuous {
+                    return Err(OpenError::Identity(format!(
+                        "the sink {name} has taken the source's place: a cut-over was killed in its \
+                         last moment, and what is on the sink may be newer. It is complete: use it \
+                         as it is, without its directory .hermitfs"
                     )));
                 }
                 if !volume::is_id(&marker.id) {
@@ -174,7 +186,7 @@ fn migration(sinks: &[Seen], source: &BrickId, adopt: bool) -> Result<Option<Str
                 }
                 id = Some(marker.id.clone());
             }
-            Found::Foreign if !adopt => {
+            Found::Foreign if !options.adopt => {
                 return Err(OpenError::Refused(format!(
                     "the sink {name} is not empty. Give an empty directory, or say --adopt to \
                      have all that is in it compared, changed and removed as the source has it"
