@@ -1,4 +1,5 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
@@ -66,12 +67,34 @@ pub(crate) fn name_to_handle_at(fd: BorrowedFd<'_>) -> Result<(RawHandle, i32)> 
     outcome(returned).map(|_| (raw, mount))
 }
 
+/// How often a handle is tried whose inode number is just being given to another object.
+const TRIES: u32 = 200;
+
 /// open_by_handle_at(2), by the mount that `mount` (not an `O_PATH` descriptor) is on.
+///
+/// While an object is being made that gets the number of one that is gone, ext4 answers ENOMEM for
+/// the handle of the latter (`iget_locked` in the kernel's fs/inode.c has no inode to give). A moment
+/// later it is ESTALE, as everywhere.
 pub(crate) fn open_by_handle_at(
     mount: BorrowedFd<'_>,
     handle: &RawHandle,
     flags: OFlags,
 ) -> Result<OwnedFd> {
+    let mut tries = 0;
+    loop {
+        match open_once(mount, handle, flags) {
+            Err(Errno::NOMEM) if tries < TRIES => tries += 1,
+            answer => return answer,
+        }
+        if tries < TRIES / 4 {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
+fn open_once(mount: BorrowedFd<'_>, handle: &RawHandle, flags: OFlags) -> Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC;
     // SAFETY: `handle` has the layout of `struct file_handle` and the kernel only reads it.
     let returned = unsafe {

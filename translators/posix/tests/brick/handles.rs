@@ -1,4 +1,5 @@
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hermitfs_api::{Handle, Identity, RenameFlags};
 
@@ -55,6 +56,41 @@ fn bytes_that_are_no_handle_are_stale() {
         let cut = now(brick.resolve(&root(), &Handle::new(&bytes[..at])));
         assert_eq!(errno(cut), Errno::ESTALE, "cut at {at}");
     }
+}
+
+#[test]
+fn a_handle_is_stale_also_while_its_number_is_being_used_again() {
+    everywhere(|brick, _| {
+        let path = brick.dir.join("f");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    fs::write(&path, "x").unwrap();
+                    fs::remove_file(&path).unwrap();
+                }
+            });
+            let name = Name::new(b"f").unwrap();
+            let mut unexpected = Vec::new();
+            let mut handles = 0;
+            while handles < 200 && unexpected.is_empty() {
+                let Ok(entry) = now(brick.lookup(&root(), &brick.top(), name)) else {
+                    continue;
+                };
+                let handle = now(brick.handle(&root(), &entry.inode)).unwrap();
+                drop(entry);
+                handles += 1;
+                for _ in 0..100 {
+                    match now(brick.resolve(&root(), &handle)) {
+                        Err(error) if error.errno() != Errno::ESTALE => unexpected.push(error),
+                        _ => {}
+                    }
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(unexpected.is_empty(), "{unexpected:?}");
+        });
+    });
 }
 
 #[test]
