@@ -141,6 +141,8 @@ impl Serving {
             let mount = daemon.mount.clone();
             drop((daemon, ends, lock));
             linger(&runtime, &mut signals, mount);
+            // Not before: a service manager gives those who stop a time limit.
+            let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         }
         runtime.shutdown_background();
         Ok(())
