@@ -5,16 +5,20 @@ use std::sync::Arc;
 
 use hermitfs_api::Translator;
 use hermitfs_replicate::{OpenError, Rate, Replicate};
+use hermitfs_server::Server;
 
 use crate::exit::{Code, Failure, Result};
 use crate::kinds::Settings;
 use crate::volfile::Graph;
 
-/// A volume, ready to be mounted.
+/// What a volfile describes, open.
 pub(crate) struct Volume {
-    pub(crate) top: Arc<dyn Translator>,
+    /// To be mounted; `None` where all is for servers.
+    pub(crate) top: Option<Arc<dyn Translator>>,
     /// The pair in it, if there is one.
     pub(crate) pair: Option<Arc<Replicate>>,
+    /// They have to stay as long as anything of the volume is used.
+    pub(crate) servers: Vec<Server>,
 }
 
 /// A directory that the volume uses.
@@ -25,12 +29,21 @@ pub(crate) struct Brick {
     pub(crate) directory: PathBuf,
     /// What is mounted in it is left out.
     pub(crate) one_file_system: bool,
+    /// It is another process' affair: `directory` is only what it is called, its server and volume.
+    pub(crate) far: bool,
 }
 
 /// The bricks of a graph, the source first.
 pub(crate) fn bricks(graph: &Graph) -> Vec<Brick> {
     let mut found = Vec::new();
-    collect(graph, graph.root, None, &mut found);
+    match graph.root {
+        Some(root) => collect(graph, root, None, &mut found),
+        None => {
+            for &door in &graph.doors {
+                collect(graph, door, None, &mut found);
+            }
+        }
+    }
     found
 }
 
@@ -42,10 +55,23 @@ fn collect(graph: &Graph, at: usize, name: Option<&str>, found: &mut Vec<Brick>)
             name: name.into(),
             directory: options.directory.clone(),
             one_file_system: options.one_file_system,
+            far: false,
         });
     }
+    if let Settings::Client(options) = &node.settings {
+        match graph.behind(options) {
+            // It is in this very process, whatever way leads there.
+            Some(served) => collect(graph, served, Some(name), found),
+            None => found.push(Brick {
+                name: name.into(),
+                directory: format!("{}/{}", options.address, options.remote_subvolume).into(),
+                one_file_system: false,
+                far: true,
+            }),
+        }
+    }
     for &child in &node.children {
-        let below = matches!(node.settings, Settings::Replicate(_));
+        let below = matches!(node.settings, Settings::Replicate(_) | Settings::Server(_));
         let child_name = if below {
             &graph.nodes[child].name.value
         } else {
@@ -55,10 +81,30 @@ fn collect(graph: &Graph, at: usize, name: Option<&str>, found: &mut Vec<Brick>)
     }
 }
 
+/// Whether others may work on what the mount shows, past the mount. What a pair's users see is its
+/// source alone, and nobody may change that past the pair: what a server of this very file has of
+/// it is not shared.
+pub(crate) fn is_shared(graph: &Graph) -> bool {
+    let mut at: Vec<(usize, bool)> = graph.root.map(|root| (root, false)).into_iter().collect();
+    while let Some((node, paired)) = at.pop() {
+        let node = &graph.nodes[node];
+        match &node.settings {
+            Settings::Client(options) if !(paired && graph.behind(options).is_some()) => {
+                return true;
+            }
+            Settings::Replicate(_) => at.extend(node.children.first().map(|&child| (child, true))),
+            _ => at.extend(node.children.iter().map(|&child| (child, paired))),
+        }
+    }
+    false
+}
+
 /// What the program knows and the volfile does not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circumstances<'a> {
     pub(crate) state_dir: &'a Path,
+    /// What tells this daemon from others, as the name of a file.
+    pub(crate) slot: &'a str,
     /// Takes sinks that are not empty.
     pub(crate) adopt: bool,
     /// Bytes a second for healing, instead of what the volfile says.
@@ -84,8 +130,41 @@ impl Circumstances<'_> {
 /// Opens everything, from the bricks up.
 pub(crate) fn build(graph: &Graph, circumstances: Circumstances<'_>) -> Result<Volume> {
     let mut pair = None;
-    let top = layer(graph, graph.root, circumstances, &mut pair)?;
-    Ok(Volume { top, pair })
+    let mut servers = Vec::new();
+    // Before those who come to them.
+    for &door in &graph.doors {
+        servers.push(serve(graph, door, circumstances, &mut pair)?);
+    }
+    let top = graph
+        .root
+        .map(|root| layer(graph, root, circumstances, &mut pair));
+    Ok(Volume {
+        top: top.transpose()?,
+        pair,
+        servers,
+    })
+}
+
+fn serve(
+    graph: &Graph,
+    at: usize,
+    circumstances: Circumstances<'_>,
+    pair: &mut Option<Arc<Replicate>>,
+) -> Result<Server> {
+    let node = &graph.nodes[at];
+    let Settings::Server(options) = &node.settings else {
+        let name = &node.name.value;
+        return Err(Failure::configuration(format!("`{name}` is no server")));
+    };
+    let mut volumes = Vec::new();
+    for &child in &node.children {
+        let name = graph.nodes[child].name.value.clone();
+        volumes.push((name, layer(graph, child, circumstances, pair)?));
+    }
+    let state = format!("{}.{}", circumstances.slot, node.name.value);
+    let state = circumstances.state_dir.join("servers").join(state);
+    Server::open(options, volumes, &state)
+        .map_err(|error| Failure::configuration(error.to_string()))
 }
 
 fn layer(
@@ -122,19 +201,44 @@ fn layer(
         Settings::Fault(options) => {
             Arc::new(hermitfs_fault::Fault::new(child()?.1, options.clone()))
         }
+        Settings::Locks(options) => {
+            Arc::new(hermitfs_locks::Locks::new(child()?.1, options.clone()))
+        }
+        Settings::Client(options) => {
+            let client = hermitfs_client::Client::open(options);
+            Arc::new(client.map_err(|error| Failure::configuration(error.to_string()))?)
+        }
+        Settings::Server(_) => {
+            let name = &node.name.value;
+            return Err(Failure::configuration(format!("`{name}` is a door")));
+        }
         Settings::PassedOver => child()?.1,
         Settings::Replicate(options) => {
             let source = child()?;
             let mut options = options.clone();
             options.adopt |= circumstances.adopt;
             options.limit = circumstances.limit.or(options.limit);
-            options.continuous = circumstances.continuous;
+            options.continuous = circumstances.continuous && !is_served_elsewhere(graph, at);
             let opened =
                 Replicate::open(options, source, children.collect(), circumstances.state_dir);
             let opened = opened.map_err(refused)?;
             *pair = Some(opened.clone());
             opened
         }
+    })
+}
+
+/// Others can have reached what another process serves, also while this one was dead.
+fn is_served_elsewhere(graph: &Graph, at: usize) -> bool {
+    let node = &graph.nodes[at];
+    let Settings::Client(client) = &node.settings else {
+        let mut children = node.children.iter();
+        return children.any(|&child| is_served_elsewhere(graph, child));
+    };
+    let here = client.address.to_string();
+    !graph.nodes.iter().any(|node| match &node.settings {
+        Settings::Server(server) => server.listen.iter().any(|at| at.to_string() == here),
+        _ => false,
     })
 }
 
@@ -150,6 +254,31 @@ fn refused(error: OpenError) -> Failure {
 mod tests {
     use super::*;
     use crate::volfile::{Source, Variables, load};
+
+    #[test]
+    fn a_brick_behind_a_server_of_the_same_file_is_a_directory() {
+        let text = "[volume.a]\ntype='storage/posix'\ndirectory='/a'\n\
+            [volume.s]\ntype='protocol/server'\nlisten=['unix:/run/s']\nsubvolumes=['a']\n\
+            [volume.c]\ntype='protocol/client'\naddress='unix:/run/s'\nremote-subvolume='a'\n\
+            [volume.d]\ntype='protocol/client'\naddress='unix:/run/s'\nremote-subvolume='x'\n\
+            [volume.p]\ntype='cluster/replicate'\nsource='c'\nsinks=['d']\n";
+        let source = Source {
+            name: "t".into(),
+            text: text.into(),
+        };
+        let graph = load(&source, &Variables::default()).graph.unwrap();
+        let bricks = bricks(&graph).into_iter();
+        let told: Vec<_> = bricks
+            .map(|brick| (brick.name, brick.directory.display().to_string(), brick.far))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("c".into(), "/a".into(), false),
+                ("d".into(), "unix:/run/s/x".into(), true)
+            ]
+        );
+    }
 
     #[test]
     fn bricks_are_named_as_the_pair_knows_them() {

@@ -40,6 +40,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Mount a volfile; a daemon goes on serving it
     Mount(commands::mount::Mount),
+    /// Serve the bricks of a volfile to other hermitfs; a daemon goes on
+    Serve(commands::serve::Serve),
     /// Move OLD to NEW while it is in use at MOUNTPOINT
     Migrate(commands::migrate::Migrate),
     /// How far it is
@@ -71,6 +73,7 @@ impl Command {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
         match self {
             Command::Mount(command) => command.run(global),
+            Command::Serve(command) => command.run(global),
             Command::Migrate(command) => command.run(global),
             Command::Status(command) => command.run(global),
             Command::Heal(command) => command.run(global),

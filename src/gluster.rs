@@ -3,25 +3,15 @@
 //! It is passed over with a warning, so that such a file mounts as it is; what nobody knows is a
 //! mistake all the same.
 
-/// Kinds that a local stack has no use for: the kernel keeps the locks of a single mount itself,
-/// and its page cache and read-ahead do what GlusterFS' performance translators were made for.
+/// Kinds that nothing here has a use for: the kernel's page cache and read-ahead do what GlusterFS'
+/// performance translators were made for.
 pub(crate) fn has_nothing_to_do(kind: &str) -> bool {
-    kind.starts_with("performance/")
-        || matches!(
-            kind,
-            "features/locks" | "features/posix-locks" | "debug/io-stats"
-        )
+    kind.starts_with("performance/") || kind == "debug/io-stats"
 }
 
 /// Why a kind that GlusterFS has is not taken.
 pub(crate) fn why_not(kind: &str) -> Option<&'static str> {
     Some(match kind {
-        "features/locks" => {
-            "the kernel keeps the locks of a single mount; this kind comes with bricks over the wire"
-        }
-        "protocol/client" | "protocol/server" => {
-            "this release serves the bricks of one machine; bricks over the wire come with a later one"
-        }
         "mount/fuse" => "the mount is not part of a volfile: `hermitfs mount` makes it",
         "cluster/distribute" | "cluster/dht" | "cluster/disperse" | "cluster/ec" => {
             "this release has `cluster/replicate` alone to put bricks together"
@@ -35,6 +25,11 @@ pub(crate) fn knows_option(kind: &str, option: &str) -> bool {
     let known: &[&str] = match kind {
         "storage/posix" => POSIX,
         "cluster/replicate" => REPLICATE,
+        "features/locks" => LOCKS,
+        // Who may come is a matter of the address, and of certificates.
+        "protocol/server" if option.starts_with("auth.") => return true,
+        "protocol/server" => SERVER,
+        "protocol/client" => CLIENT,
         _ => &[],
     };
     known.contains(&option) || matches!(option, "log-level")
@@ -59,6 +54,59 @@ const POSIX: &[&str] = &[
     "shared-brick-count",
     "update-link-count-parent",
     "volume-id",
+];
+
+const SERVER: &[&str] = &[
+    "auth-path",
+    "forget",
+    "inode-lru-limit",
+    "manage-gids",
+    "root-squash",
+    "statedump-path",
+    "tcp-window-size",
+    "transport-type",
+    "transport.address-family",
+    "transport.listen-backlog",
+    "transport.socket.keepalive",
+    "transport.socket.keepalive-count",
+    "transport.socket.keepalive-interval",
+    "transport.socket.keepalive-time",
+    "transport.socket.nodelay",
+    "transport.tcp-user-timeout",
+    "trusted-user",
+    "volfile-server",
+];
+
+const CLIENT: &[&str] = &[
+    "filter-O_DIRECT",
+    "frame-timeout",
+    "password",
+    "send-gids",
+    "strict-locks",
+    "tcp-window-size",
+    "transport-type",
+    "transport.address-family",
+    "transport.socket.keepalive",
+    "transport.socket.keepalive-count",
+    "transport.socket.keepalive-interval",
+    "transport.socket.keepalive-time",
+    "transport.socket.nodelay",
+    "transport.tcp-user-timeout",
+    "username",
+    "volfile-server",
+];
+
+const LOCKS: &[&str] = &[
+    "enforce-mandatory-lock",
+    "lock-migration-in-progress",
+    "mandatory-locking",
+    "monkey-unlocking",
+    "notify-contention",
+    "notify-contention-delay",
+    "revocation-clear-all",
+    "revocation-max-blocked",
+    "revocation-secs",
+    "trace",
 ];
 
 const REPLICATE: &[&str] = &[
@@ -105,6 +153,9 @@ mod tests {
         let own = [
             ("storage/posix", fields::<hermitfs_posix::Options>()),
             ("cluster/replicate", fields::<hermitfs_replicate::Options>()),
+            ("protocol/client", fields::<hermitfs_client::Options>()),
+            ("protocol/server", fields::<hermitfs_server::Options>()),
+            ("features/locks", fields::<hermitfs_locks::Options>()),
         ];
         for (kind, options) in own {
             for option in options.unwrap() {

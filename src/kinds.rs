@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+mod wire;
+
 use crate::gluster;
 use crate::volfile::{At, Finding, Syntax, Text, Value, Volume, decode};
 
@@ -14,6 +16,8 @@ pub(crate) enum Shape {
     Filter,
     /// Several.
     FanOut,
+    /// Any number: each is a volume that clients may have. Nothing stands above it.
+    Door,
 }
 
 /// The options of a volume, decoded.
@@ -23,6 +27,9 @@ pub(crate) enum Settings {
     Replicate(hermitfs_replicate::Options),
     Trace(hermitfs_trace::Options),
     Fault(hermitfs_fault::Options),
+    Locks(hermitfs_locks::Options),
+    Client(hermitfs_client::Options),
+    Server(hermitfs_server::Options),
     /// Only in volfiles written for GlusterFS: this volume has nothing to do here, and what is
     /// above it talks to what is below it.
     PassedOver,
@@ -55,6 +62,27 @@ pub(crate) static KINDS: &[Kind] = &[
         shape: Shape::FanOut,
         about: "a source, and sinks that are made equal to it",
         read: replicate,
+    },
+    Kind {
+        name: "features/locks",
+        alias: Some("features/posix-locks"),
+        shape: Shape::Filter,
+        about: "keeps the locks of all who share the volume",
+        read: |volume, _, findings| plain(volume, findings, Settings::Locks),
+    },
+    Kind {
+        name: "protocol/client",
+        alias: None,
+        shape: Shape::Leaf,
+        about: "a brick that a server has",
+        read: wire::client,
+    },
+    Kind {
+        name: "protocol/server",
+        alias: None,
+        shape: Shape::Door,
+        about: "bricks for clients",
+        read: wire::server,
     },
     Kind {
         name: "debug/trace",

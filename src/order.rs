@@ -14,8 +14,12 @@ pub(crate) struct Order {
     /// The volfile's name, for messages, and its text.
     pub(crate) volfile: (String, String),
     pub(crate) set: BTreeMap<String, String>,
-    /// Absolute, without symbolic links.
+    /// Absolute, without symbolic links. Of a daemon that only serves bricks: its volfile, by which
+    /// it is known.
     pub(crate) mountpoint: PathBuf,
+    /// Only the servers of the volfile; nothing is mounted.
+    #[serde(default)]
+    pub(crate) serve: bool,
     /// Options of the mount: `ro,threads=16`.
     pub(crate) options: Vec<String>,
     /// Absolute.

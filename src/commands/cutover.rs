@@ -26,6 +26,15 @@ pub(crate) struct Cutover {
     /// Which sink, where there are several: its name in the volfile
     #[arg(long, value_name = "SINK")]
     to: Option<String>,
+    /// Go on although processes have their working or root directory in the mount
+    ///
+    /// What they reach from there is served from the new brick until they end, and hermitfs stays
+    /// as long: right for a server that works in its data directory, as databases do. For them
+    /// getcwd(3) fails from now on, `..` ends at the mount's root, and their locks on what they open
+    /// keep out, or are kept out by, those who come by the path only for files that are opened to
+    /// read and write.
+    #[arg(long)]
+    stay_inside: bool,
 }
 
 impl Cutover {
@@ -36,6 +45,7 @@ impl Cutover {
             let request = proto::CutoverRequest {
                 timeout_s: self.timeout.as_secs_f64(),
                 to: self.to,
+                stay_inside: self.stay_inside,
             };
             let reply = admin.cutover(request).await.map_err(refused)?.into_inner();
             match reply.outcome {
@@ -44,16 +54,29 @@ impl Cutover {
                     report(mountpoint, &done);
                     Ok(())
                 }
-                Some(Outcome::Refused(refused)) => Err(not_done(
-                    &refused,
-                    "no cut-over; everything goes on as before",
-                )),
+                Some(Outcome::Refused(refused)) => {
+                    let last = "no cut-over; everything goes on as before";
+                    let failure = not_done(&refused, last);
+                    if only_inside(&refused) {
+                        screen::print_error(STAY);
+                    }
+                    Err(failure)
+                }
                 None => Err(Failure::other(
                     "the daemon gave no answer that this command knows",
                 )),
             }
         })
     }
+}
+
+const STAY: &str =
+    "With --stay-inside they go on in their directories, on the new brick (see --help).\n";
+
+/// Whether nothing is in the way but working and root directories.
+fn only_inside(refused: &proto::Refused) -> bool {
+    let inside = |how: &str| matches!(how, "working directory" | "root directory");
+    !refused.users.is_empty() && refused.users.iter().all(|usage| inside(&usage.how))
 }
 
 fn report(mountpoint: &Path, done: &Done) {

@@ -68,6 +68,7 @@ impl Migrate {
                 // A dollar sign in a path is no variable: values are taken as they are.
                 set: set.into_iter().collect(),
                 mountpoint: target.mountpoint.clone(),
+                serve: false,
                 options: Vec::new(),
                 state_dir: target.state_dir.clone(),
                 adopt: self.adopt,

@@ -11,5 +11,6 @@ pub(crate) mod heal;
 pub(crate) mod man;
 pub(crate) mod migrate;
 pub(crate) mod mount;
+pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod throttle;

@@ -53,6 +53,7 @@ impl Mount {
             volfile: (source.name, source.text),
             set: self.set.into_iter().collect(),
             mountpoint: target.mountpoint,
+            serve: false,
             options: self.options,
             state_dir: target.state_dir,
             adopt: false,

@@ -107,6 +107,7 @@ fn json(status: &proto::StatusReply) -> Value {
         "state": status.state,
         "reason": status.reason,
         "ready": status.ready,
+        "can_cut_over": status.can_cut_over,
         "pid": status.pid,
         "mountpoint": status.mountpoint,
         "volfile": status.volfile,

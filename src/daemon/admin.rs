@@ -19,17 +19,22 @@ use tonic::{Request, Response, Status};
 
 use super::cutover;
 use super::serve::Daemon;
+use super::status::Asked;
 
 type Answer<T> = Result<Response<T>, Status>;
 type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Answers until it is dropped.
-pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener) {
+/// Answers until it is dropped. `daemon` is the one that has a mount, which can be cut over.
+pub(crate) async fn serve(
+    asked: Arc<dyn Asked>,
+    daemon: Option<Arc<Daemon>>,
+    listener: UnixListener,
+) {
     let listener = match tokio::net::UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("nobody can be answered: {error}"),
     };
-    let service = AdminServer::with_interceptor(Door(daemon), only_root);
+    let service = AdminServer::with_interceptor(Door { asked, daemon }, only_root);
     let served = Server::builder()
         .add_service(service)
         .serve_with_incoming(UnixListenerStream::new(listener))
@@ -52,13 +57,26 @@ fn only_root(request: Request<()>) -> Result<Request<()>, Status> {
     }
 }
 
-struct Door(Arc<Daemon>);
+struct Door {
+    asked: Arc<dyn Asked>,
+    daemon: Option<Arc<Daemon>>,
+}
 
 impl Door {
     fn pair(&self) -> Result<Arc<Replicate>, Status> {
-        let none =
-            || Status::failed_precondition("this mount has no pair: there is nothing to heal");
-        self.0.pair.clone().ok_or_else(none)
+        let none = || Status::failed_precondition("there is no pair here: nothing is to be healed");
+        self.asked.pair().ok_or_else(none)
+    }
+
+    fn mounted(&self) -> Result<Arc<Daemon>, Status> {
+        let none = || {
+            Status::failed_precondition(
+                "these bricks are served to others, and there is no mount here that could be \
+                 exchanged: stop all who work in it, wait for `hermitfs heal --wait`, end this \
+                 daemon, and use the new brick",
+            )
+        };
+        self.daemon.clone().ok_or_else(none)
     }
 }
 
@@ -74,11 +92,11 @@ impl Admin for Door {
 
     async fn status(&self, request: Request<proto::StatusRequest>) -> Answer<Self::StatusStream> {
         if request.into_inner().follow {
-            let changes = WatchStream::new(self.0.status.subscribe());
+            let changes = WatchStream::new(self.asked.changes());
             return Ok(Response::new(Box::pin(changes.map(Ok))));
         }
-        let daemon = self.0.clone();
-        let now = apart(move || daemon.now()).await?;
+        let asked = self.asked.clone();
+        let now = apart(move || asked.now()).await?;
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(now)))))
     }
 
@@ -135,18 +153,20 @@ impl Admin for Door {
         &self,
         request: Request<proto::CutoverRequest>,
     ) -> Answer<proto::CutoverReply> {
-        let (daemon, request) = (self.0.clone(), request.into_inner());
+        let (daemon, request) = (self.mounted()?, request.into_inner());
         let limit = Duration::try_from_secs_f64(request.timeout_s)
             .map_err(|_| Status::invalid_argument("no such time limit"))?;
-        let outcome =
-            apart(move || cutover::cut_over(&daemon, limit, request.to.as_deref())).await?;
+        let outcome = apart(move || {
+            cutover::cut_over(&daemon, limit, request.to.as_deref(), request.stay_inside)
+        })
+        .await?;
         Ok(Response::new(proto::CutoverReply {
             outcome: Some(outcome),
         }))
     }
 
     async fn abort(&self, _: Request<proto::AbortRequest>) -> Answer<proto::AbortReply> {
-        let daemon = self.0.clone();
+        let daemon = self.mounted()?;
         let outcome = apart(move || cutover::abort(&daemon)).await?;
         Ok(Response::new(proto::AbortReply {
             outcome: Some(outcome),

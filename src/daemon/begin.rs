@@ -19,6 +19,7 @@ use crate::mounts::Mounts;
 use crate::order::Order;
 use crate::over::Over;
 use crate::run::{Lock, Record, Slot};
+use crate::sys;
 use crate::volfile::Graph;
 
 impl Serving {
@@ -27,7 +28,7 @@ impl Serving {
     pub(crate) fn begin(order: Order) -> Result<Serving> {
         let graph = order.graph()?;
         let bricks = build::bricks(&graph);
-        let options = mount_options(&order)?;
+        let options = mount_options(&order, &graph)?;
         let slot = Slot::new(&order.state_dir, &order.mountpoint);
         let standing = place::look(&order, &bricks)?;
         place::fuse_device()?;
@@ -43,11 +44,16 @@ impl Serving {
             continuous &= dead;
             over = Some(taken);
         }
-        let opened = open(&order, &graph, &bricks, continuous, over.as_ref());
-        let volume = opened.inspect_err(|_| give_up(over.as_ref()))?;
+        let opened = open(&order, &slot, &graph, &bricks, continuous, over.as_ref());
+        let mut volume = opened.inspect_err(|_| give_up(over.as_ref()))?;
+        let Some(top) = volume.top.take() else {
+            return Err(Failure::configuration(
+                "this volfile has nothing to mount, but servers: use `hermitfs serve -f VOLFILE`",
+            ));
+        };
         let record = record(&order, &slot, &bricks, &volume);
         let attached = listen(&slot, &record).and_then(|listener| {
-            let mount = Mount::prepare(volume.top, options).map_err(mount_failure)?;
+            let mount = Mount::prepare(top, options).map_err(mount_failure)?;
             mount.set_shared(over.is_some());
             let placement = match over {
                 Some(_) => Placement::OnTop,
@@ -81,7 +87,7 @@ impl Serving {
             }
         })?;
         if let Some(pair) = &volume.pair {
-            pair.start();
+            pair.start(sys::give_way_soon);
         }
         tracing::info!(
             mountpoint = %order.mountpoint.display(),
@@ -97,6 +103,7 @@ impl Serving {
                 &bricks,
                 volume.pair.as_deref(),
                 mount.panics(),
+                true,
             )),
             slot,
             record,
@@ -115,6 +122,7 @@ impl Serving {
             lock,
             runtime,
             signals,
+            servers: volume.servers,
         })
     }
 }
@@ -122,6 +130,7 @@ impl Serving {
 /// Opens the bricks.
 fn open(
     order: &Order,
+    slot: &Slot,
     graph: &Graph,
     bricks: &[Brick],
     continuous: bool,
@@ -130,6 +139,7 @@ fn open(
     let moved = over.map(|over| (bricks.first(), over.brick()));
     let circumstances = Circumstances {
         state_dir: &order.state_dir,
+        slot: slot.name(),
         adopt: order.adopt,
         limit: order.limit.and_then(Rate::new),
         continuous,
@@ -190,8 +200,11 @@ fn record(order: &Order, slot: &Slot, bricks: &[Brick], volume: &Volume) -> Reco
     }
 }
 
-fn mount_options(order: &Order) -> Result<hermitfs_fuse::Options> {
-    let mut options = hermitfs_fuse::Options::default();
+fn mount_options(order: &Order, graph: &Graph) -> Result<hermitfs_fuse::Options> {
+    let mut options = hermitfs_fuse::Options {
+        shared: build::is_shared(graph),
+        ..hermitfs_fuse::Options::default()
+    };
     for list in &order.options {
         options
             .set_all(list)
@@ -212,7 +225,7 @@ fn mount_failure(error: MountError) -> Failure {
 }
 
 /// Opens the socket and writes the record: from here on commands find this daemon.
-fn listen(slot: &Slot, record: &Record) -> Result<UnixListener> {
+pub(super) fn listen(slot: &Slot, record: &Record) -> Result<UnixListener> {
     let open = || {
         slot.clear_socket();
         let (path, _dir) = slot.socket()?;

@@ -22,13 +22,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How many objects a refusal names.
 const NAMED: usize = 10;
 
-/// Puts a sink in the mount's place, or leaves everything as it was.
+/// Puts a sink in the mount's place, or leaves everything as it was. With `inside`, working
+/// directories are not in the way.
 pub(crate) fn cut_over(
     daemon: &Arc<Daemon>,
     limit: Duration,
     to: Option<&str>,
+    inside: bool,
 ) -> cutover_reply::Outcome {
-    match try_cut_over(daemon, limit, to) {
+    match try_cut_over(daemon, limit, to, inside) {
         Ok(done) => {
             tracing::info!(held_s = done.held_s, open = done.open, "cut over");
             cutover_reply::Outcome::Done(done)
@@ -44,6 +46,7 @@ fn try_cut_over(
     daemon: &Arc<Daemon>,
     limit: Duration,
     to: Option<&str>,
+    inside: bool,
 ) -> Result<cutover_reply::Done, proto::Refused> {
     let Ok(mut over) = daemon.ending.try_lock() else {
         return Err(not_now("a cut-over or an abort is under way already"));
@@ -54,6 +57,13 @@ fn try_cut_over(
         ));
     };
     let sink = choose(daemon, to)?;
+    if daemon.bricks[sink].far {
+        return Err(never(format!(
+            "{} is another machine's or process' directory, which cannot be put in the mount's place here: stop \
+             everything that works here, `hermitfs heal --wait`, unmount, and use it where it is",
+            daemon.bricks[sink].directory.display()
+        )));
+    }
     if !pair.status().ready {
         return Err(proto::Refused {
             reasons: in_the_way(pair),
@@ -62,7 +72,7 @@ fn try_cut_over(
     }
     // What is opened from now on can go on over the cut-over.
     daemon.mount.set_passthrough(false);
-    let swapped = within(limit, || swap::swap(daemon, pair, sink, limit));
+    let swapped = within(limit, || swap::swap(daemon, pair, sink, limit, inside));
     let Swapped { held, open, root } = swapped.inspect_err(|_| {
         daemon.mount.set_passthrough(true);
     })?;

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use super::copying;
 use crate::exit::{Code, Failure, Result};
 use crate::order::Order;
 
@@ -26,6 +27,7 @@ pub(crate) fn start(order: &Order) -> Result<()> {
     let text = serde_json::to_vec(order).map_err(|error| gone(error.into()))?;
     // Through /proc, so that a program that was replaced on disk meanwhile is still the same.
     let mut child = Command::new("/proc/self/exe")
+        .envs(copying::tunables())
         .arg0("hermitfs")
         .arg("daemon")
         .arg(&order.mountpoint)

@@ -2,6 +2,8 @@
 
 mod admin;
 mod begin;
+mod bricks;
+mod copying;
 mod cutover;
 mod detach;
 mod fstab;
@@ -19,15 +21,38 @@ use crate::order::Order;
 /// Serves in this process; its log goes to the standard error. `ready` is called when the mount
 /// answers.
 pub(crate) fn foreground(order: Order) -> Result<()> {
+    crate::sys::keep_freed();
     log::start(None).map_err(|error| Failure::other(format!("no log: {error}")))?;
     detach::leave_directory();
-    let serving = serve::Serving::begin(order)?;
-    serving.run()
+    begin(order)?.run()
+}
+
+/// What a daemon does once it is ready.
+enum Ready {
+    Mount(Box<serve::Serving>),
+    Bricks(Box<bricks::Bricks>),
+}
+
+fn begin(order: Order) -> Result<Ready> {
+    Ok(match order.serve {
+        true => Ready::Bricks(Box::new(bricks::Bricks::begin(&order)?)),
+        false => Ready::Mount(Box::new(serve::Serving::begin(order)?)),
+    })
+}
+
+impl Ready {
+    fn run(self) -> Result<()> {
+        match self {
+            Ready::Mount(serving) => serving.run(),
+            Ready::Bricks(bricks) => bricks.run(),
+        }
+    }
 }
 
 /// The life of a detached daemon.
 pub(crate) fn detached() -> Result<()> {
     crate::sys::close_inherited();
+    crate::sys::keep_freed();
     let order = detach::receive()?;
     detach::leave();
     let begun = place::log(&order).and_then(|file| {
@@ -37,12 +62,12 @@ pub(crate) fn detached() -> Result<()> {
                 file.display()
             ))
         })?;
-        serve::Serving::begin(order).map(|serving| (serving, file))
+        begin(order).map(|ready| (ready, file))
     });
     match begun {
-        Ok((serving, file)) => {
+        Ok((ready, file)) => {
             detach::answer(&Ok(()), Some(&file));
-            serving.run()
+            ready.run()
         }
         Err(failure) => {
             tracing::error!("{failure}");

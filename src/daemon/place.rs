@@ -19,6 +19,10 @@ use crate::run::{Record, Slot};
 pub(crate) fn log(order: &Order) -> Result<PathBuf> {
     let slot = Slot::new(&order.state_dir, &order.mountpoint);
     // Before anything is made: the state directory may be a brick by mistake.
+    if order.serve {
+        slot.prepare()?;
+        return Ok(slot.log());
+    }
     look(order, &crate::build::bricks(&order.graph()?))?;
     slot.prepare()?;
     Ok(slot.log())
@@ -31,7 +35,7 @@ pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
         .map_err(|error| Failure::other(format!("/proc/self/mountinfo cannot be read: {error}")))?;
     let over = is_over(order, bricks, &mounts);
     let mut places = Vec::new();
-    for (n, brick) in bricks.iter().enumerate() {
+    for (n, brick) in bricks.iter().enumerate().filter(|(_, brick)| !brick.far) {
         let place = match over && n == 0 {
             true => covered(&order.mountpoint, &mounts)?,
             false => Place::new(directory(&brick.directory, &mounts)?, &mounts),
@@ -70,6 +74,7 @@ pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
 pub(crate) fn is_over(order: &Order, bricks: &[Brick], mounts: &Mounts) -> bool {
     let source = bricks
         .first()
+        .filter(|brick| !brick.far)
         .map(|brick| paths::mount_point(&brick.directory, mounts));
     source.is_some_and(|source| source.is_ok_and(|source| source == order.mountpoint))
 }
@@ -257,6 +262,7 @@ mod tests {
             name: directory.into(),
             directory: directory.into(),
             one_file_system: false,
+            far: false,
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hermitfs_fuse::{Mount, MountError};
 use hermitfs_proto::admin::v1::StatusReply;
 use hermitfs_replicate::Replicate;
+use hermitfs_server::Server;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -59,6 +60,8 @@ pub(crate) struct Serving {
     pub(crate) lock: Lock,
     pub(crate) runtime: Runtime,
     pub(crate) signals: Signals,
+    /// To the very end: what is still open after a cut-over may be reached through them.
+    pub(crate) servers: Vec<Server>,
 }
 
 /// What ends a daemon, heard from before its mount is there: who hears of it may want it to end
@@ -86,7 +89,7 @@ impl Signals {
     }
 
     /// Until the next one to end.
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         let [term, int, _hangup] = &mut self.0;
         tokio::select! { _ = term.recv() => (), _ = int.recv() => () }
     }
@@ -102,6 +105,7 @@ impl Serving {
             lock,
             runtime,
             mut signals,
+            servers,
         } = self;
         let (mount, watcher) = (daemon.mount.clone(), Arc::downgrade(&daemon));
         std::thread::spawn(move || {
@@ -120,7 +124,7 @@ impl Serving {
         let teller = Arc::downgrade(&daemon);
         std::thread::spawn(move || status::tell(&teller));
         let end = runtime.block_on(async {
-            let server = tokio::spawn(admin::serve(daemon.clone(), listener));
+            let server = tokio::spawn(admin::serve(daemon.clone(), Some(daemon.clone()), listener));
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
             let end = tokio::select! {
                 end = ends.recv() => end.unwrap_or(End::Unmounted),
@@ -143,8 +147,11 @@ impl Serving {
             linger(&runtime, &mut signals, mount);
             // Not before: a service manager gives those who stop a time limit.
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+        } else {
+            drop((daemon, ends, lock));
         }
         runtime.shutdown_background();
+        drop(servers);
         Ok(())
     }
 }

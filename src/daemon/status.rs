@@ -1,22 +1,24 @@
 //! How far a pair is, as the admin door tells it.
 
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_replicate::Replicate;
+use tokio::sync::watch;
 
 use super::serve::Daemon;
 use crate::build::Brick;
 use crate::run::Record;
 
-/// The numbers of this moment.
+/// The numbers of this moment. `mounted`: there is a mount here, not only servers.
 pub(crate) fn reply(
     record: &Record,
     bricks: &[Brick],
     pair: Option<&Replicate>,
     panics: u64,
+    mounted: bool,
 ) -> proto::StatusReply {
     let base = proto::StatusReply {
         state: "plain".into(),
@@ -58,6 +60,7 @@ pub(crate) fn reply(
             .skip(1)
             .map(|brick| told(brick, &health(&brick.name)))
             .collect(),
+        can_cut_over: mounted && bricks.iter().skip(1).any(|brick| !brick.far),
         since: now
             .since
             .and_then(|since| since.duration_since(UNIX_EPOCH).ok())
@@ -82,29 +85,52 @@ fn told(brick: &Brick, health: &str) -> proto::Brick {
     }
 }
 
+/// What the admin door asks of a daemon, with or without a mount.
+pub(crate) trait Asked: Send + Sync + 'static {
+    /// The pair that it heals, if it has one.
+    fn pair(&self) -> Option<Arc<Replicate>>;
+    /// How far it is now.
+    fn now(&self) -> proto::StatusReply;
+    /// Where changes are told.
+    fn told(&self) -> &watch::Sender<proto::StatusReply>;
+
+    /// For somebody who wants to hear of changes.
+    fn changes(&self) -> watch::Receiver<proto::StatusReply> {
+        self.told().subscribe()
+    }
+}
+
 /// Tells all listeners whenever something has changed, at most ten times a second, until the
 /// daemon is gone.
-pub(crate) fn tell(daemon: &Weak<Daemon>) {
-    while let Some(daemon) = daemon.upgrade() {
-        daemon.status.send_replace(daemon.now());
-        match &daemon.pair {
+pub(crate) fn tell(asked: &Weak<impl Asked>) {
+    while let Some(asked) = asked.upgrade() {
+        asked.told().send_replace(asked.now());
+        match asked.pair() {
             Some(pair) => pair.wait_change(Duration::from_secs(1)),
             None => std::thread::sleep(Duration::from_secs(1)),
         }
-        drop(daemon);
+        drop(asked);
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-impl Daemon {
-    /// How far it is now.
-    pub(crate) fn now(&self) -> proto::StatusReply {
+impl Asked for Daemon {
+    fn pair(&self) -> Option<Arc<Replicate>> {
+        self.pair.clone()
+    }
+
+    fn now(&self) -> proto::StatusReply {
         reply(
             &self.record,
             &self.bricks,
             self.pair.as_deref(),
             self.mount.panics(),
+            true,
         )
+    }
+
+    fn told(&self) -> &watch::Sender<proto::StatusReply> {
+        &self.status
     }
 }
 

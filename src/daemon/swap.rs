@@ -74,9 +74,10 @@ pub(super) fn swap(
     pair: &Replicate,
     sink: usize,
     limit: Duration,
+    inside: bool,
 ) -> Result<Swapped, Refusal> {
     // Most of what is in the way is seen while users still work.
-    judge(daemon, pair, &daemon.mount.open_files(), LOOK)?;
+    judge(daemon, pair, &daemon.mount.open_files(), LOOK, inside)?;
     let began = Instant::now();
     let deadline = began + limit;
     let late = |what: &str| {
@@ -102,7 +103,7 @@ pub(super) fn swap(
     }
     let open = daemon.mount.open_files();
     let left = deadline.saturating_duration_since(Instant::now());
-    let held = judge(daemon, pair, &open, left)?;
+    let held = judge(daemon, pair, &open, left, inside)?;
     let carried = carry(daemon, pair, sink, &open, held, deadline)?;
     let carried_at = began.elapsed();
     // Held, so that what the kernel knows of the mount is not taken down while users wait.
@@ -143,6 +144,7 @@ fn judge(
     pair: &Replicate,
     open: &[OpenFile],
     limit: Duration,
+    inside: bool,
 ) -> Result<Verdict, Refusal> {
     let Some(uses) = uses_within(daemon, limit) else {
         let reason = "the search for users of the mount did not end in time";
@@ -153,10 +155,13 @@ fn judge(
         .map(|file| Opened {
             number: file.number,
             bypasses: file.bypasses,
-            obstacle: is_sqlite(pair, &file.file).then_some("open SQLite database"),
+            obstacle: match file.locked {
+                true => Some("open, with locks in the volume"),
+                false => is_sqlite(pair, &file.file).then_some("open SQLite database"),
+            },
         })
         .collect();
-    let verdict = users::judge(&uses, &open, &daemon.record.mountpoint);
+    let verdict = users::judge(&uses, &open, &daemon.record.mountpoint, inside);
     match verdict.stuck.is_empty() {
         true => Ok(verdict),
         false => Err(Refusal::Now(busy(daemon, &verdict.stuck))),

@@ -151,6 +151,11 @@ fn errors(status: &proto::StatusReply, colour: bool) -> String {
 fn readiness(status: &proto::StatusReply, colour: bool) -> String {
     if status.ready {
         let ready = paint("ready", Paint::Good, colour);
+        if !status.can_cut_over {
+            return format!(
+                "{ready}  not by a command: stop everybody, `hermitfs heal --wait`, end this, use the new brick where it is"
+            );
+        }
         return format!(
             "{ready}  `hermitfs cutover {}` when nothing is in use",
             status.mountpoint
@@ -246,6 +251,25 @@ mod tests {
         let coloured = overview(&healing(), true);
         assert!(coloured.contains("\x1b[1;33mhealing\x1b[0m"));
         assert!(!overview(&healing(), false).contains('\x1b'));
+    }
+
+    #[test]
+    fn who_cannot_be_cut_over_by_a_command_is_told_how() {
+        let ready = proto::StatusReply {
+            ready: true,
+            can_cut_over: true,
+            ..healing()
+        };
+        assert!(overview(&ready, false).contains("`hermitfs cutover /data`"));
+        let far = proto::StatusReply {
+            can_cut_over: false,
+            ..ready
+        };
+        let text = overview(&far, false);
+        assert!(
+            text.contains("ready  not by a command") && !text.contains("hermitfs cutover"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -26,8 +26,9 @@ pub(crate) struct Verdict {
     pub(crate) locked: Vec<u64>,
 }
 
-/// Which files are open the door knows; who has them, /proc.
-pub(crate) fn judge(uses: &[Use], open: &[Opened], point: &Path) -> Verdict {
+/// Which files are open the door knows; who has them, /proc. With `inside`, who has a working or
+/// root directory in the mount stays there.
+pub(crate) fn judge(uses: &[Use], open: &[Opened], point: &Path, inside: bool) -> Verdict {
     let mut modes: HashMap<u64, bool> = HashMap::new();
     for file in open {
         *modes.entry(file.number).or_default() |= file.bypasses;
@@ -49,8 +50,10 @@ pub(crate) fn judge(uses: &[Use], open: &[Opened], point: &Path) -> Verdict {
                 verdict.locked.push(one.number);
                 continue;
             }
-            (What::File { .. }, None) | (What::Held, _) => {
+            (What::Place, _) if !inside => one.usage.how,
+            (What::File { .. }, None) | (What::Held | What::Place, _) => {
                 held.insert(one.number);
+                held.extend(&one.above);
                 continue;
             }
             (What::Mapping, _) => "mapping past the mount",
@@ -93,6 +96,7 @@ mod tests {
             },
             what,
             number,
+            above: Vec::new(),
         }
     }
 
@@ -105,7 +109,7 @@ mod tests {
                 obstacle: None,
             })
             .collect();
-        let Verdict { stuck, held, .. } = judge(uses, &open, Path::new("/data"));
+        let Verdict { stuck, held, .. } = judge(uses, &open, Path::new("/data"), false);
         (stuck.iter().map(|one| (one.pid, one.how)).collect(), held)
     }
 
@@ -157,7 +161,7 @@ mod tests {
             bypasses: false,
             obstacle: None,
         }];
-        let verdict = judge(&uses, &open, Path::new("/data"));
+        let verdict = judge(&uses, &open, Path::new("/data"), false);
         assert_eq!((verdict.stuck.len(), verdict.locked), (0, vec![1]));
         // On a directory, or where reads do not come to the door.
         assert_eq!(judged(&uses, &[]).0, [(7, "record lock")]);
@@ -172,7 +176,7 @@ mod tests {
             obstacle: Some("database"),
         }];
         let how = |uses: &[Use]| {
-            let stuck = judge(uses, &open, Path::new("/data")).stuck;
+            let stuck = judge(uses, &open, Path::new("/data"), false).stuck;
             stuck
                 .iter()
                 .map(|one| (one.pid, one.how))
@@ -185,12 +189,25 @@ mod tests {
     #[test]
     fn nothing_moves_a_place_a_lease_or_a_fifo() {
         for (what, how) in [
-            (What::Fixed, "working directory"),
+            (What::Place, "working directory"),
             (What::Fixed, "lease"),
             (What::Fifo, "open fifo"),
         ] {
             let uses = [used(what, how, 1)];
             assert_eq!(judged(&uses, &[(1, false)]).0, [(7, how)]);
         }
+    }
+
+    #[test]
+    fn who_may_stay_inside_keeps_the_way_up() {
+        let uses = [Use {
+            above: vec![4, 2],
+            ..used(What::Place, "working directory", 9)
+        }];
+        let verdict = judge(&uses, &[], Path::new("/data"), true);
+        assert_eq!((verdict.stuck, verdict.held), (vec![], vec![2, 4, 9]));
+        let program = [used(What::Fixed, "running program", 1)];
+        let stuck = judge(&program, &[], Path::new("/data"), true).stuck;
+        assert_eq!(stuck[0].how, "running program");
     }
 }

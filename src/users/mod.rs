@@ -13,6 +13,9 @@ use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 pub(crate) use self::judge::{Opened, Verdict, judge};
 use crate::mounts::{Mount, Mounts};
 
+/// The kernel takes no longer paths (`PATH_MAX`).
+const LONGEST: usize = 4000;
+
 /// One way in which one process uses the mount.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Usage {
@@ -39,7 +42,9 @@ pub(crate) enum What {
     /// A mapping whose stores others see.
     SharedMapping,
     Mapping,
-    /// Working and root directories, programs, leases, other mounts, and what the kernel uses.
+    /// A working or a root directory.
+    Place,
+    /// Programs, leases, other mounts, and what the kernel uses.
     Fixed,
 }
 
@@ -50,6 +55,8 @@ pub(crate) struct Use {
     pub(crate) what: What,
     /// The inode number that users see; 0 where none is known.
     pub(crate) number: u64,
+    /// Of a directory: those above it, up to the root of the mount.
+    pub(crate) above: Vec<u64>,
 }
 
 impl Use {
@@ -59,6 +66,7 @@ impl Use {
             usage,
             what: What::Fixed,
             number: 0,
+            above: Vec::new(),
         }
     }
 }
@@ -135,7 +143,7 @@ fn process(
     sockets: &HashMap<u64, PathBuf>,
     found: &mut Vec<Use>,
 ) {
-    let mut note = |how, what, number, path: PathBuf| {
+    let mut note = |how, what, number, above, path: PathBuf| {
         found.push(Use {
             usage: Usage {
                 pid,
@@ -145,16 +153,18 @@ fn process(
             },
             what,
             number,
+            above,
         });
     };
-    for (link, how) in [
-        ("cwd", "working directory"),
-        ("root", "root directory"),
-        ("exe", "running program"),
+    for (link, how, what) in [
+        ("cwd", "working directory", What::Place),
+        ("root", "root directory", What::Place),
+        ("exe", "running program", What::Fixed),
     ] {
-        if let Some((_, number)) = on(&dir.join(link), mount) {
-            let path = fs::read_link(dir.join(link)).unwrap_or_default();
-            note(how, What::Fixed, number, path);
+        let link = dir.join(link);
+        if let Some((kind, number)) = on(&link, mount) {
+            let path = fs::read_link(&link).unwrap_or_default();
+            note(how, what, number, above(&link, kind, mount), path);
         }
     }
     for descriptor in fs::read_dir(dir.join("fd")).into_iter().flatten().flatten() {
@@ -162,11 +172,12 @@ fn process(
         if let Some((kind, number)) = on(&link, mount) {
             let flags = flags(&dir.join("fdinfo").join(descriptor.file_name()));
             let (how, what) = opened(kind, flags);
-            note(how, what, number, fs::read_link(&link).unwrap_or_default());
+            let path = fs::read_link(&link).unwrap_or_default();
+            note(how, what, number, above(&link, kind, mount), path);
         } else if !sockets.is_empty()
             && let Some(path) = socket(&link).and_then(|socket| sockets.get(&socket))
         {
-            note("bound socket", What::Fixed, 0, path.clone());
+            note("bound socket", What::Fixed, 0, Vec::new(), path.clone());
         }
     }
     if let Ok(maps) = fs::read(dir.join("maps")) {
@@ -175,9 +186,28 @@ fn process(
                 true => ("shared mapping", What::SharedMapping),
                 false => ("mapping", What::Mapping),
             };
-            note(how, what, number, path);
+            note(how, what, number, Vec::new(), path);
         }
     }
+}
+
+/// The directories above the one that a link of /proc leads to: whoever holds it comes to them by
+/// `..`, which no name leads to and no mount is asked for.
+fn above(link: &Path, kind: FileType, mount: &Mount) -> Vec<u64> {
+    let mut found = Vec::new();
+    if kind != FileType::Directory {
+        return found;
+    }
+    let mut up = link.join("..");
+    // The root's parent is on another device; of a mount that is attached nowhere, itself.
+    while let Some((_, number)) = on(&up, mount)
+        && found.last() != Some(&number)
+        && up.as_os_str().len() < LONGEST
+    {
+        found.push(number);
+        up.push("..");
+    }
+    found
 }
 
 /// What a descriptor is, by its object and the flags that it was opened with.
@@ -293,6 +323,7 @@ fn fixed(pid: u32, process: &str, how: &'static str, path: PathBuf) -> Use {
         },
         what: What::Fixed,
         number: 0,
+        above: Vec::new(),
     }
 }
 

@@ -12,8 +12,30 @@ use crate::kinds::{self, KINDS, Kind, Settings, Shape};
 pub(crate) struct Graph {
     /// In the order of the text.
     pub(crate) nodes: Vec<Node>,
-    /// The volume that is mounted.
-    pub(crate) root: usize,
+    /// The volume that is mounted; `None` where all are for servers.
+    pub(crate) root: Option<usize>,
+    /// Servers: places in `nodes`.
+    pub(crate) doors: Vec<usize>,
+}
+
+impl Graph {
+    /// What a client reaches without leaving this graph: the volume that a server of it has under
+    /// that name.
+    pub(crate) fn behind(&self, client: &hermitfs_client::Options) -> Option<usize> {
+        let server = self
+            .doors
+            .iter()
+            .find(|&&door| match &self.nodes[door].settings {
+                Settings::Server(server) => {
+                    let mut heard = server.listen.iter().map(ToString::to_string);
+                    heard.any(|heard| heard == client.address.to_string())
+                }
+                _ => false,
+            })?;
+        let mut volumes = self.nodes[*server].children.iter();
+        let named = |&&at: &&usize| self.nodes[at].name.value == client.remote_subvolume;
+        volumes.find(named).copied()
+    }
 }
 
 /// One volume of it.
@@ -85,8 +107,11 @@ pub(crate) fn check(document: &Document, text: &str, findings: &mut Vec<Finding>
                 .collect(),
         })
         .collect();
-    let root = root(&nodes, findings)?;
-    Some(Graph { nodes, root })
+    let doors: Vec<usize> = (0..nodes.len())
+        .filter(|&at| nodes[at].kind.shape == Shape::Door)
+        .collect();
+    let root = root(&nodes, &doors, findings)?;
+    Some(Graph { nodes, root, doors })
 }
 
 fn errors(findings: &[Finding]) -> bool {
@@ -178,7 +203,7 @@ fn passing_over(
                 place.span.clone(),
             )
             .label(format!("`{}` is passed over", volume.name.value))
-            .help("locks, caching and read-ahead of a single mount are the kernel's own"),
+            .help("caching and read-ahead are the kernel's own"),
         );
         return Options::new();
     }
@@ -224,6 +249,20 @@ fn arity(part: &Part<'_>, syntax: Syntax, findings: &mut Vec<Finding>) {
             part.children[1].span.clone(),
         )
         .label("one too many"),
+        Shape::Door if count == 0 => Finding::error(
+            format!("`{}` has nothing to serve", name.value),
+            name.span.clone(),
+        )
+        .label(format!(
+            "`{kind}` stands above the volumes that clients may have"
+        ))
+        .help(format!(
+            "name them with {}",
+            match syntax {
+                Syntax::Toml => "`subvolumes = [\"...\"]`",
+                Syntax::Classic => "`subvolumes ...`",
+            }
+        )),
         Shape::FanOut if count < 2 => Finding::error(
             format!("`{}` needs a source and a sink", name.value),
             name.span.clone(),
@@ -292,12 +331,24 @@ fn replicates(parts: &[Part<'_>], findings: &mut Vec<Finding>) {
     }
 }
 
-fn root(nodes: &[Node], findings: &mut Vec<Finding>) -> Option<usize> {
+/// The volume to be mounted: the one top that is no server; none in a file for servers alone.
+fn root(nodes: &[Node], doors: &[usize], findings: &mut Vec<Finding>) -> Option<Option<usize>> {
     let mut below = vec![false; nodes.len()];
     for &child in nodes.iter().flat_map(|node| &node.children) {
         below[child] = true;
     }
-    let roots: Vec<usize> = (0..nodes.len()).filter(|&at| !below[at]).collect();
+    for &door in doors.iter().filter(|&&door| below[door]) {
+        findings.push(
+            Finding::error(
+                format!("`{}` stands below another volume", nodes[door].name.value),
+                nodes[door].name.span.clone(),
+            )
+            .label("a server is a door: only clients stand above it")
+            .help("reach what it serves through a `protocol/client`"),
+        );
+    }
+    let is_top = |at: &usize| !below[*at] && !doors.contains(at);
+    let roots: Vec<usize> = (0..nodes.len()).filter(is_top).collect();
     for circle in circles(nodes) {
         let names: Vec<&str> = circle
             .iter()
@@ -316,8 +367,8 @@ fn root(nodes: &[Node], findings: &mut Vec<Finding>) -> Option<usize> {
         }
     }
     match roots[..] {
-        [] => None,
-        [root] => (!errors(findings)).then_some(root),
+        [] => (!errors(findings) && !doors.is_empty()).then_some(None),
+        [root] => (!errors(findings)).then_some(Some(root)),
         [.., top] => {
             let others = &roots[..roots.len() - 1];
             let finding = Finding::error(
@@ -420,8 +471,8 @@ mod tests {
         let loaded = look(PAIR);
         assert!(loaded.findings.is_empty(), "{:?}", loaded.findings);
         let graph = loaded.graph.unwrap();
-        assert_eq!(graph.nodes[graph.root].name.value, "pair");
-        assert_eq!(graph.nodes[graph.root].children, [0, 1]);
+        assert_eq!(graph.nodes[graph.root.unwrap()].name.value, "pair");
+        assert_eq!(graph.nodes[graph.root.unwrap()].children, [0, 1]);
         assert!(loaded.open.contains("new"));
     }
 
@@ -436,7 +487,7 @@ mod tests {
         };
         let limit = |text: &str| {
             let graph = look(text).graph.unwrap();
-            match &graph.nodes[graph.root].settings {
+            match &graph.nodes[graph.root.unwrap()].settings {
                 crate::kinds::Settings::Replicate(options) => {
                     options.limit.map(hermitfs_replicate::Rate::bytes_a_second)
                 }
@@ -466,7 +517,7 @@ mod tests {
             ),
         ] {
             let graph = look(&format!("{bricks}{pair}")).graph.unwrap();
-            assert_eq!(graph.nodes[graph.root].children, children);
+            assert_eq!(graph.nodes[graph.root.unwrap()].children, children);
         }
     }
 
@@ -485,13 +536,13 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_is_said_to_come_later() {
+    fn what_there_is_not_yet_is_said_so() {
         let source = Source {
             name: "t".into(),
-            text: "[volume.a]\ntype='protocol/client'\n".into(),
+            text: "[volume.a]\ntype='cluster/distribute'\n".into(),
         };
         let loaded = load(&source, &Variables::default());
-        assert!(render(&source, &loaded.findings, false).contains("later one"));
+        assert!(render(&source, &loaded.findings, false).contains("this release has"));
     }
 
     #[test]

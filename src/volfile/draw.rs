@@ -6,11 +6,16 @@ use crate::kinds::Settings;
 /// Draws it, a line per volume; `mountpoint` stands above, where it is known.
 pub(crate) fn draw(graph: &Graph, mountpoint: Option<&str>) -> String {
     let mut lines: Vec<(String, String)> = Vec::new();
-    lines.push((
-        format!("fuse {}", mountpoint.unwrap_or("MOUNTPOINT")),
-        "the mount".into(),
-    ));
-    walk(graph, graph.root, None, "", "└─ ", "   ", &mut lines);
+    if let Some(root) = graph.root {
+        lines.push((
+            format!("fuse {}", mountpoint.unwrap_or("MOUNTPOINT")),
+            "the mount".into(),
+        ));
+        walk(graph, root, None, "", "└─ ", "   ", &mut lines);
+    }
+    for &door in &graph.doors {
+        walk(graph, door, None, "", "", "", &mut lines);
+    }
     let width = lines
         .iter()
         .map(|(left, _)| left.chars().count())
@@ -41,7 +46,7 @@ fn walk(
             "{before}{branch}{role}{}  {}",
             node.name.value, node.written
         ),
-        about(node),
+        about(graph, node),
     ));
     let before = format!("{before}{below}");
     let last = node.children.len().saturating_sub(1);
@@ -60,9 +65,20 @@ fn walk(
     }
 }
 
-fn about(node: &Node) -> String {
+fn about(graph: &Graph, node: &Node) -> String {
     match &node.settings {
         Settings::Posix(options) => options.directory.display().to_string(),
+        Settings::Client(options) => {
+            let far = format!("{} at {}", options.remote_subvolume, options.address);
+            match graph.behind(options) {
+                Some(_) => format!("{far}, served below"),
+                None => far,
+            }
+        }
+        Settings::Server(options) => {
+            let heard: Vec<String> = options.listen.iter().map(ToString::to_string).collect();
+            format!("listens at {}", heard.join(", "))
+        }
         Settings::PassedOver => "passed over".into(),
         _ => node.kind.about.into(),
     }
@@ -72,6 +88,31 @@ fn about(node: &Node) -> String {
 mod tests {
     use super::*;
     use crate::volfile::{Source, Variables, load};
+
+    #[test]
+    fn hosts_and_ports_are_drawn() {
+        let text = "[volume.old]\ntype='storage/posix'\ndirectory='/a'\n\
+            [volume.bricks]\ntype='protocol/server'\nlisten=['127.0.0.1:24107']\nsubvolumes=['old']\n\
+            [volume.o]\ntype='protocol/client'\naddress='127.0.0.1:24107'\nremote-subvolume='old'\n\
+            [volume.n]\ntype='protocol/client'\naddress='unix:/run/n'\nremote-subvolume='new'\n\
+            [volume.pair]\ntype='cluster/replicate'\nsource='o'\nsinks=['n']\n";
+        let source = Source {
+            name: "t".into(),
+            text: text.into(),
+        };
+        let graph = load(&source, &Variables::default()).graph.unwrap();
+        assert_eq!(
+            draw(&graph, Some("/data")),
+            "\
+fuse /data                        the mount
+└─ pair  cluster/replicate        a source, and sinks that are made equal to it
+   ├─ source o  protocol/client   old at 127.0.0.1:24107, served below
+   └─ sink n  protocol/client     new at unix:/run/n
+bricks  protocol/server           listens at 127.0.0.1:24107
+└─ old  storage/posix             /a
+"
+        );
+    }
 
     #[test]
     fn the_stack_is_drawn_from_the_mount_down() {

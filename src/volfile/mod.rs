@@ -19,7 +19,7 @@ pub(crate) use decode::decode;
 #[cfg(test)]
 pub(crate) use decode::fields;
 pub(crate) use diagnostic::{Finding, Severity, Source, render};
-pub(crate) use document::{At, Syntax, Text, Value, Volume};
+pub(crate) use document::{At, Options, Syntax, Text, Value, Volume};
 pub(crate) use draw::draw;
 pub(crate) use resolve::Variables;
 
@@ -92,7 +92,10 @@ mod tests {
             }
             let set = open
                 .into_iter()
-                .map(|name| (name.clone(), format!("/{name}")))
+                .map(|name| match &*name {
+                    "address" => (name, "10.0.0.1:24007".into()),
+                    _ => (name.clone(), format!("/{name}")),
+                })
                 .collect();
             let loaded = load(
                 &source,

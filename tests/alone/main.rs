@@ -1,17 +1,23 @@
-//! Mount namespaces. These tests run one after the other, and beside no others: a namespace has a
+//! Mount and network namespaces. These tests run one after the other, and beside no others: a namespace has a
 //! copy of all mounts that there are, and keeps them from being taken away.
 // A test says that it has failed by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod hosts;
+mod lines;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use hermitfs_tests::disk::Format;
 use hermitfs_tests::guest::in_a_namespace;
-use hermitfs_tests::hermitfs::exit;
+use hermitfs_tests::hermitfs::{self, exit};
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::shell;
+use hermitfs_tests::tree::Tree;
 
 fn device(path: &Path) -> u64 {
     fs::metadata(path).unwrap().dev()
@@ -75,4 +81,33 @@ fn a_namespace_that_gets_what_is_mounted_sees_what_all_see() {
     assert_eq!(device(&its), device(new.path()));
     assert_eq!(fs::read(its.join("file")).unwrap(), b"content");
     drop(guest);
+}
+
+#[test]
+fn without_dev_fuse_it_says_so() {
+    let lab = Lab::new("no-fuse");
+    let (old, new) = (
+        lab.disk("old", Format::Ext3, 64),
+        lab.disk("new", Format::Ext4, 64),
+    );
+    fs::write(old.join("file"), b"content").unwrap();
+    let views = [lab.quiet_view(old.path()), lab.quiet_view(new.path())];
+    let before = [Tree::of(&views[0]), Tree::of(&views[1]).without_atimes()];
+    let script = "mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9 && exec \"$@\"";
+    let outcome = hermitfs::run(
+        Command::new("unshare")
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(hermitfs::binary())
+            .arg("migrate")
+            .args([old.path(), new.path(), &lab.dir("data")])
+            .arg("--no-wait")
+            .env("HERMITFS_STATE_DIR", lab.dir("state")),
+        Duration::from_secs(60),
+    );
+    let code = outcome.code;
+    assert_ne!(code, exit::OK);
+    outcome.refused(code, &["/dev/fuse"]);
+    Tree::of(&views[0]).assert_unchanged_since(&before[0]);
+    let new = Tree::of(&views[1]).without_atimes();
+    new.assert_unchanged_since(&before[1]);
 }

@@ -62,29 +62,34 @@ pub(crate) fn run() {
     );
     let mut migration = lab.migration(old.path(), new.path());
     migration.start();
+    compare(
+        "one file of 256 MiB, warm, MiB/s (ratio to native)",
+        [
+            ("hermitfs", migration.mount()),
+            ("native ext3", native.path()),
+        ],
+        || drop(migration.command("heal", &["--wait"]).expect(exit::OK)),
+    );
+}
+
+/// Does the jobs at both places, and shows how fast they were.
+pub(crate) fn compare(title: &str, places: [(&str, &Path); 2], settle: impl Fn()) {
     let mut rates: Vec<[Vec<f64>; 2]> = JOBS.iter().map(|_| Default::default()).collect();
-    for place in [migration.mount(), native.path()] {
+    for (_, place) in places {
         fio(place, "--rw=write --bs=1M --end_fsync=1", "write");
     }
     for _ in 0..rounds() {
         for ((_, direction, job), rates) in JOBS.iter().zip(&mut rates) {
-            for (place, rates) in [migration.mount(), native.path()].into_iter().zip(rates) {
-                migration.command("heal", &["--wait"]).expect(exit::OK);
+            for ((_, place), rates) in places.into_iter().zip(rates) {
+                settle();
                 rates.push(fio(place, job, direction));
             }
         }
     }
-    headline(
-        "one file of 256 MiB, warm, MiB/s (ratio to native)",
-        "job",
-        &["hermitfs", "native ext3"],
-    );
-    for ((name, ..), [hermitfs, native]) in JOBS.iter().zip(rates) {
-        let (hermitfs, native) = (median(hermitfs), median(native));
-        row(
-            name,
-            &[with_ratio(hermitfs, native), format!("{native:.2}")],
-        );
+    headline(title, "job", &places.map(|(name, _)| name));
+    for ((name, ..), [first, second]) in JOBS.iter().zip(rates) {
+        let (first, second) = (median(first), median(second));
+        row(name, &[with_ratio(first, second), format!("{second:.2}")]);
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use hermitfs_tests::disk::Format;
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::need;
 use hermitfs_tests::shell::run_command;
@@ -36,27 +37,74 @@ fn volume(name: &str, kind: &str, rest: &str) -> String {
     format!("volume {name}\n  type {kind}\n{rest}end-volume\n")
 }
 
-/// Heals by a walk. The old brick is a copy: GlusterFS leaves attributes on whatever it serves.
+/// A pair of bricks behind a server.
+struct Served {
+    _server: Server,
+    client: PathBuf,
+    log: PathBuf,
+    run: u32,
+}
+
+/// A pair, mounted.
+pub(crate) struct Pair {
+    mount: PeerMount,
+    _served: Served,
+}
+
+impl Pair {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.mount.path()
+    }
+}
+
+/// Serves two bricks and mounts them as a pair. GlusterFS leaves attributes on whatever it serves.
+pub(crate) fn pair(lab: &Lab, old: &Path, new: &Path) -> Pair {
+    let served = serve(lab, old, new);
+    served.mount(lab)
+}
+
+/// Heals by a walk. The old brick is a copy: see [`pair`].
 pub(crate) fn heal(lab: &Lab, old: &Path, new: &Path) -> Duration {
-    static RUNS: AtomicU32 = AtomicU32::new(0);
-    let run = RUNS.fetch_add(1, Ordering::Relaxed);
-    let source = lab.disk(
-        &format!("gluster-{run}"),
-        hermitfs_tests::disk::Format::Ext3,
-        2048,
-    );
+    static DISKS: AtomicU32 = AtomicU32::new(0);
+    let disk = format!("gluster-{}", DISKS.fetch_add(1, Ordering::Relaxed));
+    let source = lab.disk(&disk, Format::Ext3, 2048);
     run_command(
         Command::new(need::program_at("rsync"))
             .args(["-aHAXS", "--exclude=/lost+found"])
             .arg(format!("{}/", old.display()))
             .arg(source.path()),
     );
+    let served = serve(lab, source.path(), new);
+    let started = Instant::now();
+    let pair = served.mount(lab);
+    run_command(
+        Command::new("sh")
+            .args(["-c", "ls -alR . > /dev/null"])
+            .current_dir(pair.path()),
+    );
+    run_command(Command::new("sync").arg("-f").arg(new));
+    let took = started.elapsed();
+    drop(pair);
+    let names = |place: &Path| fs::read_dir(place).unwrap().count();
+    assert!(
+        names(new) + 2 >= names(old),
+        "GlusterFS healed {} names of {}",
+        names(new),
+        names(old)
+    );
+    took
+}
+
+fn serve(lab: &Lab, old: &Path, new: &Path) -> Served {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let port = TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .unwrap()
         .port();
     let mut server = String::new();
-    for (name, directory) in [("old", source.path()), ("new", new)] {
+    for (name, directory) in [("old", old), ("new", new)] {
         server += &volume(
             &format!("{name}-posix"),
             "storage/posix",
@@ -108,34 +156,31 @@ pub(crate) fn heal(lab: &Lab, old: &Path, new: &Path) -> Duration {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    let _server = Server(served);
+    let server = Server(served);
     until(Duration::from_secs(30), "GlusterFS' server", || {
         std::net::TcpStream::connect(("127.0.0.1", port)).ok()
     });
-    let started = Instant::now();
-    let name = format!("gluster-mount-{run}");
-    let mut mount = Command::new(need::program_at("glusterfs"));
-    mount
-        .args(["-N", "--acl", "--use-readdirp=no", "-f"])
-        .arg(client)
-        .arg("-l")
-        .arg(&log)
-        .arg(lab.dir(&name));
-    let mount = PeerMount::start(lab, &name, &mut mount);
-    run_command(
-        Command::new("sh")
-            .args(["-c", "ls -alR . > /dev/null"])
-            .current_dir(mount.path()),
-    );
-    run_command(Command::new("sync").arg("-f").arg(new));
-    let took = started.elapsed();
-    drop(mount);
-    let names = |place: &Path| fs::read_dir(place).unwrap().count();
-    assert!(
-        names(new) + 2 >= names(old),
-        "GlusterFS healed {} names of {}",
-        names(new),
-        names(old)
-    );
-    took
+    Served {
+        _server: server,
+        client,
+        log,
+        run,
+    }
+}
+
+impl Served {
+    fn mount(self, lab: &Lab) -> Pair {
+        let name = format!("gluster-mount-{}", self.run);
+        let mut mount = Command::new(need::program_at("glusterfs"));
+        mount
+            .args(["-N", "--acl", "--use-readdirp=no", "-f"])
+            .arg(&self.client)
+            .arg("-l")
+            .arg(&self.log)
+            .arg(lab.dir(&name));
+        Pair {
+            mount: PeerMount::start(lab, &name, &mut mount),
+            _served: self,
+        }
+    }
 }

@@ -10,13 +10,16 @@
 mod copier;
 mod copying;
 mod data;
+mod echo;
 mod gluster;
 mod latency;
+mod loopback;
 mod metadata;
 mod million;
 mod peers;
 mod requests;
 mod table;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -38,7 +41,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "small",
-        what: "many small files: hermitfs, a bare copier, rsync, cp",
+        what: "many small files: hermitfs, the same with both bricks served, a bare copier, rsync, cp",
         run: copying::small,
     },
     Part {
@@ -65,6 +68,16 @@ const PARTS: &[Part] = &[
         name: "latency",
         what: "users' waits while all is copied: hermitfs, cp beside native work",
         run: latency::run,
+    },
+    Part {
+        name: "loopback",
+        what: "everyday jobs and one file, both bricks behind a server: hermitfs, GlusterFS",
+        run: loopback::run,
+    },
+    Part {
+        name: "wire",
+        what: "one call and one MiB through client and server: beside tonic's own; mutual TLS",
+        run: wire::run,
     },
     Part {
         name: "million",

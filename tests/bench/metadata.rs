@@ -14,7 +14,7 @@ use crate::peers::{build_passthrough_hp, mergerfs, passthrough_hp, sh};
 use crate::table::{headline, median_of, rounds, row, with_ratio};
 
 /// As many as a system's headers.
-const FILES: usize = 8_000;
+pub(crate) const FILES: usize = 8_000;
 
 const JOBS: [(&str, &str); 5] = [
     ("untar", "tar -xf ../tree.tar"),
@@ -26,6 +26,17 @@ const JOBS: [(&str, &str); 5] = [
 
 pub(crate) fn run() {
     let lab = Lab::new("bench-metadata");
+    pack(&lab);
+    let everywhere = sched_getaffinity(None).unwrap();
+    let mut one = CpuSet::new();
+    one.set(0);
+    sched_setaffinity(None, &one).unwrap();
+    jobs(&lab);
+    sched_setaffinity(None, &everywhere).unwrap();
+}
+
+/// Makes the archive that the jobs begin with.
+pub(crate) fn pack(lab: &Lab) {
     let original = lab.dir("original");
     for index in 0..FILES {
         let directory = original.join(format!("tree/{:03}", index % 400));
@@ -37,12 +48,6 @@ pub(crate) fn run() {
         .unwrap();
     }
     sh(&original, "tar -cf ../tree.tar tree");
-    let everywhere = sched_getaffinity(None).unwrap();
-    let mut one = CpuSet::new();
-    one.set(0);
-    sched_setaffinity(None, &one).unwrap();
-    jobs(&lab);
-    sched_setaffinity(None, &everywhere).unwrap();
 }
 
 fn jobs(lab: &Lab) {
@@ -65,13 +70,22 @@ fn jobs(lab: &Lab) {
         Ok(high) => places.insert(1, ("passthrough_hp", high.path())),
         Err(why) => println!("\nno passthrough_hp: {why}"),
     }
+    compare(
+        &format!("{FILES} files, client and daemon on one processor, seconds (ratio to hermitfs)"),
+        &places,
+        || drop(migration.command("heal", &["--wait"]).expect(exit::OK)),
+    );
+}
+
+/// Does the jobs at each of the places, the first of which is hermitfs', and shows what they took.
+pub(crate) fn compare(title: &str, places: &[(&str, &Path)], settle: impl Fn()) {
     let mut times: Vec<Vec<Vec<Duration>>> = vec![vec![Vec::new(); JOBS.len()]; places.len()];
     for _ in 0..rounds() {
-        for ((name, place), times) in places.iter().zip(&mut times) {
+        for (nth, ((_, place), times)) in places.iter().zip(&mut times).enumerate() {
             sh(place, "sync -f . ; true");
             for ((_, script), times) in JOBS.iter().zip(times.iter_mut()) {
-                if *name == "hermitfs" {
-                    migration.command("heal", &["--wait"]).expect(exit::OK);
+                if nth == 0 {
+                    settle();
                 }
                 let started = Instant::now();
                 sh(place, script);
@@ -80,11 +94,7 @@ fn jobs(lab: &Lab) {
         }
     }
     let names: Vec<_> = places.iter().map(|(name, _)| *name).collect();
-    headline(
-        &format!("{FILES} files, client and daemon on one processor, seconds (ratio to hermitfs)"),
-        "job",
-        &names,
-    );
+    headline(title, "job", &names);
     for (at, (job, _)) in JOBS.iter().enumerate() {
         let medians: Vec<f64> = times.iter().map(|all| median_of(all[at].clone())).collect();
         let figures: Vec<_> = medians

@@ -60,7 +60,7 @@ pub(crate) fn mergerfs(lab: &Lab, brick: &Path) -> PeerMount {
         .args([
             "-f",
             "-o",
-            "cache.files=auto-full,cache.attr=3600,cache.entry=3600,cache.readdir=true,allow_other",
+            "cache.files=auto-full,cache.attr=3600,cache.entry=3600,cache.readdir=true,minfreespace=0,allow_other",
         ])
         .arg(brick)
         .arg(lab.dir("mergerfs"));
@@ -88,7 +88,7 @@ pub(crate) fn build_passthrough_hp(lab: &Lab) -> Result<PathBuf, String> {
         wget -q -O "$source" "$(dirname "$package")/$source"
         tar -xf "$source" --strip-components=1
         test -e config.h || : > config.h
-        g++ -std=c++17 -O2 -I. -DHAVE_LIBC_CLOSE_RANGE=0 $(pkg-config --cflags fuse3) \
+        g++ -std=c++17 -O2 -I. -DHAVE_LIBC_CLOSE_RANGE=0 -DHAVE_UTIMENSAT $(pkg-config --cflags fuse3) \
             -o passthrough_hp.out example/passthrough_hp.cc $(pkg-config --libs fuse3)
     "#;
     let output = Command::new("sh")

@@ -2,12 +2,13 @@
 //! bricks at the end.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hermitfs_tests::disk::Format;
+use hermitfs_tests::hermitfs::exit;
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::need::program_at;
 use hermitfs_tests::odd::Odd;
@@ -18,10 +19,10 @@ use rustix::process::{Pid, Signal};
 const LONG: Duration = Duration::from_secs(180);
 
 /// A child that does not outlive its test.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
-    fn start(command: &mut Command) -> Running {
+    pub(crate) fn start(command: &mut Command) -> Running {
         Running(
             command
                 .stdin(Stdio::null())
@@ -31,7 +32,7 @@ impl Running {
     }
 
     #[track_caller]
-    fn succeeded(mut self) {
+    pub(crate) fn succeeded(mut self) {
         let status = self.0.wait().unwrap();
         assert!(status.success(), "{status}");
     }
@@ -182,6 +183,10 @@ fn git_is_whole_on_both_bricks_after_working_through_a_migration() {
         assert_eq!(git(&brick.join("clone"), &["rev-parse", "HEAD"]), head);
     }
 }
+
+/// Whether all that was booked adds up.
+const BALANCE: &str = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history), \
+    (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(tbalance) FROM pgbench_tellers)";
 
 /// A PostgreSQL cluster on some path, as the user `postgres`.
 struct Cluster {
@@ -369,9 +374,7 @@ fn postgresql_is_whole_on_both_bricks_though_killed_in_a_migration() {
     cluster.start(&log);
     assert!(bench(&cluster, "4").status().unwrap().success());
 
-    let balance = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history), \
-                   (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(tbalance) FROM pgbench_tellers)";
-    assert_eq!(cluster.sql(balance), "t|t");
+    assert_eq!(cluster.sql(BALANCE), "t|t");
     let rows = cluster.sql("SELECT count(*) FROM pgbench_history");
     cluster.stop();
     migration.wait_ready(LONG);
@@ -385,10 +388,87 @@ fn postgresql_is_whole_on_both_bricks_though_killed_in_a_migration() {
                 .arg(&copy.data),
         );
         copy.start(&log);
-        assert_eq!(copy.sql(balance), "t|t");
+        assert_eq!(copy.sql(BALANCE), "t|t");
         assert_eq!(copy.sql("SELECT count(*) FROM pgbench_history"), rows);
         copy.stop();
     }
+}
+
+#[test]
+fn postgresql_works_on_over_a_cut_over() {
+    let lab = Lab::new("postgres-over");
+    fs::set_permissions(lab.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 512),
+        lab.disk("new", Format::Btrfs, 512),
+    );
+    for place in [old.join("db"), lab.dir("sockets")] {
+        fs::create_dir_all(&place).unwrap();
+        run_command(Command::new("chown").arg("postgres:postgres").arg(&place));
+    }
+    let at = |root: &Path| Cluster {
+        data: root.join("db/data"),
+        sockets: lab.dir("sockets"),
+        server: None,
+        memory: String::new(),
+    };
+    at(old.path()).initialise();
+    let log = lab.path().join("postgres.log");
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    let mut cluster = at(migration.mount());
+    cluster.start(&log);
+    run_command(cluster.command("pgbench").args(["-i", "-q", "-s", "2"]));
+    migration.wait_ready(LONG);
+    let mut load = cluster.command("pgbench");
+    load.args(["-n", "-c", "4", "-R", "100", "-t", "150"]);
+    let mut load = Running::start(load.stdout(Stdio::null()).stderr(Stdio::null()));
+    let rows = |cluster: &Cluster| {
+        let rows = cluster.sql("SELECT count(*) FROM pgbench_history");
+        rows.parse::<u32>().unwrap()
+    };
+    let more = |than: u32| {
+        until(LONG, "transactions", || {
+            (rows(&cluster) > than).then_some(())
+        })
+    };
+    more(50);
+    // It works in its data directory.
+    migration
+        .command("cutover", &["--timeout", "200ms"])
+        .refused(exit::TRY_AGAIN, &["postgres", "--stay-inside"]);
+    migration
+        .command("cutover", &["--stay-inside"])
+        .expect(exit::OK);
+    let before = rows(&cluster);
+    more(before);
+    assert!(
+        load.0.wait().unwrap().success(),
+        "a transaction failed over the cut-over"
+    );
+    assert_eq!(rows(&cluster), 600);
+    // What connects now, and what is made now, is of the same database.
+    cluster.sql("CREATE TABLE later AS SELECT generate_series(1, 1000) AS n; CHECKPOINT");
+    assert!(migration.is_alive());
+    cluster.stop();
+    migration.daemon().wait_end(LONG);
+
+    let mut there = at(migration.mount());
+    assert_eq!(
+        fs::metadata(&there.data).unwrap().dev(),
+        fs::metadata(new.path()).unwrap().dev()
+    );
+    run_command(
+        there
+            .command("pg_checksums")
+            .args(["--check", "-D"])
+            .arg(&there.data),
+    );
+    there.start(&log);
+    assert_eq!(there.sql(BALANCE), "t|t");
+    assert_eq!(rows(&there), 600);
+    assert_eq!(there.sql("SELECT count(*) FROM later"), "1000");
+    there.stop();
 }
 
 fn lab_dir(path: &Path) -> PathBuf {

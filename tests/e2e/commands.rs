@@ -235,7 +235,11 @@ fn every_volfile_that_is_shipped_is_right_and_can_be_drawn() {
             for name in ["check", "graph"] {
                 let mut arguments = vec![name.to_owned(), path.to_string_lossy().into_owned()];
                 for variable in &names {
-                    arguments.extend(["--set".to_owned(), format!("{variable}=/srv/{variable}")]);
+                    let value = match *variable {
+                        "address" => "10.0.0.1:24007".to_owned(),
+                        path => format!("/srv/{path}"),
+                    };
+                    arguments.extend(["--set".to_owned(), format!("{variable}={value}")]);
                 }
                 hermitfs(&state, &arguments).expect(exit::OK);
             }

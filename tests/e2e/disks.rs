@@ -1,6 +1,8 @@
 //! Disks that fail: users get what they would get without us, all that can be read arrives, and no
 //! cut-over comes that would leave something behind unsaid.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -12,6 +14,7 @@ use hermitfs_tests::faulty::{Fault, FaultyDisk};
 use hermitfs_tests::hermitfs::exit;
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::migration::Migration;
+use hermitfs_tests::tree::Tree;
 use hermitfs_tests::wait::until;
 
 const LONG: Duration = Duration::from_secs(120);
@@ -106,6 +109,45 @@ fn bad_blocks_under_a_file_of_the_source_block_until_waived_and_heal_when_they_c
 }
 
 #[test]
+fn inodes_that_cannot_be_read_take_no_other_name_with_them() {
+    let lab = Lab::new("bad-inodes");
+    let victim = format!("folder/file-with-a-rather-long-name-{:0100}", 150);
+    let old = source_with_bad_blocks(&lab, |old| vec![old.block_of_inode(&victim)]);
+    let new = lab.disk("new", Format::Btrfs, 256);
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    wait_listed(&migration, &victim);
+    // The names, and for each what stat(2) has to say.
+    let listed = |root: &Path| -> BTreeMap<OsString, Result<u64, i32>> {
+        let entries = fs::read_dir(root.join("folder")).unwrap();
+        let told = entries.map(|entry| {
+            let entry = entry.unwrap();
+            let stat = fs::symlink_metadata(entry.path());
+            let stat = stat.map(|meta| meta.len());
+            let code = stat.map_err(|error| error.raw_os_error().unwrap_or(0));
+            (entry.file_name(), code)
+        });
+        told.collect()
+    };
+    let natively = listed(old.path());
+    let bad = natively.values().filter(|stat| stat.is_err()).count();
+    assert_eq!(natively.len(), 300);
+    assert!((1..=32).contains(&bad), "{bad} inodes in one block");
+    assert_eq!(
+        natively[Path::new(&victim).file_name().unwrap()],
+        Err(libc::EIO)
+    );
+    assert_eq!(listed(migration.mount()), natively);
+    // All others arrive; of these each is an error of its own.
+    migration
+        .command("heal", &["--wait"])
+        .refused(exit::DIFFERENCES, &["EIO"]);
+    assert_eq!(migration.status().number("errors"), bad as u64);
+    assert_eq!(fs::read_dir(new.join("folder")).unwrap().count(), 300 - bad);
+    mend_and_finish(&old, &mut migration);
+}
+
+#[test]
 fn a_bad_block_under_a_directory_of_the_source_is_no_short_directory() {
     let lab = Lab::new("bad-directory");
     let old = source_with_bad_blocks(&lab, |old| old.blocks_of("/folder")[3..4].to_vec());
@@ -181,4 +223,85 @@ fn a_sink_on_xfs_that_is_yanked_comes_back() {
 #[test]
 fn a_sink_on_btrfs_that_is_yanked_comes_back() {
     sink_fails_and_comes_back(Format::Btrfs, &Fault::Everything);
+}
+
+/// A disk that blocks, until the end of a test at the latest: nobody could end what waits for it.
+struct Blocked<'a>(&'a FaultyDisk);
+
+impl Blocked<'_> {
+    fn begin(disk: &FaultyDisk) -> Blocked<'_> {
+        disk.block();
+        Blocked(disk)
+    }
+}
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        self.0.go_on();
+    }
+}
+
+/// A sink whose disk blocks under a heal, and a crew at work.
+fn sink_blocks(name: &str, then: impl FnOnce(&FaultyDisk, &mut Migration<'_>, Crew)) {
+    let lab = Lab::new(name);
+    let old = lab.disk("old", Format::Ext4, 512);
+    let new = lab.faulty_disk("new", Format::Ext4, 512);
+    let seeds = crew::seeds(2);
+    crew::build(old.path(), &seeds);
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    let mut crew = Crew::start(&lab, migration.mount(), &seeds, false);
+    crew.work_for(Duration::from_millis(500));
+    let _blocked = Blocked::begin(&new);
+    until(LONG, "a word about the sink", || {
+        crew.work_for(Duration::from_millis(100));
+        let status = migration.status();
+        let reason = status.0["reason"].as_str().unwrap_or_default();
+        reason
+            .contains("the sink new has not answered for")
+            .then_some(())
+    });
+    then(&new, &mut migration, crew);
+}
+
+#[test]
+fn a_sink_that_blocks_holds_up_healing_alone() {
+    sink_blocks("sink-blocks", |new, migration, mut crew| {
+        assert_eq!(migration.status().0["state"], "waiting");
+        for command in [&["throttle", "50MB/s"], &["throttle", "off"]] {
+            migration
+                .command(command[0], &command[1..])
+                .expect(exit::OK);
+        }
+        migration
+            .command("cutover", &["--timeout", "1s"])
+            .refused(exit::TRY_AGAIN, &["has not answered"]);
+        crew.work_for(Duration::from_secs(1));
+        new.go_on();
+        crew.stop();
+        migration.wait_ready(LONG);
+        migration.assert_bricks_equal();
+        migration.cut_over();
+    });
+}
+
+#[test]
+fn a_migration_to_a_sink_that_blocks_can_be_given_up() {
+    sink_blocks("sink-blocks-abort", |new, migration, crew| {
+        crew.stop();
+        let view = Tree::of(migration.old());
+        migration.command("abort", &[]).expect(exit::OK);
+        assert_eq!(fs::read_dir(migration.mount()).unwrap().count(), 0);
+        Tree::of(migration.old())
+            .without_atimes()
+            .assert_equal(&view.without_atimes());
+        // The daemon's threads that wait for the disk end with the wait.
+        new.go_on();
+        migration.daemon().wait_end(LONG);
+        assert!(
+            new.join(".hermitfs").exists(),
+            "nobody asked the sink again"
+        );
+    });
 }

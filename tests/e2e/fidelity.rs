@@ -195,7 +195,7 @@ fn a_source_mounted_read_only_is_migrated() {
         lab.disk("new", Format::Btrfs, 512),
     );
     Odd::small().build(old.path(), 15);
-    old.remount("ro");
+    old.turn_read_only();
     migrate_whole(&lab, old.path(), &new);
 }
 

@@ -126,8 +126,12 @@ fn a_direction_once_recorded_is_not_turned_round() {
 }
 
 /// A rule for the second of two sinks: what is there once it cannot change any more.
-const STUCK: &str = "open name=victim origin=heal EIO";
-const NEVER: &str = "open after=1000000000 EIO";
+/// A file that cannot be written, and not be replaced either.
+const STUCK: [&str; 2] = [
+    "open name=victim origin=heal EIO",
+    "unlink name=victim origin=heal EIO",
+];
+const NEVER: [&str; 2] = ["open after=1000000000 EIO", "unlink after=1000000000 EIO"];
 
 #[test]
 fn two_sinks_that_change_places_keep_what_is_known_of_each() {
@@ -139,7 +143,7 @@ fn two_sinks_that_change_places_keep_what_is_known_of_each() {
             format!("[volume.{name}]\ntype = \"storage/posix\"\ndirectory = \"${{{name}}}\"\n\n")
         };
         format!(
-            "{}{}{}[volume.second]\ntype = \"debug/fault\"\nsubvolumes = [\"b\"]\nrules = [\"${{rule}}\"]\n\n\
+            "{}{}{}[volume.second]\ntype = \"debug/fault\"\nsubvolumes = [\"b\"]\nrules = [\"${{first}}\", \"${{then}}\"]\n\n\
              [volume.pair]\ntype = \"cluster/replicate\"\nsource = \"old\"\nsinks = [{sinks}]\n",
             brick("old"),
             brick("a"),
@@ -149,12 +153,13 @@ fn two_sinks_that_change_places_keep_what_is_known_of_each() {
     let order = lab.file("order.vol", &volfile("\"a\", \"second\""));
     let turned = lab.file("turned.vol", &volfile("\"second\", \"a\""));
     let mut mount = Mounted::prepare(&lab, "data");
-    let arm = |mount: &mut Mounted, volfile: &std::path::Path, rule: &str| {
+    let arm = |mount: &mut Mounted, volfile: &std::path::Path, rules: [&str; 2]| {
         let set = [
             format!("old={}", old.path().display()),
             format!("a={}", a.path().display()),
             format!("b={}", b.path().display()),
-            format!("rule={rule}"),
+            format!("first={}", rules[0]),
+            format!("then={}", rules[1]),
         ];
         mount.use_volfile(volfile, &set.each_ref().map(String::as_str));
     };

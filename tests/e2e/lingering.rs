@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -49,9 +49,9 @@ fn over_a_cut_over(
 
 /// Cuts over; the daemon lives on for what is open.
 #[track_caller]
-fn cut_over(migration: &Migration<'_>, new: &Disk) {
+fn cut_over(migration: &Migration<'_>, new: &Disk, arguments: &[&str]) {
     migration
-        .command("cutover", &["--timeout", "60s"])
+        .command("cutover", &[&["--timeout", "60s"], arguments].concat())
         .expect(exit::OK);
     assert_eq!(
         fs::metadata(migration.mount()).unwrap().dev(),
@@ -100,7 +100,7 @@ fn files_that_are_open_go_on_and_what_they_write_is_on_the_new_brick() {
             fresh.write_all(b"half ").unwrap();
             database.write_all(&[1; 5000]).unwrap();
             let number = database.metadata().unwrap().ino();
-            cut_over(migration, new);
+            cut_over(migration, new, &[]);
             let before = Tree::of(old.path());
 
             assert_eq!(database.metadata().unwrap().ino(), number);
@@ -202,7 +202,7 @@ fn what_was_unlinked_goes_on_until_it_is_closed() {
                 fs::remove_file(migration.join(name)).unwrap();
             }
             migration.wait_ready(LONG);
-            cut_over(migration, new);
+            cut_over(migration, new, &[]);
             gone.seek(SeekFrom::End(0)).unwrap();
             gone.write_all(b"longer").unwrap();
             gone.sync_all().unwrap();
@@ -259,7 +259,7 @@ fn a_directory_that_is_being_read_is_read_to_its_end() {
             let dir = rustix::fs::open(&place, flags, Mode::empty()).unwrap();
             let mut seen = some_names(&dir, 2048);
             assert!(!seen.is_empty() && seen.len() < 1000);
-            cut_over(migration, new);
+            cut_over(migration, new, &[]);
             loop {
                 let more = some_names(&dir, 2048);
                 if more.is_empty() {
@@ -475,6 +475,138 @@ fn a_sqlite_database_under_load_is_named_and_works_on() {
     assert_eq!(text(&said), format!("ok\n{rows}"));
 }
 
+/// A shell that works somewhere, asked line by line.
+struct Shell {
+    process: Running,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Shell {
+    fn at(place: &Path) -> Shell {
+        let mut command = Command::new("sh");
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = pipes.current_dir(place).spawn().unwrap();
+        Shell {
+            input: process.stdin.take().unwrap(),
+            output: BufReader::new(process.stdout.take().unwrap()),
+            process: Running(process),
+        }
+    }
+
+    /// What a command prints, with its errors, and its exit code at the end.
+    fn says(&mut self, command: &str) -> String {
+        writeln!(self.input, "{{ {command}; }} 2>&1; echo \" $?\"; echo .").unwrap();
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "{said}");
+            if line == ".\n" {
+                return said.trim_end().replace('\n', "");
+            }
+            said.push_str(&line);
+        }
+    }
+}
+
+#[test]
+fn who_works_in_a_directory_can_stay_in_it() {
+    over_a_cut_over(
+        "linger-inside",
+        [Format::Ext4, Format::Btrfs],
+        |old| {
+            fs::create_dir_all(old.join("above/here")).unwrap();
+            for (name, text) in [("above/here/file", "one"), ("above/other", "two")] {
+                fs::write(old.join(name), text).unwrap();
+            }
+        },
+        |migration, old, new| {
+            let place = migration.join("above/here");
+            let mut shell = Shell::at(&place);
+            let (held, dir) = (both(place.join("file")), File::open(&place).unwrap());
+            assert_eq!(shell.says("cat file ../other"), "onetwo 0");
+            // What is open, and to be written only, is found by its name as well.
+            let mut log = File::create(place.join("log")).unwrap();
+            migration.wait_ready(LONG);
+            migration
+                .command("cutover", &["--timeout", "300ms"])
+                .refused(exit::TRY_AGAIN, &["working directory", "--stay-inside"]);
+            cut_over(migration, new, &["--stay-inside"]);
+            let before = Tree::of(old.path());
+
+            // One file by both of them: no page of one is older than what the other wrote.
+            for n in 0..50 {
+                let text = format!("{n:03}-");
+                held.write_all_at(text.as_bytes(), 0).unwrap();
+                assert_eq!(shell.says("cat file"), format!("{text} 0"));
+                assert_eq!(shell.says(&format!("printf {n:03}+ 1<>file")), " 0");
+                let mut seen = [0; 4];
+                held.read_exact_at(&mut seen, 0).unwrap();
+                assert_eq!(&seen, format!("{n:03}+").as_bytes());
+            }
+            let open = OFlags::RDWR | OFlags::CLOEXEC;
+            let again = rustix::fs::openat(&dir, "file", open, Mode::empty()).unwrap();
+            let again = File::from(again);
+            for n in 0..200 {
+                let (text, mut seen) = (format!("{n:03}="), [0; 4]);
+                let pair = [&held, &again];
+                let (writer, reader) = (pair[n % 2], pair[(n + 1) % 2]);
+                writer.write_all_at(text.as_bytes(), 0).unwrap();
+                reader.read_exact_at(&mut seen, 0).unwrap();
+                assert_eq!(&seen, text.as_bytes());
+            }
+            drop(again);
+            let number = held.metadata().unwrap().ino();
+            assert_eq!(shell.says("stat -c %i file"), format!("{number} 0"));
+            log.write_all(b"line").unwrap();
+            assert_eq!(shell.says("cat log"), "line 0");
+            assert_eq!(fs::read(new.join("above/here/file")).unwrap(), b"199=");
+            assert_eq!(
+                shell.says("cat ../other; cat ../../above/other"),
+                "twotwo 0"
+            );
+            assert_eq!(shell.says("echo made >made; mkdir d; mv made d/"), " 0");
+            assert_eq!(fs::read(place.join("d/made")).unwrap(), b"made\n");
+            fs::write(place.join("by path"), "seen").unwrap();
+            assert_eq!(shell.says("cat 'by path' d/made"), "seenmade 0");
+            assert_eq!(shell.says("rm 'by path'; ls"), "dfilelog 0");
+            // Neither would see the other's locks.
+            let lock = built("hermitfs-lock");
+            let by_path = both(migration.join("above/other"));
+            range_lock(&by_path, RangeLock::OpenFile, libc::F_WRLCK, 0, 5).unwrap();
+            let said = shell.says(&format!("{} ../other 0 5", lock.display()));
+            assert!(
+                said.ends_with(" 1") && said.contains("os error 11"),
+                "{said}"
+            );
+            drop(by_path);
+            assert_eq!(
+                shell.says(&format!("{} ../other 0 5", lock.display())),
+                " 0"
+            );
+            assert_eq!(shell.says("exec 9<>../other"), " 0");
+            assert!(!can_lock(&migration.join("above/other")));
+            assert_eq!(shell.says("exec 9>&-"), " 0");
+            until(LONG, "the lock to go", || {
+                can_lock(&migration.join("above/other")).then_some(())
+            });
+
+            drop((held, dir, log));
+            assert_eq!(shell.says("cat d/made"), "made 0");
+            assert!(migration.is_alive());
+            // A shell goes by the path that it remembers, and so leaves.
+            assert_eq!(shell.says("cd d; cat made"), "made 0");
+            migration.daemon().wait_end(LONG);
+            assert_eq!(
+                shell.says("pwd; cat made"),
+                format!("{}made 0", place.join("d").display())
+            );
+            drop(shell.process);
+            before.assert_equal(&Tree::of(old.path()));
+        },
+    );
+}
+
 /// Whether another process gets a lock on the file.
 fn can_lock(path: &Path) -> bool {
     let mut command = Command::new(built("hermitfs-lock"));
@@ -503,7 +635,7 @@ fn locks_keep_others_out_until_the_file_is_closed() {
             let again = both(migration.join("table"));
             let log = OpenOptions::new().append(true).open(migration.join("log"));
             assert!(can_lock(&migration.join("table")));
-            cut_over(migration, new);
+            cut_over(migration, new, &[]);
             let by_path = |name: &str| both(migration.join(name));
             assert!(!can_lock(&migration.join("locked")));
             let other = rustix::fs::FlockOperation::NonBlockingLockShared;
@@ -538,7 +670,7 @@ fn a_kill_after_the_cut_over_ends_only_what_was_open() {
         |old| fs::write(old.join("file"), "before").unwrap(),
         |migration, _, new| {
             let held = both(migration.join("file"));
-            cut_over(migration, new);
+            cut_over(migration, new, &[]);
             held.write_all_at(b"after!", 0).unwrap();
             migration.daemon().signal(Signal::KILL);
             migration.daemon().wait_end(LONG);

@@ -427,7 +427,7 @@ fn the_old_brick_is_given_back_however_it_ends() {
     assert!(!new.join(".hermitfs").exists());
 
     // And a disk that its administrator keeps read-only stays so.
-    old.remount("ro");
+    old.turn_read_only();
     migration.try_start(&["--adopt"]).expect(exit::OK);
     let refused = fs::write(old.join("writable"), "").unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem);

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hermitfs_tests::disk::Format;
@@ -64,16 +64,13 @@ fn pjdfstest(lab: &Lab, place: &Path) -> (BTreeSet<String>, usize) {
     (failed, passed.len())
 }
 
-#[test]
-fn pjdfstest_fails_nothing_that_ext4_passes_but_what_is_listed() {
-    let lab = Lab::new("pjdfstest");
+/// Fails the test when something fails in this mount that ext4 passes and that is not listed.
+pub(crate) fn assert_pjdfstest_as_on_ext4(lab: &Lab, mount: &Path) {
     // Users without rights walk down here.
     fs::set_permissions(lab.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let disk = lab.disk("disk", Format::Ext4, 512);
     let native = lab.disk("native", Format::Ext4, 512);
-    let mount = lab.plain_mount(disk.path());
-    let (natively, _) = pjdfstest(&lab, native.path());
-    let (failed, passed) = pjdfstest(&lab, mount.path());
+    let (natively, _) = pjdfstest(lab, native.path());
+    let (failed, passed) = pjdfstest(lab, mount);
     let listed: BTreeSet<String> = include_str!("pjdfstest-expected.txt")
         .lines()
         .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
@@ -105,13 +102,21 @@ fn pjdfstest_fails_nothing_that_ext4_passes_but_what_is_listed() {
 }
 
 #[test]
-fn fsx_with_mappings_and_holes_agrees_while_a_heal_runs() {
-    let lab = Lab::new("fsx");
-    let (old, new) = (
-        lab.disk("old", Format::Ext4, 1024),
-        lab.disk("new", Format::Btrfs, 1024),
-    );
-    Odd::default().build(old.path(), 51);
+fn pjdfstest_fails_nothing_that_ext4_passes_but_what_is_listed() {
+    let lab = Lab::new("pjdfstest");
+    let disk = lab.disk("disk", Format::Ext4, 512);
+    let mount = lab.plain_mount(disk.path());
+    assert_pjdfstest_as_on_ext4(&lab, mount.path());
+}
+
+/// One run of fsx, with what it says. Killed when dropped.
+pub(crate) struct Fsx {
+    child: Child,
+    said: PathBuf,
+}
+
+/// Three of them in one place, with mappings, holes and copies; so many operations each.
+pub(crate) fn fsx(lab: &Lab, place: &Path, operations: u64) -> Vec<Fsx> {
     // With msync after each mapped store it is mostly the disk that is tested: for one of the three.
     let configuration = [true, true, false].map(|without_msync| {
         lab.file(
@@ -124,34 +129,63 @@ fn fsx_with_mappings_and_holes_agrees_while_a_heal_runs() {
             ),
         )
     });
-    let mut migration = lab.migration(old.path(), new.path());
-    migration.start();
-    let seeds = hermitfs_tests::crew::seeds(3);
-    let mut running: Vec<_> = seeds
+    hermitfs_tests::crew::seeds(3)
         .iter()
         .zip(&configuration)
         .map(|(seed, configuration)| {
-            let output = lab.path().join(format!("fsx-{seed}.log"));
-            let log = fs::File::create(&output).unwrap();
+            let said = lab.path().join(format!("fsx-{seed}.log"));
+            let log = fs::File::create(&said).unwrap();
             let child = Command::new(need::suite("fsx"))
-                .args(["-N", "100000", "-S", &seed.to_string(), "-f"])
+                .args(["-N", &operations.to_string(), "-S", &seed.to_string(), "-f"])
                 .arg(configuration)
                 .arg("-P")
                 .arg(lab.path())
-                .arg(migration.join(format!("fsx-{seed}")))
+                .arg(place.join(format!("fsx-{seed}")))
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().unwrap())
                 .stderr(log)
                 .spawn()
                 .unwrap();
-            (child, output)
+            Fsx { child, said }
         })
-        .collect();
-    for (child, output) in &mut running {
-        let status = child.wait().unwrap();
-        let said = fs::read_to_string(&*output).unwrap_or_default();
+        .collect()
+}
+
+impl Fsx {
+    /// Whether it is at work still.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end; fails the test, with its last words, when it has found something.
+    #[track_caller]
+    pub(crate) fn succeeded(mut self) {
+        let status = self.child.wait().unwrap();
+        let said = fs::read_to_string(&self.said).unwrap_or_default();
         let tail: Vec<_> = said.lines().rev().take(30).collect();
         assert!(status.success(), "{status}: {tail:#?}");
+    }
+}
+
+impl Drop for Fsx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn fsx_with_mappings_and_holes_agrees_while_a_heal_runs() {
+    let lab = Lab::new("fsx");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 1024),
+        lab.disk("new", Format::Btrfs, 1024),
+    );
+    Odd::default().build(old.path(), 51);
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    for fsx in fsx(&lab, migration.mount(), 100_000) {
+        fsx.succeeded();
     }
     migration.wait_ready(Duration::from_secs(180));
     migration.assert_bricks_equal();

@@ -323,27 +323,6 @@ fn without_root_it_says_so() {
 }
 
 #[test]
-fn without_dev_fuse_it_says_so() {
-    let lab = Lab::new("no-fuse");
-    let (old, new) = two_small_disks(&lab);
-    let watched = Untouched::watch(&lab, old.path(), new.path());
-    let script = "mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9 && exec \"$@\"";
-    let outcome = hermitfs::run(
-        Command::new("unshare")
-            .args(["--mount", "sh", "-c", script, "sh"])
-            .arg(hermitfs::binary())
-            .arg("migrate")
-            .args([old.path(), new.path(), &lab.dir("data")])
-            .arg("--no-wait")
-            .env("HERMITFS_STATE_DIR", lab.dir("state")),
-        Duration::from_secs(60),
-    );
-    assert_ne!(outcome.code, exit::OK);
-    refused_somehow(outcome, &["/dev/fuse"]);
-    watched.check();
-}
-
-#[test]
 fn a_wrong_volfile_is_refused_with_all_its_mistakes() {
     let lab = Lab::new("volfile");
     let mount = lab.dir("mnt");
@@ -438,6 +417,25 @@ fn what_the_source_cannot_read_blocks_until_it_is_waived_by_name() {
     done.expect(exit::OK);
     assert_eq!(fs::read(mount.join("good")).unwrap(), b"good");
     assert!(!mount.join("bad").exists(), "half a file is no file");
+}
+
+#[test]
+fn flags_that_cannot_be_read_are_not_taken_for_none() {
+    let lab = Lab::new("source-flags");
+    let (old, new) = two_small_disks(&lab);
+    for name in ["good", "bad"] {
+        fs::write(old.join(name), name).unwrap();
+        hermitfs_tests::shell::run("chattr", &["+d", &old.join(name).to_string_lossy()]);
+    }
+    let mount = with_fault(&lab, old.path(), new.path(), "get_flags name=bad EIO");
+    mount
+        .command("heal", &["--wait"])
+        .refused(exit::DIFFERENCES, &["bad", "EIO"]);
+    let errors = mount.command("errors", &["--json"]).stdout;
+    for word in ["/bad", "EIO", "flags", "source"] {
+        assert!(errors.contains(word), "{word}: {errors}");
+    }
+    assert!(!errors.contains("/good"), "{errors}");
 }
 
 #[test]

@@ -6,14 +6,21 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use hermitfs_tests::need;
 use hermitfs_tests::setup::{install_packages, project_root};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Test suites from crates.io, as programs.
 const SUITES: &[(&str, &str)] = &[("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
+
+/// No suite takes nearly as long; one that does has a test that hangs, which is a failure with a name
+/// (the last `has been running`) and not a gate without an end.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
 
 #[derive(Default)]
 struct Score {
@@ -143,6 +150,7 @@ fn suite(score: &mut Score, name: &str, command: &mut Command) -> Result<()> {
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {name}"))?;
+    let (ended, watching) = watch(child.id(), LONGEST);
     let (mut passed, mut failed) = (0, 0);
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n') {
@@ -157,6 +165,10 @@ fn suite(score: &mut Score, name: &str, command: &mut Command) -> Result<()> {
         }
     }
     let good = child.wait()?.success();
+    drop(ended);
+    if watching.join().unwrap_or(true) {
+        println!("== {name}: a test hangs; all were ended, and may have left mounts and disks");
+    }
     if !good && failed == 0 {
         // It did not build, or a test took the whole process with it.
         failed = 1;
@@ -171,6 +183,47 @@ fn suite(score: &mut Score, name: &str, command: &mut Command) -> Result<()> {
         score.where_failed.push(name.into());
     }
     Ok(())
+}
+
+/// Ends a process and its children after a time, unless told before that it has ended;
+/// whether it did so is the thread's result.
+fn watch(pid: u32, longest: Duration) -> (Sender<()>, JoinHandle<bool>) {
+    let (ended, waits) = channel();
+    let watching = thread::spawn(move || {
+        let late = waits.recv_timeout(longest) == Err(RecvTimeoutError::Timeout);
+        if late {
+            for pid in family(pid) {
+                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+                let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+            }
+        }
+        late
+    });
+    (ended, watching)
+}
+
+/// A process and all below it.
+fn family(first: u32) -> Vec<u32> {
+    let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            // After the name, which may have anything in it: the state, and the parent.
+            let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+            Some((pid, parent))
+        })
+        .collect();
+    let mut found = vec![first];
+    let mut next = 0;
+    while let Some(&of) = found.get(next) {
+        let children = parents.iter().filter(|(_, parent)| *parent == of);
+        found.extend(children.map(|(pid, _)| pid));
+        next += 1;
+    }
+    found
 }
 
 /// The number before a word: `count("ok. 3 passed; 1 failed; ...", "failed")` is 1.
@@ -205,7 +258,34 @@ fn install_suite(target: &Path, name: &str, version: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::count;
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use super::{count, watch};
+
+    #[test]
+    fn what_hangs_is_ended_with_its_children_and_what_ends_is_left_alone() {
+        let run = |script: &str| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", script]).stdout(Stdio::piped());
+            shell.spawn().unwrap()
+        };
+        let mut hangs = run("sleep 1000 & sleep 1000; true");
+        let (ended, watching) = watch(hangs.id(), Duration::from_millis(200));
+        // The children hold it open as long as they live.
+        let mut said = Vec::new();
+        hangs.stdout.take().unwrap().read_to_end(&mut said).unwrap();
+        assert!(!hangs.wait().unwrap().success());
+        drop(ended);
+        assert!(watching.join().unwrap());
+
+        let mut ends = run("true");
+        let (ended, watching) = watch(ends.id(), Duration::from_secs(1000));
+        assert!(ends.wait().unwrap().success());
+        drop(ended);
+        assert!(!watching.join().unwrap());
+    }
 
     #[test]
     fn the_result_line_of_a_suite_is_understood() {

@@ -55,6 +55,21 @@ impl Crew {
     /// Starts a process for each seed in directories that [`build`] made. With `survive` they
     /// live through deaths of the mount.
     pub fn start(lab: &Lab, mount: &Path, seeds: &[u64], survive: bool) -> Crew {
+        Crew::living_through(
+            lab,
+            mount,
+            seeds,
+            if survive { "survive" } else { "strict" },
+        )
+    }
+
+    /// The same; they live through deaths of servers, of which they notice nothing but that what was
+    /// unlinked while it was open is gone.
+    pub fn start_served(lab: &Lab, mount: &Path, seeds: &[u64]) -> Crew {
+        Crew::living_through(lab, mount, seeds, "served")
+    }
+
+    fn living_through(lab: &Lab, mount: &Path, seeds: &[u64], deaths: &str) -> Crew {
         let stop = lab.path().join(format!("stop-{}", seeds[0]));
         let workers = seeds
             .iter()
@@ -64,7 +79,7 @@ impl Crew {
                     .arg(mount.join(directory(*seed)))
                     .args([seed.to_string(), BUILT.to_string(), u64::MAX.to_string()])
                     .arg(&stop)
-                    .arg(if survive { "survive" } else { "strict" })
+                    .arg(deaths)
                     .stdin(Stdio::null())
                     .stdout(said.try_clone().unwrap())
                     .stderr(said.try_clone().unwrap())

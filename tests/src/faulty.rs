@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::disk::{Disk, Format};
@@ -70,6 +71,15 @@ impl FaultyDisk {
         blocks.collect()
     }
 
+    /// The block (of 4 KiB) that the inode behind a path is in, on a disk of the ext family.
+    pub fn block_of_inode(&self, path: &str) -> u64 {
+        let request = format!("imap \"{path}\"");
+        let told = crate::shell::run("debugfs", &["-R", &request, &self.image.to_string_lossy()]);
+        let told = crate::shell::text(&told);
+        let block = told.split_once("located at block ").unwrap().1;
+        block.split(',').next().unwrap().parse().unwrap()
+    }
+
     /// Fails from now on. What the kernel has in its caches does not come from the disk: to have
     /// reads fail, unmount before and mount after.
     pub fn fail(&self, fault: &Fault) {
@@ -102,6 +112,16 @@ impl FaultyDisk {
         self.export.stand_on("broken");
     }
 
+    /// Answers nothing from now on, until [`FaultyDisk::go_on`]: who asks, waits.
+    pub fn block(&self) {
+        self.export.signal(Signal::STOP);
+    }
+
+    /// The end of [`FaultyDisk::block`]; what was asked meanwhile is answered.
+    pub fn go_on(&self) {
+        self.export.signal(Signal::CONT);
+    }
+
     /// All is well again.
     pub fn mend(&self) {
         self.export.stand_on("image");
@@ -114,6 +134,7 @@ impl FaultyDisk {
 
 impl Drop for FaultyDisk {
     fn drop(&mut self) {
+        self.go_on();
         let _ = std::fs::remove_file(&self.image);
     }
 }
@@ -171,6 +192,11 @@ impl Export {
             (there && socket.exists()).then_some(())
         });
         export
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = Pid::from_child(&self.process);
+        rustix::process::kill_process(process, signal).unwrap();
     }
 
     fn stand_on(&self, node: &str) {

@@ -233,20 +233,16 @@ impl Status {
 
 /// The last lines of all daemons' logs.
 pub fn logs(state_dir: &Path) -> String {
-    let mut text = String::new();
-    for entry in fs::read_dir(state_dir.join("log"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let log = fs::read_to_string(entry.path()).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
-        let last = &lines[lines.len().saturating_sub(30)..];
-        text.push_str(&format!(
-            "{}:\n  {}\n",
-            entry.path().display(),
-            last.join("\n  ")
-        ));
-    }
-    text
+    let logs = fs::read_dir(state_dir.join("log")).into_iter().flatten();
+    logs.flatten()
+        .map(|entry| last_lines(&entry.path()))
+        .collect()
+}
+
+/// The last lines of one, under its name.
+pub fn last_lines(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(30)..];
+    format!("{}:\n  {}\n", log.display(), last.join("\n  "))
 }

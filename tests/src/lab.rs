@@ -121,6 +121,19 @@ impl Lab {
         Some(daemon)
     }
 
+    /// The last that all daemons of this place have logged.
+    fn logs(&self) -> String {
+        let mounts = crate::hermitfs::logs(&self.dir.path().join("state"));
+        let here = fs::read_dir(self.dir.path()).into_iter().flatten();
+        let served = here
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.with_extension("sock").exists())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+            .map(|path| crate::hermitfs::last_lines(&path));
+        mounts + &served.collect::<String>()
+    }
+
     fn alive(&self) -> Vec<Arc<Daemon>> {
         let all = self
             .daemons
@@ -172,6 +185,9 @@ fn mounts_below(directory: &Path) -> Vec<PathBuf> {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
         self.alive().iter().for_each(|daemon| daemon.end());
         for point in mounts_below(self.dir.path()) {
             let _ = rustix::mount::unmount(&point, UnmountFlags::DETACH);

@@ -45,6 +45,11 @@ impl<'lab> Mounted<'lab> {
         }
     }
 
+    /// Has its state where others of the test have not, as on another host.
+    pub fn keep_state_in(&mut self, directory: &Path) {
+        self.state = directory.to_owned();
+    }
+
     /// What the next start mounts.
     pub fn use_volfile(&mut self, volfile: &Path, set: &[&str]) {
         let mut arguments: Vec<OsString> = vec!["mount".into(), "-f".into(), volfile.into()];
@@ -53,6 +58,11 @@ impl<'lab> Mounted<'lab> {
         }
         arguments.push(self.path.clone().into());
         self.arguments = arguments;
+    }
+
+    /// Mounts with these options (`-o`), now and after a kill.
+    pub fn use_options(&mut self, options: &str) {
+        self.arguments.extend(["-o".into(), options.into()]);
     }
 
     /// The command line of the next start.

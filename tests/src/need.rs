@@ -33,6 +33,7 @@ pub const FOR_TESTS: &[Program] = &[
     program("debugfs", "e2fsprogs"),
     program("qemu-storage-daemon", "qemu-utils"),
     program("unshare", "util-linux"),
+    program("ip", "iproute2"),
     program("systemd-analyze", "systemd"),
     program("setcap", "libcap2-bin"),
     program("tar", "tar"),

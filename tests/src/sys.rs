@@ -104,16 +104,108 @@ pub fn range_lock(
         RangeLock::Process => libc::F_SETLK,
         RangeLock::OpenFile => libc::F_OFD_SETLK,
     };
-    let lock = libc::flock {
+    lock_call(file, command, kind, start, len).map(drop)
+}
+
+/// The same, waiting for it.
+pub fn range_lock_wait(
+    file: &File,
+    family: RangeLock,
+    kind: i32,
+    start: i64,
+    len: i64,
+) -> io::Result<()> {
+    let command = match family {
+        RangeLock::Process => libc::F_SETLKW,
+        RangeLock::OpenFile => libc::F_OFD_SETLKW,
+    };
+    lock_call(file, command, kind, start, len).map(drop)
+}
+
+/// Who is in the way of a lock: kind, start, length and process.
+pub fn holder(
+    file: &File,
+    family: RangeLock,
+    kind: i32,
+    start: i64,
+    len: i64,
+) -> io::Result<Option<(i32, i64, i64, i32)>> {
+    let command = match family {
+        RangeLock::Process => libc::F_GETLK,
+        RangeLock::OpenFile => libc::F_OFD_GETLK,
+    };
+    let found = lock_call(file, command, kind, start, len)?;
+    let kind = i32::from(found.l_type);
+    Ok((kind != libc::F_UNLCK).then_some((kind, found.l_start, found.l_len, found.l_pid)))
+}
+
+fn lock_call(
+    file: &File,
+    command: i32,
+    kind: i32,
+    start: i64,
+    len: i64,
+) -> io::Result<libc::flock> {
+    let mut lock = libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: start,
         l_len: len,
         l_pid: 0,
     };
-    // SAFETY: `file` is open, and the kernel only reads `lock`, which lives through the call.
-    match unsafe { libc::fcntl(file.as_raw_fd(), command, &lock) } {
+    // SAFETY: `file` is open, and `lock`, which the kernel reads and writes, lives through the call.
+    match unsafe { libc::fcntl(file.as_raw_fd(), command, &mut lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(lock),
+    }
+}
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Has SIGALRM interrupt what waits; with `restart` the call is made again afterwards.
+pub fn handle_alarms(restart: bool) -> io::Result<()> {
+    // SAFETY: all zeros is a `sigaction` without flags and with an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+    action.sa_flags = if restart { libc::SA_RESTART } else { 0 };
+    // SAFETY: `action` lives through the call, and its handler does nothing at all.
+    match unsafe { libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
+}
+
+/// Gives this thread a network of its own, with nothing in it.
+pub fn leave_network() -> io::Result<()> {
+    // SAFETY: the table of open files is not left, and nothing else of this flag is about memory.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET)? };
+    Ok(())
+}
+
+/// Switches a network device of this thread's network on or off.
+pub fn switch_device(name: &str, on: bool) -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    // SAFETY: all zeros is an `ifreq` with an empty name.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays 0.
+    let places = request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1);
+    for (place, byte) in places.zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    let up = libc::IFF_UP as libc::c_short;
+    for set in [false, true] {
+        let call = if set {
+            // SAFETY: the kernel filled in the flags at the first turn.
+            let flags = unsafe { request.ifr_ifru.ifru_flags };
+            request.ifr_ifru.ifru_flags = if on { flags | up } else { flags & !up };
+            libc::SIOCSIFFLAGS
+        } else {
+            libc::SIOCGIFFLAGS
+        };
+        // SAFETY: both calls read and write one `ifreq`, which lives through them.
+        if unsafe { libc::ioctl(socket.as_raw_fd(), call, &mut request) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }

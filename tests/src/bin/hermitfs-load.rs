@@ -1,16 +1,18 @@
 //! A process that works in a directory and checks all that it did.
 //!
-//! `hermitfs-load DIRECTORY SEED BUILT OPERATIONS UNTIL-FILE survive|strict`
+//! `hermitfs-load DIRECTORY SEED BUILT OPERATIONS UNTIL-FILE survive|served|strict`
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use hermitfs_tests::world::{Options, Worker};
+use hermitfs_tests::world::{Deaths, Options, Worker};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let Some(options) = parse(&arguments) else {
-        eprintln!("usage: hermitfs-load DIRECTORY SEED BUILT OPERATIONS UNTIL-FILE survive|strict");
+        eprintln!(
+            "usage: hermitfs-load DIRECTORY SEED BUILT OPERATIONS UNTIL-FILE survive|served|strict"
+        );
         return ExitCode::from(64);
     };
     match Worker::new(options).run() {
@@ -38,9 +40,10 @@ fn parse(arguments: &[String]) -> Option<Options> {
         built: built.parse().ok()?,
         operations: operations.parse().ok()?,
         until: Some(PathBuf::from(until)),
-        survive_kills: match mode.as_str() {
-            "survive" => true,
-            "strict" => false,
+        survives: match mode.as_str() {
+            "survive" => Deaths::All,
+            "served" => Deaths::Servers,
+            "strict" => Deaths::None,
             _ => return None,
         },
     })

@@ -16,4 +16,4 @@ mod worker;
 
 pub use model::{Body, Model, Object};
 pub use operation::Operation;
-pub use worker::{Options, Report, Worker, build, populate};
+pub use worker::{Deaths, Options, Report, Worker, build, populate};

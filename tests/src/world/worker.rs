@@ -30,8 +30,20 @@ pub struct Options {
     pub operations: u64,
     /// Ends when this file is there.
     pub until: Option<PathBuf>,
-    /// A dead mount is waited for, not an error.
-    pub survive_kills: bool,
+    /// What is waited for, and no error.
+    pub survives: Deaths,
+}
+
+/// Whose deaths a worker lives through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deaths {
+    /// Nobody's.
+    None,
+    /// Of servers of bricks: of these it notices that what was unlinked while it was open is gone
+    /// (ESTALE, or EIO when its inode number is another's by now), and nothing else.
+    Servers,
+    /// Of the mount as well.
+    All,
 }
 
 /// What a worker did.
@@ -101,8 +113,16 @@ fn replay(seed: u64, operations: usize) -> Model {
     model
 }
 
-/// What says that the daemon is gone, and nothing else.
-fn is_disconnect(error: &io::Error) -> bool {
+/// What says that somebody who is allowed to is gone, and nothing else.
+fn is_disconnect(survives: Deaths, error: &io::Error) -> bool {
+    match survives {
+        Deaths::None => false,
+        Deaths::Servers => error.raw_os_error() == Some(libc::ESTALE),
+        Deaths::All => is_gone(error),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
     let gone = [
         libc::ENOTCONN,
         libc::ECONNABORTED,
@@ -152,7 +172,7 @@ impl Worker {
             built: 0,
             operations: 0,
             until: None,
-            survive_kills: true,
+            survives: Deaths::All,
         });
         for operation in built {
             let _ = worker.model.apply(operation);
@@ -211,12 +231,18 @@ impl Worker {
     }
 
     fn step(&mut self, operation: &Operation) -> Result<(), String> {
-        let before = self.options.survive_kills.then(|| self.model.clone());
+        let before = (self.options.survives != Deaths::None).then(|| self.model.clone());
         let target = self.target(operation);
-        let got = match act(&self.options.base, &mut self.held, operation) {
+        let acted = act(&self.options.base, &mut self.held, operation);
+        let got = match acted.map_err(|error| match operation {
+            Operation::HeldWrite { slot, .. } | Operation::HeldTruncate { slot, .. } => {
+                self.stale(*slot, error)
+            }
+            _ => error,
+        }) {
             Ok(Done::NotSupported) => return Ok(()),
             Ok(Done::Yes) => Ok(()),
-            Err(error) if self.options.survive_kills && is_disconnect(&error) => {
+            Err(error) if is_disconnect(self.options.survives, &error) => {
                 let before = before.unwrap_or_default();
                 return self.recover(before, Some((operation, target)));
             }
@@ -229,7 +255,7 @@ impl Worker {
         match self.read_back(operation) {
             Ok(verdict) => verdict,
             // The operation was acknowledged: after the restart it must be there.
-            Err(error) if self.options.survive_kills && is_disconnect(&error) => {
+            Err(error) if is_disconnect(self.options.survives, &error) => {
                 let now = self.model.clone();
                 self.recover(now, None)
             }
@@ -316,6 +342,17 @@ impl Worker {
         self.read_held()
     }
 
+    /// The kernel fails all on an inode with EIO when another object has its number.
+    fn stale(&self, slot: usize, error: io::Error) -> io::Error {
+        let paths = self.model.paths();
+        let held = self.model.held.get(&slot);
+        let is_nameless = held.is_some_and(|id| paths.iter().all(|(_, named)| named != id));
+        match error.raw_os_error() {
+            Some(libc::EIO) if is_nameless => io::Error::from_raw_os_error(libc::ESTALE),
+            _ => error,
+        }
+    }
+
     fn read_held(&self) -> io::Result<Result<(), String>> {
         use std::os::unix::fs::FileExt;
         for slot in self.model.held.keys() {
@@ -326,7 +363,8 @@ impl Worker {
             let mut found = vec![0; expected.len() + 1];
             let mut length = 0;
             loop {
-                match file.read_at(&mut found[length..], length as u64)? {
+                let read = file.read_at(&mut found[length..], length as u64);
+                match read.map_err(|error| self.stale(*slot, error))? {
                     0 => break,
                     more => length += more,
                 }
@@ -392,7 +430,7 @@ impl Worker {
         loop {
             match read(&self.options.base) {
                 Ok(found) => return Ok(found),
-                Err(error) if self.options.survive_kills && is_disconnect(&error) => {
+                Err(error) if is_disconnect(self.options.survives, &error) => {
                     if started.elapsed() > Duration::from_secs(120) {
                         return Err(format!(
                             "the mount did not come back within two minutes: {error}"
@@ -431,7 +469,7 @@ mod tests {
             built: 300,
             operations: 3000,
             until: None,
-            survive_kills: false,
+            survives: Deaths::None,
         };
         let report = Worker::new(options).run().unwrap();
         assert_eq!(report.operations, 3000);
@@ -449,7 +487,7 @@ mod tests {
             built: 300,
             operations: 0,
             until: None,
-            survive_kills: false,
+            survives: Deaths::None,
         };
         let worker = Worker::new(options);
         let (path, _) = worker

@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use crate::{
     Allocate, Attr, Context, DirEntry, Entry, File, Handle, Inode, Lend, Lent, Location, Lock,
-    Make, Name, NameBuf, OpenFlags, Origin, RenameFlags, Role, Seek, SetAttr, StatFs, XattrFlags,
+    Make, Name, NameBuf, OpenFlags, Origin, RenameFlags, Result, Role, Seek, SetAttr, StatFs,
+    Whole, XattrFlags,
 };
 
 /// How an argument or an answer of an operation looks in a trace: short, on one line, and of
@@ -101,6 +102,27 @@ impl Brief for Vec<u8> {
 impl Brief for Vec<DirEntry> {
     fn brief(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} entries", self.len())
+    }
+}
+
+/// Of a compound: how many came off, of how many.
+impl<T> Brief for Vec<Result<T>> {
+    fn brief(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let good = self.iter().filter(|answer| answer.is_ok()).count();
+        write!(f, "{good} of {}", self.len())
+    }
+}
+
+impl Brief for [NameBuf] {
+    fn brief(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} names", self.len())
+    }
+}
+
+impl Brief for [Whole] {
+    fn brief(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let bytes: usize = self.iter().map(Whole::bytes).sum();
+        write!(f, "{} files of {bytes} bytes", self.len())
     }
 }
 

@@ -34,6 +34,9 @@ pub struct Context {
     pub pid: u32,
     /// On whose behalf.
     pub origin: Origin,
+    /// Which client of a server asks; 0 for this process' own mount. Lock owners and process ids
+    /// are unique within one client only.
+    pub client: u64,
 }
 
 impl Context {
@@ -44,6 +47,7 @@ impl Context {
             gid: 0,
             pid: 0,
             origin,
+            client: 0,
         }
     }
 }

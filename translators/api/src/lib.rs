@@ -3,10 +3,12 @@
 
 mod attr;
 mod brief;
+mod compound;
 mod context;
 mod error;
 mod file;
 mod inode;
+mod lockset;
 mod name;
 mod poll;
 mod translator;
@@ -14,12 +16,16 @@ mod types;
 
 pub use attr::{Attr, Kind, SetAttr, SetTime, StatFs, Time};
 pub use brief::{Brief, brief};
+pub use compound::{
+    Snapshot, Whole, Xattrs, is_small, make_whole_by_steps, snapshot_by_steps, xattr_names,
+};
 pub use context::{Context, Origin};
 pub use error::{Errno, Error, Result};
 pub use file::{File, Lent, OpenFlags};
 pub use inode::{Handle, Identity, Inode, SlotKey, Slots};
+pub use lockset::{LockSet, OwnedLock};
 pub use name::{InvalidName, Name, NameBuf};
-pub use poll::{block_on, poll_once};
+pub use poll::{block_on, poll_for, poll_once};
 pub use translator::{Filter, Fop, Translator};
 pub use types::{
     Allocate, DirEntry, Entry, Lend, Location, Lock, LockKind, Make, RenameFlags, Role, Seek,

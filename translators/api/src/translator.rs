@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use crate::{
     Allocate, Attr, Context, DirEntry, Entry, File, Handle, Inode, Lend, Lent, Location, Lock,
-    Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, StatFs, XattrFlags,
+    Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, Snapshot, StatFs,
+    Whole, XattrFlags,
 };
 
 /// What the table of operations is made into: both traits, the forwarding of filters, and [`Fop`].
@@ -142,10 +143,13 @@ macro_rules! with_operations {
             /// some bytes, which the next call then reports.
             changes Write: fn write(cx: &Context, file: &Arc<File>, at: u64, data: &[u8]) -> Result<usize>;
 
-            /// close(2) of one descriptor; there may be more of this open file.
-            reads Flush: fn flush(cx: &Context, file: &Arc<File>) -> Result<()>;
+            /// close(2) of one descriptor; there may be more of this open file. The record locks of
+            /// `owner` (the closing process' lock owner, see [`Lock`]) on the file are dropped, through
+            /// whichever open file they were taken.
+            reads Flush: fn flush(cx: &Context, file: &Arc<File>, owner: u64) -> Result<()>;
 
-            /// The last descriptor of this open file is gone. Mappings of it may live on.
+            /// The last descriptor of this open file is gone, and with it all locks that were taken
+            /// through it. Mappings of it may live on.
             reads Release: fn release(cx: &Context, file: &Arc<File>) -> Result<()>;
 
             /// fsync(2), fdatasync(2): when it returns the file is on stable storage.
@@ -158,6 +162,19 @@ macro_rules! with_operations {
             /// `max`. None at the end. `plus` asks for the objects too. Without an open directory:
             /// positions stay good across restarts, as far as the brick's file system keeps them.
             reads Readdir: fn readdir(cx: &Context, dir: &Arc<Inode>, from: u64, max: usize, plus: bool) -> Result<Vec<DirEntry>>;
+
+            /// Looks names of a directory up, and reads everything of what they stand for: content of
+            /// regular files of at most `most` bytes, targets of symbolic links, extended attributes,
+            /// flags. Answers in their order for as many of the names as come at once, at least one;
+            /// each may fail for itself (ENOENT, EIO ...). See [`Snapshot`].
+            reads Snapshot: fn snapshot(cx: &Context, dir: &Arc<Inode>, names: &[NameBuf], most: u64) -> Result<Vec<Result<Snapshot>>>;
+
+            /// Makes regular files under names that are free (else EEXIST), each whole: content, owner,
+            /// mode, extended attributes, times, flags; and what the brick made of its attributes, which
+            /// may be bent. Until then nobody but root can open it. Answers in their order for as many as
+            /// come at once, at least one; the others are not begun. Each may fail for itself, and leaves
+            /// nothing under its name then. See [`Whole`].
+            changes MakeWhole: fn make_whole(cx: &Context, dir: &Arc<Inode>, files: &[Whole]) -> Result<Vec<Result<Attr>>>;
 
             /// An extended attribute, of any namespace that the brick's file system has. ENODATA when
             /// there is none of this name. A door answers size probes.
@@ -190,16 +207,20 @@ macro_rules! with_operations {
             /// statvfs(3).
             reads Statfs: fn statfs(cx: &Context, inode: &Arc<Inode>) -> Result<StatFs>;
 
-            /// Who stands in the way of a lock; `None` when it could be had.
+            /// Who stands in the way of a lock; `None` when it could be had. Its `pid` is 0 when it
+            /// is another client's.
             reads Getlk: fn getlk(cx: &Context, file: &Arc<File>, lock: &Lock) -> Result<Option<Lock>>;
 
             /// Takes or drops a lock on the brick, for the open file; waits for it when `wait`, else
-            /// EAGAIN. ENOSYS where there are none. A door does not ask while a single mount is the only
-            /// way in: the kernel's own locks are enough then.
+            /// EAGAIN. EDEADLK when waiting could never end. Unlike other operations' this future may
+            /// be dropped while it waits: then the lock is not taken. ENOSYS where there are none. A
+            /// door does not ask while a single mount is the only way in: the kernel's own locks are
+            /// enough then.
             reads Setlk: fn setlk(cx: &Context, file: &Arc<File>, lock: &Lock, wait: bool) -> Result<()>;
 
             /// The descriptor behind an inode, for the local data plane. `None` where there is none, or
-            /// where this layer has to see what passes. See [`Lend`] for what must be marked first.
+            /// where this layer has to see what passes: of no file then, so that nobody need ask for
+            /// another one. See [`Lend`] for what must be marked first.
             reads Lend: fn lend(cx: &Context, inode: &Arc<Inode>, lend: Lend) -> Result<Option<Lent>>;
 
             /// Whether nobody can write to this file unseen: no open descriptor for writing and no

@@ -144,7 +144,9 @@ pub enum XattrFlags {
 /// A file lock of a kind and range (fcntl(2), flock(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lock {
-    /// Who holds it: the kernel's lock owner, unique in a mount.
+    /// Who holds it: the kernel's lock owner, unique in a client
+    /// ([`Context::client`](crate::Context::client)). A process for `F_SETLK`, an open file for OFD
+    /// locks and flock(2).
     pub owner: u64,
     /// Process that asked, for F_GETLK; 0 for OFD locks.
     pub pid: u32,
@@ -156,6 +158,9 @@ pub struct Lock {
     pub end: u64,
     /// flock(2) instead of a record lock; covers the whole file.
     pub flock: bool,
+    /// A record lock of an open file (`F_OFD_SETLKW`), as far as the door can tell: others of its
+    /// process may drop it, so waiting for it is never a deadlock.
+    pub ofd: bool,
 }
 
 /// What a lock excludes.

@@ -97,6 +97,19 @@ impl FaultControl {
         self.armed.load(Ordering::Acquire)
     }
 
+    /// Whether there is a rule for one of these operations.
+    pub(crate) fn has_rule_for(&self, fops: &[Fop], origin: Origin) -> bool {
+        if !self.armed.load(Ordering::Acquire) {
+            return false;
+        }
+        let rules = self.rules.read();
+        let one = |armed: &Armed| {
+            fops.iter()
+                .any(|&fop| armed.rule.matches(fop, Some(origin)))
+        };
+        rules.iter().any(one)
+    }
+
     /// Whether a rule for this operation asks where the object stands.
     pub(crate) fn asks_for_place(&self, fop: Fop, origin: Option<Origin>) -> bool {
         let rules = self.rules.read();

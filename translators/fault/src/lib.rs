@@ -19,7 +19,10 @@ use place::{Call, Part};
 pub use rule::{Action, BadRule, Rule};
 
 /// The filter. See the [crate's page](crate).
-pub struct Fault {
+pub struct Fault(Point);
+
+/// Where single operations pass.
+struct Point {
     below: Arc<dyn Translator>,
     control: Arc<FaultControl>,
     stop: Box<dyn Fn(Fop) + Send + Sync>,
@@ -39,18 +42,57 @@ impl Fault {
         stop: impl Fn(Fop) + Send + Sync + 'static,
     ) -> Fault {
         let control = Arc::new(FaultControl::new(options.rules));
-        Fault {
+        Fault(Point {
             below,
             control,
             stop: Box::new(stop),
-        }
+        })
     }
 
     /// Its rules and counts, while it is in use.
     pub fn control(&self) -> Arc<FaultControl> {
-        self.control.clone()
+        self.0.control.clone()
     }
 
+    /// Whether a rule is about what a compound consists of: then each step has to meet it.
+    fn takes_apart(&self, compound: Fop, cx: &Context) -> bool {
+        self.0.control.has_rule_for(compound.steps(), cx.origin)
+    }
+}
+
+#[async_trait]
+impl Filter for Fault {
+    fn below(&self) -> &dyn Translator {
+        &self.0
+    }
+
+    async fn snapshot(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        names: &[NameBuf],
+        most: u64,
+    ) -> Result<Vec<Result<Snapshot>>> {
+        match self.takes_apart(Fop::Snapshot, cx) {
+            true => snapshot_by_steps(&self.0, cx, dir, names, most).await,
+            false => self.0.snapshot(cx, dir, names, most).await,
+        }
+    }
+
+    async fn make_whole(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        files: &[Whole],
+    ) -> Result<Vec<Result<Attr>>> {
+        match self.takes_apart(Fop::MakeWhole, cx) {
+            true => make_whole_by_steps(&self.0, cx, dir, files).await,
+            false => self.0.make_whole(cx, dir, files).await,
+        }
+    }
+}
+
+impl Point {
     async fn judge(&self, fop: Fop, call: &Call<'_>) -> Option<Verdict> {
         let paths = if self.control.asks_for_place(fop, call.origin) {
             call.paths(&*self.below).await
@@ -80,7 +122,7 @@ impl Fault {
 macro_rules! fault {
     ($($(#[doc = $doc:literal])* $class:ident $fop:ident: fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
         #[async_trait]
-        impl Translator for Fault {
+        impl Translator for Point {
             $(async fn $name(&self, $($arg: $ty),*) -> $ret {
                 if !self.control.comes(Fop::$fop) {
                     return self.below.$name($($arg),*).await;

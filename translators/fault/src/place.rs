@@ -46,6 +46,25 @@ impl Part for &Arc<File> {
     }
 }
 
+/// Names of the directory before them.
+fn names_in<'a>(call: &mut Call<'a>, names: impl Iterator<Item = &'a NameBuf>) {
+    if let Some((dir, None)) = call.at.pop() {
+        call.at.extend(names.map(|name| (dir, Some(&**name))));
+    }
+}
+
+impl Part for &[NameBuf] {
+    fn tell<'a>(&'a self, call: &mut Call<'a>) {
+        names_in(call, self.iter());
+    }
+}
+
+impl Part for &[Whole] {
+    fn tell<'a>(&'a self, call: &mut Call<'a>) {
+        names_in(call, self.iter().map(|file| &file.name));
+    }
+}
+
 macro_rules! silent {
     ($($ty:ty)*) => { $(impl Part for $ty {})* };
 }

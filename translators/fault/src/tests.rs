@@ -11,6 +11,7 @@ const CX: Context = Context {
     gid: 0,
     pid: 0,
     origin: Origin::User,
+    client: 0,
 };
 const HEAL: Context = Context::internal(Origin::Heal);
 
@@ -144,4 +145,54 @@ fn options_are_read_from_a_volfile_and_a_mistake_is_told() {
         error.to_string().contains("`EOI` means nothing in a rule"),
         "{error}"
     );
+}
+
+fn whole(new: &str) -> Whole {
+    Whole {
+        name: name(new),
+        content: b"content".to_vec(),
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        atime: Time::default(),
+        mtime: Time::default(),
+        xattrs: Xattrs::new(),
+        flags: 0,
+        mask: 0,
+    }
+}
+
+#[test]
+fn a_compound_is_one_operation_unless_a_rule_is_about_one_of_its_steps() {
+    let make = |world: &World| {
+        let files = [whole("a"), whole("b")];
+        let made = block_on(world.volume.make_whole(&HEAL, &world.root, &files)).unwrap();
+        let errnos = made.into_iter().map(|made| made.err().map(|e| e.errno()));
+        errnos.collect::<Vec<_>>()
+    };
+    let passes = world(&["mkdir EIO", "write origin=user EIO"]);
+    assert_eq!(make(&passes), [None, None]);
+    assert_eq!(passes.control.changes(), 1);
+
+    let fails = world(&["setattr after=2 times=1 EIO"]);
+    assert_eq!(make(&fails), [None, Some(Errno::EIO)]);
+    let there = |n| block_on(fails.memory.lookup(&CX, &fails.root, &name(n)));
+    assert!(
+        there("a").is_ok() && there("b").is_err(),
+        "half of it is gone again"
+    );
+
+    let named = world(&["read name=b EIO"]);
+    make(&named);
+    let names = [name("a"), name("b")];
+    let told = block_on(named.volume.snapshot(&HEAL, &named.root, &names, 100)).unwrap();
+    assert!(told[0].is_ok() && told[1].is_err());
+
+    let whole = world(&["make_whole name=b EROFS"]);
+    let answer = block_on(
+        whole
+            .volume
+            .make_whole(&HEAL, &whole.root, &[self::whole("b")]),
+    );
+    assert_eq!(answer.unwrap_err().errno(), Errno::EROFS);
 }

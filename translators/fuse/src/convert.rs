@@ -13,6 +13,7 @@ pub(crate) fn context(request: &Request) -> Context {
         gid: request.gid(),
         pid: request.pid(),
         origin: Origin::User,
+        client: 0,
     }
 }
 

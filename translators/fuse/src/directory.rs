@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fuser::{FileType, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
-use hermitfs_api::{Context, DirEntry, Entry, Inode, Name, Result};
+use hermitfs_api::{Context, DirEntry, Entry, Errno, Inode, Name, Result};
 
 use crate::convert::{absent, file_type};
 use crate::door::Door;
@@ -49,10 +49,14 @@ impl Buffer for ReplyDirectoryPlus {
     fn add(&mut self, door: &Door, dir: &Inode, entry: &DirEntry) -> bool {
         let name = OsStr::from_bytes(&entry.name);
         let Some(object) = &entry.entry else {
-            // `.` and `..`: the kernel takes their numbers, and counts no look-up.
+            // `.`, `..`, and what cannot be looked up just now: the kernel takes the number and
+            // the kind, and counts no look-up.
             let mut attr = absent();
             attr.ino = INodeNo(door.nodes.shown(dir, entry.ino));
-            attr.kind = FileType::Directory;
+            attr.kind = match entry.is_dots() {
+                true => FileType::Directory,
+                false => entry.kind.map_or(FileType::RegularFile, file_type),
+            };
             let none = (Duration::ZERO, Generation(0));
             return !ReplyDirectoryPlus::add(
                 self, attr.ino, entry.next, name, &none.0, &attr, none.1,
@@ -186,9 +190,12 @@ impl Door {
                 });
                 true
             }
+            Err(error) if error.errno() == Errno::ENOENT => false,
+            // As the brick's own file system has it: the name is there, and whoever asks for
+            // more gets the error.
             Err(error) => {
-                tracing::debug!(?dir, %name, %error, "left out of its directory");
-                false
+                tracing::debug!(?dir, %name, %error, "listed without attributes");
+                true
             }
         }
     }

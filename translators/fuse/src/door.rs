@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use fuser::{FileAttr, FileHandle, FopenFlags, Generation, Notifier, ReplyCreate, ReplyOpen};
 use hermitfs_api::{
-    Context, Entry, Errno, Error, File, Inode, Kind, Name, OpenFlags, Result, Translator,
+    Context, Entry, Errno, Error, File, Identity, Inode, Kind, Name, OpenFlags, Result, Translator,
 };
 use parking_lot::RwLock;
 
+use crate::capabilities::Capabilities;
 use crate::convert::{absent, access, errno, file_attr};
 use crate::files::{Files, Open};
 use crate::gate::Gate;
@@ -20,7 +21,9 @@ use crate::nodes::{Nodes, known};
 use crate::numbers::ROOT;
 use crate::opening::{Granted, Openings};
 use crate::options::Options;
-use crate::setids::SetIds;
+use crate::setids::{SetIds, has_set_ids};
+use crate::sharing::{self, Sharing};
+use crate::signals::Signals;
 use crate::statistics::{Op, Snapshot, Statistics};
 use crate::work::Work;
 
@@ -33,11 +36,15 @@ pub(crate) struct Door {
     pub(crate) work: Work,
     pub(crate) statistics: Arc<Statistics>,
     pub(crate) set_ids: SetIds,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) sharing: Sharing,
     pub(crate) notifier: RwLock<Option<Notifier>>,
     /// The kernel does without OPENDIR once it was told so.
     pub(crate) no_opendir: AtomicBool,
     /// Others may still change names in the volume: the kernel remembers none.
     pub(crate) shared: AtomicBool,
+    /// Those who wait for locks, and files whose locks may be gone already.
+    pub(crate) signals: Signals,
     /// Bytes that a READDIR had room for last time; fuser does not tell.
     pub(crate) readdir_room: AtomicUsize,
     /// Opens and creations, and look-ups, each held on its own before an exchange.
@@ -48,6 +55,15 @@ pub(crate) struct Door {
     pub(crate) exchanging: RwLock<()>,
     /// The kernel's device, for what fuser has no words for; while the session lives.
     pub(crate) device: RwLock<Option<OwnedFd>>,
+}
+
+/// How a write is meant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// Set-id bits fall by it.
+    pub(crate) kills: bool,
+    /// Its descriptor has `O_APPEND` now.
+    pub(crate) appends: bool,
 }
 
 /// An object that the kernel gets to know.
@@ -69,9 +85,12 @@ impl Door {
                 statistics: statistics.clone(),
             },
             set_ids: SetIds::default(),
+            capabilities: Capabilities::default(),
+            sharing: Sharing::default(),
             notifier: RwLock::default(),
             no_opendir: AtomicBool::new(false),
             shared: AtomicBool::new(false),
+            signals: Signals::default(),
             readdir_room: AtomicUsize::new(32 * 1024),
             statistics,
             opens: Hold::default(),
@@ -106,6 +125,8 @@ impl Door {
     fn lifetime(&self, wanted: Duration) -> Duration {
         if self.is_exchanged() {
             Duration::ZERO
+        } else if self.options.shared {
+            wanted.min(sharing::LIFETIME)
         } else {
             wanted
         }
@@ -144,7 +165,7 @@ impl Door {
         Found {
             id,
             attr: file_attr(id, &entry.attr),
-            generation: Generation(generation(&entry.inode)),
+            generation: Generation(generation(&self.nodes.known_as(id, &entry.inode))),
         }
     }
 
@@ -169,9 +190,9 @@ impl Door {
         match self.opened(cx, id, flags, &reply).await {
             Ok((handle, granted)) => match granted.backing {
                 Some(backing) => {
-                    reply.opened_passthrough(handle, fopen_flags(granted.mode), &backing);
+                    reply.opened_passthrough(handle, self.fopen_flags(granted.mode), &backing);
                 }
-                None => reply.opened(handle, fopen_flags(granted.mode)),
+                None => reply.opened(handle, self.fopen_flags(granted.mode)),
             },
             Err(error) => reply.error(self.fail(Op::Open, &error)),
         }
@@ -187,6 +208,11 @@ impl Door {
         let _pass = self.opens.enter().await;
         let inode = self.node(id)?;
         let volume = &*self.volume();
+        if self.options.shared {
+            let mode = self.freshen(volume, cx, id, &inode, flags).await?;
+            let file = volume.open(cx, &inode, sharing::flags(flags)).await?;
+            return Ok((self.handle(id, file, mode), Granted::unbacked(mode)));
+        }
         let granted = self
             .openings
             .open(volume, cx, &inode, access(flags), reply)
@@ -215,22 +241,31 @@ impl Door {
         })
     }
 
-    /// Writes to an open file; set-id bits fall when `kills`.
+    /// Writes to an open file.
     pub(crate) async fn write(
         &self,
         cx: &Context,
         (handle, open): (FileHandle, Arc<Open>),
         at: u64,
         data: &[u8],
-        kills: bool,
+        Manner { kills, appends }: Manner,
     ) -> Result<usize> {
         let mut open = Some(open);
         steady!(self, {
             let open = self.still_open(handle, &mut open)?;
             let volume = self.volume();
+            if self.is_shared() && open.file.flags().appends() != appends {
+                let write = sharing::write_as(&*volume, cx, &open.file, appends, at, data);
+                return self.changing(cx, open.node, &open, kills, write).await;
+            }
             let write = volume.write(cx, &open.file, at, data);
             self.changing(cx, open.node, &open, kills, write).await
         })
+    }
+
+    /// Whether others come to the volume by other ways.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.options.shared || self.is_exchanged()
     }
 
     /// What was found behind a handle; what is there now when that did not do.
@@ -238,6 +273,19 @@ impl Door {
         match found.take() {
             Some(open) => Ok(open),
             None => self.open_file(handle),
+        }
+    }
+
+    fn fopen_flags(&self, mode: Mode) -> FopenFlags {
+        match mode {
+            // While it was closed nobody looked for what others changed.
+            Mode::Cached { .. } if self.is_exchanged() => FopenFlags::empty(),
+            Mode::Cached { keep: true } => FopenFlags::FOPEN_KEEP_CACHE,
+            Mode::Cached { keep: false } => FopenFlags::empty(),
+            // KEEP_CACHE together with passthrough is EIO. The bit of passthrough itself is set by
+            // the reply that carries the backing.
+            Mode::Passthrough => FopenFlags::empty(),
+            Mode::Interposed | Mode::Direct => FopenFlags::FOPEN_DIRECT_IO,
         }
     }
 
@@ -284,7 +332,7 @@ impl Door {
                 let Found {
                     attr, generation, ..
                 } = found;
-                let flags = fopen_flags(granted.mode);
+                let flags = self.fopen_flags(granted.mode);
                 match granted.backing {
                     Some(backing) => {
                         reply.created_passthrough(
@@ -310,19 +358,20 @@ impl Door {
     ) -> Result<(Found, FileHandle, Granted)> {
         let _pass = self.opens.enter().await;
         let (dir, name) = (self.node(dir)?, Name::new(name)?);
-        let flags = crate::convert::open_flags(raw_flags);
+        let mut flags = crate::convert::open_flags(raw_flags);
+        if self.options.shared {
+            flags = sharing::flags(flags);
+        }
         let volume = &*self.volume();
         // Whoever took the name may be gone again when we look: then it is free once more.
         for _ in 0..16 {
+            let (epoch, capabilities) = (self.set_ids.now(), self.capabilities.now());
             match volume
                 .create(cx, &dir, name, flags, mode & 0o7777, umask)
                 .await
             {
                 Ok((entry, file)) => {
-                    let opened = self
-                        .openings
-                        .open(volume, cx, &entry.inode, access(flags), reply);
-                    let granted = match opened.await {
+                    let granted = match self.grant(volume, cx, &entry.inode, flags, reply).await {
                         Ok(granted) => granted,
                         Err(error) => {
                             volume.release(cx, &file).await.ok();
@@ -331,6 +380,14 @@ impl Door {
                     };
                     let found = self.found(&entry);
                     let handle = self.handle(found.id, file, granted.mode);
+                    if !has_set_ids(&entry.attr)
+                        && let Ok(open) = self.open_file(handle)
+                    {
+                        open.plain.seen(epoch);
+                    }
+                    if self.openings.is_far() {
+                        self.capabilities.has_none(&entry.inode, capabilities);
+                    }
                     return Ok((found, handle, granted));
                 }
                 Err(error) if error.errno() != Errno::EEXIST || raw_flags & libc::O_EXCL != 0 => {
@@ -347,10 +404,7 @@ impl Door {
                 return Err(Errno::ESTALE.into());
             }
             let inode = &entry.inode;
-            let granted = self
-                .openings
-                .open(volume, cx, inode, access(flags), reply)
-                .await?;
+            let granted = self.grant(volume, cx, inode, flags, reply).await?;
             return match volume.open(cx, inode, flags).await {
                 Ok(file) => {
                     let found = self.found(&entry);
@@ -365,21 +419,28 @@ impl Door {
         }
         Err(Errno::ESTALE.into())
     }
+
+    /// How to open what a creation made or found.
+    async fn grant(
+        &self,
+        volume: &dyn Translator,
+        cx: &Context,
+        inode: &Arc<Inode>,
+        flags: OpenFlags,
+        reply: &ReplyCreate,
+    ) -> Result<Granted> {
+        if self.options.shared {
+            // The answer brings the attributes, and the kernel drops what pages it has.
+            return Ok(Granted::unbacked(sharing::mode(flags, false)));
+        }
+        self.openings
+            .open(volume, cx, inode, access(flags), reply)
+            .await
+    }
 }
 
 /// The kernel keeps 32 bits of it.
-pub(crate) fn generation(inode: &Inode) -> u64 {
-    let generation = inode.identity().generation;
+pub(crate) fn generation(known_as: &Identity) -> u64 {
+    let generation = known_as.generation;
     (generation ^ generation >> 32) & 0xffff_ffff
-}
-
-fn fopen_flags(mode: Mode) -> FopenFlags {
-    match mode {
-        Mode::Cached { keep: true } => FopenFlags::FOPEN_KEEP_CACHE,
-        Mode::Cached { keep: false } => FopenFlags::empty(),
-        // KEEP_CACHE together with passthrough is EIO. The bit of passthrough itself is set by
-        // the reply that carries the backing.
-        Mode::Passthrough => FopenFlags::empty(),
-        Mode::Interposed => FopenFlags::FOPEN_DIRECT_IO,
-    }
 }

@@ -4,12 +4,13 @@
 //! before the exchange, so that whoever walks by a path comes elsewhere. What the kernel still
 //! asks about is what somebody holds: open files and directories. Their node ids, and with them
 //! the inode numbers that users see, stay. What has no successor is ESTALE, upon which the kernel
-//! walks a path once more.
+//! walks a path once more. Who finds one of these objects by a name, from a directory that is
+//! held, gets the same node, and with it the same pages.
 //!
 //! From then on others come to the same objects by other ways. So nothing is believed for any
 //! time, and pages go when their file has changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -44,6 +45,8 @@ pub struct OpenFile {
     pub file: Arc<File>,
     /// Reads, or mappings that it allows, do not come to the door.
     pub bypasses: bool,
+    /// Somebody has asked the volume for a lock through it.
+    pub locked: bool,
 }
 
 /// What takes the place of a volume and of what is open in it.
@@ -113,11 +116,12 @@ impl Door {
                 handle,
                 number: open.node,
                 bypasses: match open.mode {
-                    Mode::Cached { .. } => false,
+                    Mode::Cached { .. } | Mode::Direct => false,
                     Mode::Passthrough => true,
                     // What was opened to write alone cannot be mapped.
                     Mode::Interposed => open.file.flags().reads(),
                 },
+                locked: open.locked.load(Ordering::Relaxed),
                 file: open.file.clone(),
             })
             .collect()
@@ -137,8 +141,14 @@ impl Door {
             }
         }
         let held: Vec<u64> = nodes.keys().copied().collect();
+        // The kernel wants all opens of a node to agree, and nothing may pass us by any more.
+        let apart: HashSet<u64> = open
+            .iter()
+            .filter(|(_, open)| open.mode.is_backed())
+            .map(|(_, open)| open.node)
+            .collect();
         let exchanging = self.exchanging.write();
-        let known = self.nodes.exchange(new.root, nodes);
+        let known = self.nodes.exchange(new.root, nodes, &apart);
         let files = self.files.exchange(&new.files);
         let volume = std::mem::replace(&mut *self.volume.write(), new.volume);
         self.exchanged.store(true, Ordering::Release);

@@ -1,7 +1,7 @@
 //! Open files, by the handle that the kernel got.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use std::collections::HashMap;
 
@@ -23,6 +23,8 @@ pub(crate) struct Open {
     pub(crate) opened_as: Identity,
     pub(crate) mode: Mode,
     pub(crate) plain: Plain,
+    /// Somebody has asked for a lock through it.
+    pub(crate) locked: AtomicBool,
 }
 
 pub(crate) struct Files {
@@ -47,6 +49,7 @@ impl Files {
             node,
             mode,
             plain: Plain::default(),
+            locked: AtomicBool::new(false),
         });
         self.shard(handle).write().insert(handle, open);
         handle
@@ -80,7 +83,10 @@ impl Files {
                     Arc::new(Open {
                         file: file.clone(),
                         plain: Plain::default(),
-                        ..**open
+                        locked: AtomicBool::new(false),
+                        opened_as: open.opened_as,
+                        node: open.node,
+                        mode: open.mode,
                     })
                 });
                 let kept = new.is_some();

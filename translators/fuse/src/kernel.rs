@@ -17,15 +17,17 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 use hermitfs_api::{
-    Allocate, Errno, Error, Kind, Make, Name, RenameFlags, Result, Seek, SetAttr, XattrFlags,
-    block_on,
+    Allocate, Errno, Error, Kind, LockKind, Make, Name, RenameFlags, Result, Seek, SetAttr,
+    XattrFlags, block_on,
 };
 
 use crate::convert::{context, open_flags, rdev_in, set_time};
-use crate::door::{Door, Found};
+use crate::door::{Door, Found, Manner};
 use crate::files::Open;
+use crate::locks;
 use crate::modes::Mode;
 use crate::statistics::Op;
+use crate::sys;
 use crate::work::fence;
 
 /// Largest read and write.
@@ -128,7 +130,7 @@ impl Filesystem for Kernel {
         let offered = config.capabilities();
         // Never WRITEBACK_CACHE (it forbids passthrough, and hides from us when writes happen)
         // and never OVER_IO_URING (the mount hangs: nobody serves the rings). Locks stay with the
-        // kernel: one mount is the only way in, so its own are right, killable and free. Nor
+        // kernel while one mount is the only way in: its own are right, killable and free then. Nor
         // ATOMIC_O_TRUNC: with it the kernel asks us to truncate before it looks whether the file
         // is a program that runs (ETXTBSY), and that program is gone.
         let wanted = InitFlags::FUSE_DONT_MASK
@@ -138,9 +140,17 @@ impl Filesystem for Kernel {
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
-            | InitFlags::FUSE_PASSTHROUGH;
-        let agreed = wanted & offered;
+            | if door.options.shared {
+                // Pages go when a file's attributes tell of a change; listings are not kept.
+                InitFlags::FUSE_AUTO_INVAL_DATA | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
+            } else {
+                InitFlags::FUSE_NO_OPENDIR_SUPPORT | InitFlags::FUSE_PASSTHROUGH
+            };
+        let locks = match door.has_locks() {
+            true => InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS,
+            false => InitFlags::empty(),
+        };
+        let agreed = (wanted | locks) & offered;
         config.add_capabilities(agreed).ok();
         if agreed.contains(InitFlags::FUSE_PASSTHROUGH) {
             // Deeper, an overlayfs could be a brick, but none could stand on this mount.
@@ -233,7 +243,13 @@ impl Filesystem for Kernel {
                 attr
             });
             match attr {
-                Ok(attr) => reply.attr(&door.attr_lifetime(), &door.shown(node.0, &attr)),
+                Ok(attr) => {
+                    reply.attr(&door.attr_lifetime(), &door.shown(node.0, &attr));
+                    if door.options.shared && attr.kind == Kind::File {
+                        // The kernel takes the times of this answer for those of its pages.
+                        door.drop_pages(node.0, 0, 0);
+                    }
+                }
                 Err(error) => reply.error(door.fail(Op::Setattr, &error)),
             }
         });
@@ -476,16 +492,20 @@ impl Filesystem for Kernel {
         at: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: fuser::OpenFlags,
+        flags: fuser::OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let (mut cx, door) = (context(request), &self.0);
-        if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
-            // Mapped stores that the kernel writes back, on nobody's behalf.
+        // Mapped stores that the kernel writes back, on nobody's behalf, through any descriptor.
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if mapped {
             (cx.uid, cx.gid, cx.pid) = (0, 0, 0);
         }
-        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let manner = Manner {
+            kills: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            appends: !mapped && flags.0 & libc::O_APPEND != 0,
+        };
         let open = match door.open_file(fh) {
             Ok(open) => open,
             Err(error) => return reply.error(door.fail(Op::Write, &error)),
@@ -496,19 +516,19 @@ impl Filesystem for Kernel {
                 Ok(written) => reply.written(written as u32),
                 Err(error) => reply.error(door.fail(Op::Write, &error)),
             }
-            if ages && door.is_exchanged() {
+            if ages && (door.is_exchanged() || manner.appends && door.options.shared) {
                 // What was appended stands where the file ended, not where the kernel thought.
                 door.drop_pages(node.0, 0, 0);
             }
         };
         let here = |(open, reply): (Arc<Open>, ReplyWrite)| {
-            let written = block_on(door.write(&cx, (fh, open), at, data, kills));
+            let written = block_on(door.write(&cx, (fh, open), at, data, manner));
             answer(door, reply, written);
         };
         let elsewhere = |(open, reply): (Arc<Open>, ReplyWrite)| {
             let (door, data) = (door.clone(), data.to_vec());
             async move {
-                let written = door.write(&cx, (fh, open), at, &data, kills).await;
+                let written = door.write(&cx, (fh, open), at, &data, manner).await;
                 answer(&door, reply, written);
             }
         };
@@ -521,16 +541,17 @@ impl Filesystem for Kernel {
         request: &Request,
         _node: INodeNo,
         fh: FileHandle,
-        _lock_owner: LockOwner,
+        owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        if !self.0.options.flush {
+        if !self.0.options.flush && !self.0.options.shared && !self.0.has_locks() {
             return reply.error(fuser::Errno::ENOSYS);
         }
         let cx = context(request);
         self.run_empty(Op::Flush, reply, |door| async move {
             steady!(door, {
-                door.volume().flush(&cx, &door.open_file(fh)?.file).await
+                let open = door.open_file(fh)?;
+                door.volume().flush(&cx, &open.file, owner.0).await
             })
         });
     }
@@ -581,7 +602,10 @@ impl Filesystem for Kernel {
             // Asked once: from then on the kernel opens directories by itself, and caches them.
             return reply.error(fuser::Errno::ENOSYS);
         }
-        let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+        let flags = match self.0.options.shared {
+            true => FopenFlags::empty(),
+            false => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+        };
         reply.opened(FileHandle(0), flags);
     }
 
@@ -665,9 +689,12 @@ impl Filesystem for Kernel {
                     libc::XATTR_REPLACE => XattrFlags::Replace,
                     _ => return Err(Errno::EINVAL.into()),
                 };
-                door.volume()
-                    .setxattr(&cx, &door.node(node.0)?, &name, &value, flags)
-                    .await
+                let inode = door.node(node.0)?;
+                door.capabilities.may_be_set(&name);
+                let volume = door.volume();
+                let set = volume.setxattr(&cx, &inode, &name, &value, flags).await;
+                door.capabilities.may_be_set(&name);
+                set
             })
         });
     }
@@ -683,9 +710,15 @@ impl Filesystem for Kernel {
         let (cx, name) = (context(request), owned(name));
         self.run_xattr(Op::Getxattr, size, reply, |door| async move {
             steady!(door, {
-                door.volume()
-                    .getxattr(&cx, &door.node(node.0)?, &name)
-                    .await
+                let (inode, seen) = (door.node(node.0)?, door.capabilities.now());
+                if !door.is_shared() && door.capabilities.surely_none(&inode, &name) {
+                    return Err(Errno::ENODATA.into());
+                }
+                let value = door.volume().getxattr(&cx, &inode, &name).await;
+                if door.openings.is_far() {
+                    door.capabilities.saw(&inode, &name, seen, &value);
+                }
+                value
             })
         });
     }
@@ -823,33 +856,60 @@ impl Filesystem for Kernel {
 
     fn getlk(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
-        _fh: FileHandle,
-        _owner: LockOwner,
-        _start: u64,
-        _end: u64,
-        _kind: i32,
-        _pid: u32,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
         reply: ReplyLock,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        if !self.0.has_locks() {
+            return reply.error(fuser::Errno::ENOSYS);
+        }
+        let cx = context(request);
+        let lock = locks::lock(owner.0, (start, end), kind, pid, false);
+        self.run(Op::Getlk, |door| async move {
+            let found = match lock {
+                Ok(lock) => door.getlk(&cx, fh.0, &lock).await,
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(found) => locks::answer(reply, found),
+                Err(error) => reply.error(door.fail(Op::Getlk, &error)),
+            }
+        });
     }
 
     fn setlk(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
-        _fh: FileHandle,
-        _owner: LockOwner,
-        _start: u64,
-        _end: u64,
-        _kind: i32,
-        _pid: u32,
-        _sleep: bool,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        sleep: bool,
         reply: ReplyEmpty,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        if !self.0.has_locks() {
+            return reply.error(fuser::Errno::ENOSYS);
+        }
+        let cx = context(request);
+        let flock = sys::is_flock(request, fh.0, owner.0);
+        self.run_empty(Op::Setlk, reply, |door| async move {
+            let story = "fuser no longer leaves a lock's flags behind its request";
+            let flock = flock.ok_or_else(|| Error::with_story(Errno::ENOLCK, story))?;
+            let lock = locks::lock(owner.0, (start, end), kind, pid, flock)?;
+            match sleep && lock.kind != LockKind::Unlock {
+                true => door.wait_for_lock(&cx, fh.0, &lock).await,
+                false => door.try_lock(&cx, fh.0, &lock).await,
+            }
+        });
     }
 
     fn bmap(&self, _request: &Request, _node: INodeNo, _size: u32, _block: u64, reply: ReplyBmap) {

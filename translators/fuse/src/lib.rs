@@ -1,9 +1,10 @@
 #![doc = include_str!("../README.md")]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[macro_use]
 mod exchange;
 
+mod capabilities;
 mod convert;
 mod directory;
 mod door;
@@ -13,6 +14,7 @@ mod gate;
 mod hold;
 mod ioctl;
 mod kernel;
+mod locks;
 mod modes;
 mod mount;
 mod mountinfo;
@@ -23,7 +25,10 @@ mod options;
 mod place;
 mod recall;
 mod setids;
+mod sharing;
+mod signals;
 mod statistics;
+mod sys;
 mod work;
 
 pub use error::MountError;

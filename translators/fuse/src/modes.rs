@@ -30,6 +30,9 @@ pub(crate) enum Mode {
     Passthrough,
     /// Reads and writes come to us, mappings go to the brick.
     Interposed,
+    /// Reads and writes come to us, past the kernel's pages: for who appends where others append
+    /// as well. Never decided here, and not counted: it goes with cached opens.
+    Direct,
 }
 
 impl Mode {
@@ -148,6 +151,7 @@ impl Modes {
             Mode::Cached { .. } => &mut self.cached,
             Mode::Passthrough => &mut self.passthrough,
             Mode::Interposed => &mut self.interposed,
+            Mode::Direct => return,
         };
         *count = count.saturating_sub(1);
     }

@@ -1,11 +1,11 @@
 //! What the kernel knows: node ids, and how often each was given out.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use hermitfs_api::{Inode, Result};
+use hermitfs_api::{Identity, Inode, Result};
 use parking_lot::{Mutex, RwLock};
 
 use crate::numbers::{Numbers, ROOT, again};
@@ -44,6 +44,16 @@ pub(crate) struct Nodes {
     root: RwLock<Arc<Inode>>,
     numbers: Numbers,
     shards: Vec<Mutex<Map<Node>>>,
+    successors: RwLock<Successors>,
+}
+
+/// Objects that took the place of others, behind nodes that the kernel knew before. Whoever finds
+/// one by its name comes to that node: two nodes of one file would not see each other's pages.
+#[derive(Default)]
+struct Successors {
+    nodes: HashMap<Identity, u64>,
+    /// What the kernel knows a node as.
+    known_as: HashMap<u64, Identity>,
 }
 
 impl Nodes {
@@ -53,6 +63,7 @@ impl Nodes {
             root: RwLock::new(root),
             numbers,
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            successors: RwLock::default(),
         }
     }
 
@@ -70,6 +81,9 @@ impl Nodes {
     /// The node id under which the kernel gets to know an object, one more time.
     pub(crate) fn remember(&self, inode: &Arc<Inode>) -> u64 {
         let new = inode.identity();
+        if let Some(id) = self.succeeded(&new) {
+            return id;
+        }
         let mut id = self.numbers.shown(new.dev, new.ino);
         loop {
             match self.shard(id).lock().entry(id) {
@@ -97,13 +111,42 @@ impl Nodes {
         }
     }
 
-    /// Puts other objects behind some nodes, and forgets all others. What was there before, to be
+    /// The node of an object that took another's place, as long as the kernel knows it.
+    fn succeeded(&self, new: &Identity) -> Option<u64> {
+        let id = *self.successors.read().nodes.get(new)?;
+        if id == ROOT {
+            return Some(id);
+        }
+        let mut shard = self.shard(id).lock();
+        let node = shard.get_mut(&id)?;
+        if node.inode.identity() != *new {
+            return None;
+        }
+        node.lookups += 1;
+        Some(id)
+    }
+
+    /// As what the kernel knows a node, which it compares.
+    pub(crate) fn known_as(&self, id: u64, inode: &Inode) -> Identity {
+        let successors = self.successors.read();
+        successors
+            .known_as
+            .get(&id)
+            .filter(|_| successors.nodes.get(&inode.identity()) == Some(&id))
+            .copied()
+            .unwrap_or(inode.identity())
+    }
+
+    /// Puts other objects behind some nodes, and forgets all others. Who comes to one of the
+    /// objects by a name gets the same node, but for those `apart`. What was there before, to be
     /// dropped where that may take its time.
     pub(crate) fn exchange(
         &self,
         root: Arc<Inode>,
         nodes: HashMap<u64, Arc<Inode>>,
+        apart: &HashSet<u64>,
     ) -> impl Send + use<> {
+        let mut successors = Successors::default();
         let root = std::mem::replace(&mut *self.root.write(), root);
         let before: Vec<Map<Node>> = self
             .shards
@@ -112,13 +155,21 @@ impl Nodes {
             .collect();
         for (id, inode) in nodes {
             let shard = self.at(id);
-            let Some(lookups) = before[shard].get(&id).map(|node| node.lookups) else {
+            let Some((lookups, was)) = before[shard]
+                .get(&id)
+                .map(|node| (node.lookups, node.inode.identity()))
+            else {
                 continue;
             };
+            if !apart.contains(&id) {
+                successors.nodes.insert(inode.identity(), id);
+                successors.known_as.insert(id, was);
+            }
             self.shards[shard]
                 .lock()
                 .insert(id, Node { inode, lookups });
         }
+        *self.successors.write() = successors;
         (root, before)
     }
 
@@ -243,7 +294,7 @@ mod tests {
         nodes.remember(&other);
         let (root, successor) = (inode(7, 5, 0), inode(7, 99, 0));
         let wanted = HashMap::from([(12, successor.clone()), (55, inode(7, 98, 0))]);
-        drop(nodes.exchange(root.clone(), wanted));
+        drop(nodes.exchange(root.clone(), wanted, &HashSet::new()));
         assert!(Arc::ptr_eq(&nodes.get(12).unwrap(), &successor));
         assert!(Arc::ptr_eq(&nodes.get(ROOT).unwrap(), &root));
         assert!(nodes.get(13).is_none());
@@ -253,8 +304,31 @@ mod tests {
         assert!(nodes.get(12).is_some(), "counted on");
         nodes.forget(12, 1);
         assert_eq!(nodes.len(), 0);
-        // What is looked up from now on is a node of its own.
+        // The kernel knows nothing of it any more: what is looked up is a node of its own.
         assert_ne!(nodes.remember(&successor), 12);
+    }
+
+    #[test]
+    fn a_successor_that_is_found_by_name_is_the_node_that_is_held() {
+        let nodes = Nodes::new(inode(1, 2, 0));
+        let (held, apart) = (inode(1, 12, 7), inode(1, 13, 8));
+        nodes.remember(&held);
+        nodes.remember(&apart);
+        let (successor, other) = (inode(7, 99, 3), inode(7, 98, 4));
+        let wanted = HashMap::from([(12, successor.clone()), (13, other.clone())]);
+        drop(nodes.exchange(inode(7, 5, 0), wanted, &HashSet::from([13])));
+        assert_eq!(nodes.remember(&successor), 12);
+        assert_eq!(nodes.known_as(12, &successor), held.identity());
+        assert_ne!(nodes.remember(&other), 13);
+        nodes.forget(12, 1);
+        assert!(nodes.get(12).is_some(), "counted once more");
+        nodes.forget(12, 1);
+        let again = nodes.remember(&successor);
+        assert_ne!(again, 12);
+        assert_eq!(nodes.known_as(again, &successor), successor.identity());
+        // The number of what was held, used again by another object on the new brick.
+        let reused = inode(7, 99, 9);
+        assert_ne!(nodes.remember(&reused), 12);
     }
 
     #[test]

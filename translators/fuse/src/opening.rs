@@ -44,6 +44,15 @@ pub(crate) struct Granted {
     pub(crate) backing: Option<Arc<BackingId>>,
 }
 
+impl Granted {
+    pub(crate) fn unbacked(mode: Mode) -> Granted {
+        Granted {
+            mode,
+            backing: None,
+        }
+    }
+}
+
 struct Opened {
     modes: Modes,
     backing: Option<Arc<BackingId>>,
@@ -55,6 +64,8 @@ pub(crate) struct Openings {
     able: AtomicBool,
     /// What was asked for.
     wanted: AtomicBool,
+    /// The volume has not said that it lends nothing. It is not asked again then.
+    lends: AtomicBool,
     shards: Vec<Mutex<HashMap<Identity, Opened>>>,
 }
 
@@ -63,6 +74,7 @@ impl Openings {
         Openings {
             able: AtomicBool::new(false),
             wanted: AtomicBool::new(wanted),
+            lends: AtomicBool::new(true),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
         }
     }
@@ -75,8 +87,14 @@ impl Openings {
         self.wanted.store(wanted, Ordering::Relaxed);
     }
 
+    /// Whether the volume has no descriptors of its own, so that asking it may take long.
+    pub(crate) fn is_far(&self) -> bool {
+        !self.lends.load(Ordering::Relaxed)
+    }
+
     fn passthrough(&self) -> bool {
-        self.able.load(Ordering::Relaxed) && self.wanted.load(Ordering::Relaxed)
+        let flags = [&self.able, &self.wanted, &self.lends];
+        flags.iter().all(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// Finds the mode for an open. Nothing is locked while the volume is asked; when another open
@@ -143,10 +161,7 @@ impl Openings {
                 let backing = opened.backing.get_or_insert_with_option(offer);
                 Ok(Granted { mode, backing })
             }
-            Step::Open(mode) => Ok(Granted {
-                mode,
-                backing: None,
-            }),
+            Step::Open(mode) => Ok(Granted::unbacked(mode)),
             step => {
                 if opened.modes.is_idle() {
                     shard.remove(&inode.identity());
@@ -163,7 +178,10 @@ impl Openings {
         inode: &Arc<Inode>,
         backer: &impl Backer,
     ) -> Option<BackingId> {
-        let brick = volume.lend(cx, inode, Lend::Read).await.ok().flatten()?;
+        let Some(brick) = volume.lend(cx, inode, Lend::Read).await.ok()? else {
+            self.lends.store(false, Ordering::Relaxed);
+            return None;
+        };
         match backer.back(&brick) {
             Ok(backing) => Some(backing),
             Err(error) => {

@@ -19,8 +19,15 @@ pub struct Options {
     pub entry_lifetime: Duration,
     /// `attr-lifetime`: the same for attributes.
     pub attr_lifetime: Duration,
+    /// `shared`: others work in the volume by other mounts. Nothing is believed for longer than a
+    /// second, nothing bypasses the door, and what the README promises of several mounts holds.
+    pub shared: bool,
     /// `flush`: hear of every close(2). Needed where the brick reports errors only then (NFS).
     pub flush: bool,
+    /// `locks`: the volume keeps the locks (fcntl(2), flock(2)), not the kernel: needed where others
+    /// come to it by other ways than this mount. `auto`: where the option
+    /// `shared` is on.
+    pub locks: Option<bool>,
     /// `max-background`: how many read-ahead and write-back requests may be under way, 1..=65535.
     pub max_background: u16,
     /// `ro`, `nosuid`, `nodev`, `noexec`, `noatime`: as mount(8) has them.
@@ -50,7 +57,9 @@ impl Default for Options {
             passthrough: true,
             entry_lifetime: Duration::from_secs(24 * 3600),
             attr_lifetime: Duration::from_secs(24 * 3600),
+            shared: false,
             flush: false,
+            locks: None,
             max_background: 64,
             attributes: Attributes::default(),
         }
@@ -81,7 +90,9 @@ const NAMES: &[&str] = &[
     "passthrough",
     "entry-lifetime",
     "attr-lifetime",
+    "shared",
     "flush",
+    "locks",
     "max-background",
     "ro",
     "rw",
@@ -105,7 +116,10 @@ impl Options {
             "passthrough" => self.passthrough = switch(name, value)?,
             "entry-lifetime" => self.entry_lifetime = lifetime(name, value)?,
             "attr-lifetime" => self.attr_lifetime = lifetime(name, value)?,
+            "shared" => self.shared = switch(name, value)?,
             "flush" => self.flush = switch(name, value)?,
+            "locks" if value == Some("auto") => self.locks = None,
+            "locks" => self.locks = Some(switch(name, value)?),
             "max-background" => {
                 self.max_background = ranged(name, value, 1..=u16::MAX, "a number, 1 to 65535")?;
             }
@@ -201,6 +215,12 @@ mod tests {
             (options.threads, options.attr_lifetime),
             (16, Duration::from_secs(2))
         );
+        let locks = |list: &str| list.parse::<Options>().unwrap().locks;
+        assert_eq!(
+            (locks("locks"), locks("locks=off")),
+            (Some(true), Some(false))
+        );
+        assert_eq!(locks("locks,locks=auto"), None);
         assert_eq!("".parse(), Ok(Options::default()));
     }
 

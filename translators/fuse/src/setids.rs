@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hermitfs_api::{Context, File, Inode, Result, SetAttr};
+use hermitfs_api::{Attr, Context, File, Inode, Result, SetAttr};
 
 use crate::door::Door;
 use crate::files::Open;
@@ -23,11 +23,31 @@ pub(crate) struct SetIds {
     epoch: AtomicU64,
 }
 
+pub(crate) fn has_set_ids(attr: &Attr) -> bool {
+    attr.mode & SET_IDS != 0
+}
+
 /// Remembers, with an open file, in which epoch it was seen without set-id bits.
 #[derive(Default)]
 pub(crate) struct Plain(AtomicU64);
 
+impl Plain {
+    /// It was seen so by a look that began in this epoch.
+    pub(crate) fn seen(&self, epoch: Epoch) {
+        self.0.store(epoch.0, Ordering::Relaxed);
+    }
+}
+
+/// A moment, as far as set-id bits are concerned.
+#[derive(Clone, Copy)]
+pub(crate) struct Epoch(u64);
+
 impl SetIds {
+    pub(crate) fn now(&self) -> Epoch {
+        // 0 is "never looked".
+        Epoch(self.epoch.load(Ordering::SeqCst) + 1)
+    }
+
     /// To be called before and after attributes are set.
     pub(crate) fn may_be_set(&self, set: &SetAttr) {
         if set.mode.is_some_and(|mode| mode & SET_IDS != 0) {
@@ -46,7 +66,8 @@ impl Door {
         kills: bool,
         change: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let fall = kills && self.bears_set_ids(cx, open).await;
+        // What others set is not in our memory.
+        let fall = kills && (self.options.shared || self.bears_set_ids(cx, open).await);
         let changed = change.await;
         if fall {
             self.call_back_attributes(node);
@@ -56,16 +77,15 @@ impl Door {
 
     /// Whether the file has set-id bits. Answered mostly from memory.
     async fn bears_set_ids(&self, cx: &Context, open: &Open) -> bool {
-        // 0 is "never looked".
-        let epoch = self.set_ids.epoch.load(Ordering::SeqCst) + 1;
-        if open.plain.0.load(Ordering::Relaxed) == epoch {
+        let epoch = self.set_ids.now();
+        if open.plain.0.load(Ordering::Relaxed) == epoch.0 {
             return false;
         }
         let bears = self
             .shows_set_ids(cx, open.file.inode(), Some(&open.file))
             .await;
         if !bears {
-            open.plain.0.store(epoch, Ordering::Relaxed);
+            open.plain.seen(epoch);
         }
         bears
     }
@@ -77,6 +97,6 @@ impl Door {
         file: Option<&File>,
     ) -> bool {
         let attr = self.volume().getattr(cx, inode, file).await;
-        attr.map_or(true, |attr| attr.mode & SET_IDS != 0)
+        attr.map_or(true, |attr| has_set_ids(&attr))
     }
 }

@@ -28,7 +28,7 @@ ops! {
     Release "RELEASE" Fsync "FSYNC" Opendir "OPENDIR" Readdir "READDIR" Readdirplus "READDIRPLUS"
     Fsyncdir "FSYNCDIR" Getxattr "GETXATTR" Listxattr "LISTXATTR" Setxattr "SETXATTR"
     Removexattr "REMOVEXATTR" Ioctl "IOCTL" Fallocate "FALLOCATE" Lseek "LSEEK"
-    CopyFileRange "COPY_FILE_RANGE" Statfs "STATFS"
+    CopyFileRange "COPY_FILE_RANGE" Statfs "STATFS" Getlk "GETLK" Setlk "SETLK"
 }
 
 impl fmt::Display for Op {

@@ -1,4 +1,4 @@
-//! How a request is worked on: polled where it stands, parked when it has to wait, fenced always.
+//! How a request is worked on: polled where it stands, parked when it has to wait for long, fenced always.
 
 use std::any::Any;
 use std::future::Future;
@@ -7,13 +7,18 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use hermitfs_api::{block_on, poll_once};
+use hermitfs_api::{block_on, poll_for, poll_once};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::block_in_place;
 
 use crate::gate::Gate;
 use crate::statistics::{Gauge, Op, Statistics};
+
+/// For so long a request may keep the thread that took it: as long as a server that is near needs for an
+/// answer. To be woken where one waits costs less than to be carried elsewhere.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 pub(crate) struct Work {
     pub(crate) gate: Gate,
@@ -27,7 +32,7 @@ impl Work {
         let mut request = Box::pin(Fenced::new(op, self.statistics.clone(), request));
         match self.gate.enter() {
             Some(_pass) => {
-                if poll_once(request.as_mut()).is_pending() {
+                if poll_for(request.as_mut(), PATIENCE).is_pending() {
                     park(request);
                 }
             }

@@ -22,6 +22,7 @@ const CX: Context = Context {
     gid: 0,
     pid: 0,
     origin: hermitfs_api::Origin::User,
+    client: 0,
 };
 
 fn soon() -> Instant {

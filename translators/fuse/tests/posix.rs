@@ -7,8 +7,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Mounted, errno};
+use async_trait::async_trait;
+use common::{Hook, Mounted, errno, hooked};
 use hermitfs_api::Errno;
 use hermitfs_testkit::Memory;
 use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, XattrFlags};
@@ -208,6 +211,49 @@ fn extended_attributes_fit_or_are_refused() {
     assert_eq!(&large[..9], b"user.one\0");
     rustix::fs::removexattr(&file, "user.one").unwrap();
     assert_eq!(rustix::fs::listxattr(&file, &mut large), Ok(0));
+}
+
+/// Counts how often the volume is asked for an extended attribute.
+struct Asked(Arc<AtomicUsize>);
+
+#[async_trait]
+impl Hook for Asked {
+    async fn before(&self, operation: &'static str) -> hermitfs_api::Result<()> {
+        if operation == "getxattr" {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_volume_that_lends_nothing_is_asked_once_whether_a_file_has_capabilities() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let m = Mounted::new(hooked(Asked(asked.clone())));
+    let times = || asked.swap(0, Ordering::SeqCst);
+    // CAP_NET_RAW, permitted and effective: revision 2 of vfs_cap_data (capabilities(7)).
+    let mut value = [0; 20];
+    (value[0], value[3], value[5]) = (1, 2, 0x20);
+    let (name, mut found) = ("security.capability", [0; 20]);
+    let none = Err(rustix::io::Errno::NODATA);
+    fs::write(m.at("old"), "shows that nothing is lent").unwrap();
+    times();
+    fs::write(m.at("new"), "made before our eyes").unwrap();
+    let mut ask = |file: &str| {
+        let got = rustix::fs::getxattr(m.at(file), name, &mut found);
+        (got, found)
+    };
+    assert_eq!(ask("new").0, none);
+    assert_eq!(times(), 0);
+    rustix::fs::setxattr(m.at("new"), name, &value, XattrFlags::empty()).unwrap();
+    assert_eq!(ask("new"), (Ok(20), value));
+    times();
+    assert_eq!((ask("old").0, ask("old").0), (none, none));
+    assert_eq!(
+        times(),
+        1,
+        "it may have got some since; then it is known again"
+    );
 }
 
 #[test]

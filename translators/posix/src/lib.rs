@@ -21,6 +21,7 @@ mod streams;
 mod sys;
 mod table;
 mod view;
+mod whole;
 
 pub use options::{OpenError, Options};
 pub use posix::{Abilities, Posix};

@@ -46,7 +46,7 @@ impl Brick {
         if plus {
             let held = self.hold_dir(view, dir)?;
             for entry in &mut entries {
-                self.look_closer(view, dir, &held, entry)?;
+                self.look_closer(view, dir, &held, entry);
             }
         }
         Ok(entries)
@@ -66,25 +66,21 @@ impl Brick {
         Ok(stream)
     }
 
+    /// What vanished meanwhile, is a mount that is not ours to enter, or cannot be read, stays a
+    /// name: the others of its directory are not to suffer for it.
     fn look_closer(
         self: &Arc<Brick>,
         view: &View,
         dir: &Arc<Inode>,
         held: &Held<'_>,
         entry: &mut DirEntry,
-    ) -> Result<()> {
+    ) {
         let Ok(name) = Name::new(&entry.name) else {
-            return Ok(());
+            return;
         };
         let found = openat(held, name.as_bytes(), LOOK, Mode::empty())
             .and_then(|fd| self.capture(view, fd, Some((dir, name))));
-        match found {
-            Ok(found) => entry.entry = Some(found),
-            // Vanished meanwhile, or a mount that is not ours to enter.
-            Err(Errno::NOENT | Errno::STALE | Errno::XDEV) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        entry.entry = found.ok();
     }
 }
 

@@ -207,7 +207,7 @@ enum Way<'a> {
 }
 
 /// Calls again with more room while there is too little.
-fn growing(call: impl Fn(&mut Vec<u8>) -> Result<usize>) -> Result<Vec<u8>> {
+pub(crate) fn growing(call: impl Fn(&mut Vec<u8>) -> Result<usize>) -> Result<Vec<u8>> {
     let mut buffer = Vec::with_capacity(256);
     loop {
         match call(&mut buffer) {
@@ -233,7 +233,7 @@ fn change_mode(held: &Held<'_>, mode: u32) -> Result<()> {
     }
 }
 
-fn time(time: Option<SetTime>) -> Timespec {
+pub(crate) fn time(time: Option<SetTime>) -> Timespec {
     match time {
         None => Timespec {
             tv_sec: 0,
@@ -252,7 +252,7 @@ fn time(time: Option<SetTime>) -> Timespec {
 
 /// xfs lists an ACL twice for root: as such, and by the name under which it keeps it. Only the
 /// first means anything elsewhere.
-fn without_doubles(list: Vec<u8>) -> Vec<u8> {
+pub(crate) fn without_doubles(list: Vec<u8>) -> Vec<u8> {
     const DOUBLE: &[u8] = b"trusted.SGI_ACL_";
     let is_double = |name: &[u8]| name.starts_with(DOUBLE);
     if !list.split(|byte| *byte == 0).any(is_double) {

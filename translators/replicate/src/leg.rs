@@ -2,25 +2,33 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::heal::Books;
 use crate::journal::{Header, Journal};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Millis, Work};
+use crate::sleepers::Sleepers;
 use crate::volume::{MarkerOn, Served};
 
 /// The ledger of one sink and its journal, under one lock. A change and its record are one step:
 /// nobody sees a mark that is not in the journal.
 pub(crate) struct Leg {
+    /// The standard library's lock: who finds it taken sleeps. One who yields the processor a few
+    /// times first, as others do, is put behind all that run there: milliseconds for a user.
     book: Mutex<Book>,
-    /// Something became due, or a healer should look at the state of things.
+    /// A healer should look at the state of things.
     pub(crate) work: Condvar,
     /// Something that a user can see has changed.
     pub(crate) news: Condvar,
     clock: Clock,
+}
+
+/// There was nothing to heal: when there may be again, and what had been queued by then.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    due: Option<Millis>,
+    arrivals: u64,
 }
 
 /// Milliseconds since the start; in tests, as the test says.
@@ -32,6 +40,9 @@ enum Clock {
 
 struct Book {
     ledger: Ledger,
+    sleepers: Sleepers,
+    /// How often something was queued.
+    arrivals: u64,
     #[cfg(test)]
     kept: Vec<crate::record::Record>,
     journal: Option<Journal>,
@@ -61,13 +72,15 @@ enum Noted {
 impl Leg {
     pub(crate) fn new(ledger: Ledger, journal: Journal, marker: Arc<MarkerOn>) -> Leg {
         let leg = Leg::with(ledger, Some(journal), Clock::Running(Instant::now()));
-        leg.book.lock().marker = Some(marker);
+        leg.book().marker = Some(marker);
         leg
     }
 
     fn with(ledger: Ledger, journal: Option<Journal>, clock: Clock) -> Leg {
         let book = Book {
             ledger,
+            sleepers: Sleepers::default(),
+            arrivals: 0,
             #[cfg(test)]
             kept: Vec::new(),
             journal,
@@ -86,11 +99,24 @@ impl Leg {
         }
     }
 
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(
+        condition: &Condvar,
+        book: MutexGuard<'a, Book>,
+        at_most: Duration,
+    ) -> MutexGuard<'a, Book> {
+        let waited = condition.wait_timeout(book, at_most);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// With a journal in memory and a clock that stands until it is moved.
     #[cfg(test)]
     pub(crate) fn in_memory(ledger: Ledger, kept: Vec<crate::record::Record>) -> Leg {
         let leg = Leg::with(ledger, None, Clock::Set(Default::default()));
-        leg.book.lock().kept = kept;
+        leg.book().kept = kept;
         leg
     }
 
@@ -103,7 +129,7 @@ impl Leg {
 
     #[cfg(test)]
     pub(crate) fn kept(&self) -> Vec<crate::record::Record> {
-        self.book.lock().kept.clone()
+        self.book().kept.clone()
     }
 
     /// One step in the ledger, and in the journal.
@@ -113,18 +139,55 @@ impl Leg {
 
     /// The same; and whether it is noted somewhere. Otherwise what was marked must not be done.
     pub(crate) fn mark<R>(&self, change: impl FnOnce(&mut Ledger) -> R) -> (R, bool) {
-        let mut book = self.book.lock();
+        let mut book = self.book();
         let answer = change(&mut book.ledger);
         if book.ledger.has_records() {
             book.write();
         }
-        (answer, book.noted != Noted::Nowhere)
+        let noted = book.noted != Noted::Nowhere;
+        let rouse = book.rouse();
+        drop(book);
+        if rouse {
+            self.work.notify_one();
+        }
+        (answer, noted)
+    }
+
+    /// Something to heal, claimed for the caller. When there is nothing he may [`Leg::sleep`].
+    pub(crate) fn claim(&self, hurry: bool) -> Result<Work, Idle> {
+        let mut book = self.book();
+        let now = self.now();
+        let work = book.ledger.claim_next(now, hurry).map_err(|due| Idle {
+            due,
+            arrivals: book.arrivals,
+        })?;
+        // There may be some for another one.
+        let due = book.ledger.next_due().filter(|due| hurry || *due <= now);
+        let rouse = due.is_some_and(|due| book.sleepers.rouse(due.min(now)));
+        drop(book);
+        if rouse {
+            self.work.notify_one();
+        }
+        Ok(work)
+    }
+
+    /// Sleeps until there may be work again, or a reason to look at the state of things.
+    pub(crate) fn sleep(&self, idle: Idle) {
+        let mut book = self.book();
+        if book.arrivals != idle.arrivals {
+            return;
+        }
+        let now = self.now();
+        let nap = book.sleepers.sleep(now, idle.due);
+        let at_most = Duration::from_millis(nap.until() - now);
+        let mut book = Self::wait(&self.work, book, at_most);
+        book.sleepers.wake(nap);
     }
 
     /// A number that changes with all that is marked; `None` while something is, or the journal
     /// cannot be written. For [`Leg::calm_down`].
     pub(crate) fn rested(&self) -> Option<u64> {
-        let book = self.book.lock();
+        let book = self.book();
         let rested = book.ledger.is_settled() && book.lost.is_none();
         rested.then_some(book.ledger.begun())
     }
@@ -132,7 +195,7 @@ impl Leg {
     /// Says on the disk that nothing is marked, if nothing has been since `rested`, after which both
     /// bricks were synced. Whoever marks something then takes that back first.
     pub(crate) fn calm_down(&self, rested: u64) -> io::Result<()> {
-        let mut book = self.book.lock();
+        let mut book = self.book();
         let still = book.ledger.is_settled() && book.lost.is_none();
         if book.calm || !still || book.ledger.begun() != rested {
             return Ok(());
@@ -142,23 +205,23 @@ impl Leg {
 
     /// Whether that is said.
     pub(crate) fn is_calm(&self) -> bool {
-        self.book.lock().calm
+        self.book().calm
     }
 
     /// How often somebody waited for the disk under the journal.
     #[cfg(test)]
     pub(crate) fn waits(&self) -> u64 {
-        self.book.lock().waits
+        self.book().waits
     }
 
     /// Whether a change can be written down, or that it cannot.
     pub(crate) fn is_noted(&self) -> bool {
-        self.book.lock().noted != Noted::Nowhere
+        self.book().noted != Noted::Nowhere
     }
 
     /// Why nothing can be written to the journal, if so.
     pub(crate) fn lost(&self) -> Option<String> {
-        let book = self.book.lock();
+        let book = self.book();
         let why = book.lost.as_ref()?;
         let then = match book.noted {
             Noted::InJournal | Noted::OnSink => "all is compared once it can be written again",
@@ -169,17 +232,17 @@ impl Leg {
 
     /// Sleeps until there may be work, at most this long.
     pub(crate) fn wait_work(&self, at_most: Duration) {
-        self.work.wait_for(&mut self.book.lock(), at_most);
+        drop(Self::wait(&self.work, self.book(), at_most));
     }
 
     /// Sleeps until there may be news, at most this long.
     pub(crate) fn wait_news(&self, at_most: Duration) {
-        self.news.wait_for(&mut self.book.lock(), at_most);
+        drop(Self::wait(&self.news, self.book(), at_most));
     }
 
     /// Writes the journal anew when it has become long, or was lost and can be written again.
     pub(crate) fn tidy(&self) {
-        let mut book = self.book.lock();
+        let mut book = self.book();
         let Book {
             ledger,
             journal: Some(journal),
@@ -229,7 +292,7 @@ impl Leg {
 
     /// Notes, for a restart as well, that what the sink reads may not be what its disk has.
     pub(crate) fn suspect(&self) {
-        let mut book = self.book.lock();
+        let mut book = self.book();
         if let Some(journal) = &mut book.journal
             && !journal.header().suspect
         {
@@ -251,7 +314,7 @@ impl Leg {
         last: Served,
         healed: (u64, u64),
     ) -> io::Result<()> {
-        let mut book = self.book.lock();
+        let mut book = self.book();
         let Some(journal) = &mut book.journal else {
             return Ok(());
         };
@@ -275,6 +338,13 @@ impl Leg {
 }
 
 impl Book {
+    /// Whether somebody has to be woken for what was queued.
+    fn rouse(&mut self) -> bool {
+        let due = self.ledger.take_queued();
+        self.arrivals += u64::from(due.is_some());
+        due.is_some_and(|due| self.sleepers.rouse(due))
+    }
+
     fn write(&mut self) {
         let records = self.ledger.take_records();
         #[cfg(test)]
@@ -424,6 +494,7 @@ mod tests {
             oid: Oid(n, n),
             kind: Kind::Directory,
             locator: Locator::default(),
+            dir: None,
         };
         leg.mark(|ledger| ledger.plant_tree(&known, Trust::ALL, 0))
             .1
@@ -444,7 +515,7 @@ mod tests {
         assert!(change(&leg, 1));
         assert_eq!(leg.lost(), None);
 
-        leg.book.lock().journal.as_mut().unwrap().fail();
+        leg.book().journal.as_mut().unwrap().fail();
         assert!(change(&leg, 2), "users go on");
         assert!(leg.lost().unwrap().contains("journal cannot be written"));
         assert!(marker_says_dirty(&sink));
@@ -455,7 +526,7 @@ mod tests {
         let found = Journal::read(&dir.path().join("journal")).unwrap().unwrap();
         assert_eq!(found.records.len(), 2, "with all that was missed");
 
-        leg.book.lock().journal.as_mut().unwrap().fail();
+        leg.book().journal.as_mut().unwrap().fail();
         // Our own changes are refused there.
         block_on(sink.role(Role::Source)).unwrap();
         assert!(!change(&leg, 3), "noted nowhere");
@@ -480,7 +551,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (leg, sink) = leg(dir.path());
         leg.heartbeat(false, Served::now(), (0, 0)).unwrap();
-        leg.book.lock().journal.as_mut().unwrap().fail();
+        leg.book().journal.as_mut().unwrap().fail();
         leg.heartbeat(false, Served::now(), (0, 0)).unwrap_err();
         assert!(leg.lost().is_some() && marker_says_dirty(&sink));
     }
@@ -490,7 +561,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (leg, sink) = leg(dir.path());
         leg.calm_down(leg.rested().unwrap()).unwrap();
-        leg.book.lock().journal.as_mut().unwrap().fail();
+        leg.book().journal.as_mut().unwrap().fail();
         assert!(change(&leg, 1), "users go on");
         assert!(marker_says_dirty(&sink));
         leg.tidy();
@@ -498,7 +569,7 @@ mod tests {
 
         leg.ledger(|ledger| ledger.forget(Oid(1, 1)));
         leg.calm_down(leg.rested().unwrap()).unwrap();
-        leg.book.lock().journal.as_mut().unwrap().fail();
+        leg.book().journal.as_mut().unwrap().fail();
         block_on(sink.role(Role::Source)).unwrap();
         assert!(!change(&leg, 2), "noted nowhere");
     }
@@ -508,6 +579,7 @@ mod tests {
             oid: Oid(n, 0),
             kind: Kind::Directory,
             locator: Locator::default(),
+            dir: None,
         }
     }
 
@@ -565,7 +637,7 @@ mod tests {
         let path = place.path().join("journal");
         let (leg, _sink) = leg(place.path());
         leg.calm_down(leg.rested().unwrap()).unwrap();
-        leg.book.lock().lost = Some("of a test".into());
+        leg.book().lost = Some("of a test".into());
         leg.tidy();
         assert!(!leg.is_calm() && !found(&path).0);
     }

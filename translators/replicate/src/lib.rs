@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod answers;
 mod backoff;
 mod brake;
 mod control;
@@ -14,6 +15,7 @@ mod options;
 mod pair;
 mod ranges;
 mod record;
+mod sleepers;
 mod timed;
 mod trouble;
 mod users;

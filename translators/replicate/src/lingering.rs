@@ -11,8 +11,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use hermitfs_api::{
-    Context, DirEntry, Errno, Error, File, Filter, Identity, Inode, Kind, Lock, LockKind, Name,
-    OpenFlags, Result, Translator, async_trait,
+    Context, DirEntry, Entry, Errno, Error, File, Filter, Identity, Inode, Kind, Lock, LockKind,
+    Name, OpenFlags, Result, Translator, async_trait, block_on,
 };
 use parking_lot::Mutex;
 
@@ -35,6 +35,8 @@ pub(crate) struct Lingering {
 pub(crate) struct Guards {
     sink: Arc<dyn Translator>,
     files: Mutex<HashMap<Identity, Guard>>,
+    /// One at a time, or two who open one file would take each other for strangers.
+    locking: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -50,13 +52,15 @@ impl Guards {
         Guards {
             sink,
             files: Mutex::default(),
+            locking: Mutex::default(),
         }
     }
 
     /// Notes a file that somebody holds; with `lock` all others are kept out of its locks, of both
-    /// families. Nobody is there yet, so they are to be had.
-    pub(crate) async fn watch(&self, held: &Arc<File>, lock: bool) -> Result<()> {
+    /// families. EAGAIN when one of them has a lock.
+    pub(crate) fn watch(&self, held: &Arc<File>, lock: bool) -> Result<()> {
         let inode = held.inode();
+        let _alone = self.locking.lock();
         let locked = {
             let mut files = self.files.lock();
             let guard = files.entry(inode.identity()).or_default();
@@ -66,6 +70,14 @@ impl Guards {
         if locked || !lock {
             return Ok(());
         }
+        let file = block_on(self.locked(inode))?;
+        if let Some(guard) = self.files.lock().get_mut(&inode.identity()) {
+            guard.lock = Some(file);
+        }
+        Ok(())
+    }
+
+    async fn locked(&self, inode: &Arc<Inode>) -> Result<Arc<File>> {
         let file = self.sink.open(&HEAL, inode, OpenFlags::READ_WRITE).await?;
         for flock in [false, true] {
             let whole = Lock {
@@ -75,6 +87,7 @@ impl Guards {
                 start: 0,
                 end: u64::MAX,
                 flock,
+                ofd: false,
             };
             match self.sink.setlk(&HEAL, &file, &whole, false).await {
                 // A brick without locks has none for the others, either.
@@ -82,10 +95,7 @@ impl Guards {
                 done => done?,
             }
         }
-        if let Some(guard) = self.files.lock().get_mut(&inode.identity()) {
-            guard.lock = Some(file);
-        }
-        Ok(())
+        Ok(file)
     }
 
     /// One of them has closed it; the locks go with the last.
@@ -210,6 +220,29 @@ impl Filter for Lingering {
         &*self.sink
     }
 
+    /// Opened from a directory that somebody holds, while others come to the file by its path.
+    async fn open(&self, cx: &Context, inode: &Arc<Inode>, flags: OpenFlags) -> Result<Arc<File>> {
+        let file = self
+            .sink
+            .open(cx, inode, flags.with(OpenFlags::SHARED))
+            .await?;
+        self.guarded(file).await
+    }
+
+    async fn create(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        name: &Name,
+        flags: OpenFlags,
+        mode: u32,
+        umask: u32,
+    ) -> Result<(Entry, Arc<File>)> {
+        let flags = flags.with(OpenFlags::SHARED);
+        let (entry, file) = self.sink.create(cx, dir, name, flags, mode, umask).await?;
+        Ok((entry, self.guarded(file).await?))
+    }
+
     async fn release(&self, cx: &Context, file: &Arc<File>) -> Result<()> {
         let released = self.sink.release(cx, file).await;
         self.guards.closed(file);
@@ -251,6 +284,20 @@ impl Filter for Lingering {
 }
 
 impl Lingering {
+    /// As what was open at the cut-over. EAGAIN while somebody who came by the path has a lock on
+    /// it: neither would see the other's.
+    async fn guarded(&self, file: Arc<File>) -> Result<Arc<File>> {
+        let both = file.flags().reads() && file.flags().writes();
+        match self.guards.watch(&file, both) {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                self.guards.closed(&file);
+                self.sink.release(&HEAL, &file).await?;
+                Err(error)
+            }
+        }
+    }
+
     /// A name as it is now; `None` when it is gone.
     async fn entry(
         &self,
@@ -287,7 +334,6 @@ impl Lingering {
 
 #[cfg(test)]
 mod tests {
-    use hermitfs_api::block_on;
     use hermitfs_testkit::Memory;
 
     use super::*;

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use hermitfs_api::{
     Allocate, Attr, Context, DirEntry, Entry, File, Fop, Handle, Inode, Lend, Lent, Location, Lock,
-    Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, StatFs, Translator,
-    XattrFlags, async_trait,
+    Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, Snapshot, StatFs,
+    Translator, Whole, XattrFlags, async_trait,
 };
 
 use crate::backoff::{Class, Pulse};

@@ -4,6 +4,8 @@ use std::time::SystemTime;
 
 use hermitfs_api::{Errno, Error};
 
+use crate::record::{Oid, Piece};
+
 /// Which brick it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -74,6 +76,8 @@ impl Trouble {
 pub(crate) enum Setback {
     /// Something else comes first, or moved meanwhile: try again after some milliseconds.
     Later(u64),
+    /// A piece that failed itself comes first.
+    Behind(Oid, Piece),
     /// This object has a trouble of its own.
     Object(Trouble),
     /// The sink as a whole is in trouble: nothing can be healed for now.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use hermitfs_api::{
     Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Handle, Inode, Kind, Lend, Lent,
     Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
-    StatFs, Translator, XattrFlags, async_trait,
+    Snapshot, StatFs, Translator, Whole, XattrFlags, async_trait, make_whole_by_steps,
+    snapshot_by_steps,
 };
 
 use crate::gate::Gate;
@@ -49,7 +50,6 @@ impl Drop for Flight<'_> {
             let now = leg.leg.now();
             leg.leg
                 .ledger(|ledger| ledger.end(ticket, now, self.users.rest));
-            leg.leg.work.notify_one();
         }
     }
 }
@@ -121,6 +121,18 @@ impl Users {
         Ok(flight)
     }
 
+    /// Begins a write that comes to stand where the file ends, wherever that is (the caller's offset says
+    /// nothing): what may be changed is all from the present end on. Who truncates it after that look marks
+    /// what lies further in, and as the first flight has begun by then, that mark stays until the write is done.
+    async fn append(&self, inode: &Arc<Inode>) -> Result<[Flight<'_>; 2]> {
+        let first = self.begin(&[attributes(inode)], &[inode], &[]).await?;
+        let end = self.source.getattr(&HEAL, inode, None).await?.size;
+        let second = self
+            .begin(&[content(inode, end, END)], &[inode], &[])
+            .await?;
+        Ok([first, second])
+    }
+
     /// The directories above, nearest first; and the nearest's handle.
     async fn chain(&self, dir: &Arc<Inode>) -> Vec<Oid> {
         let mut chain = vec![oid(dir)];
@@ -179,8 +191,9 @@ impl Users {
         if let Some(handle) = handle_of(&*self.source, dir).await {
             for leg in &self.legs {
                 let whence = (handle.clone(), name.as_bytes().into());
+                let dir = Some(oid(dir));
                 leg.leg
-                    .ledger(|ledger| ledger.relocate(oid(object), whence));
+                    .ledger(|ledger| ledger.relocate(oid(object), dir, whence));
             }
         }
     }
@@ -201,12 +214,8 @@ impl Users {
     fn urge(&self, inode: &Inode) {
         if inode.kind() == Kind::Directory {
             for leg in &self.legs {
-                if leg
-                    .leg
-                    .ledger(|ledger| ledger.trees() > 0 && ledger.urge(oid(inode)))
-                {
-                    leg.leg.work.notify_one();
-                }
+                leg.leg
+                    .ledger(|ledger| ledger.trees() > 0 && ledger.urge(oid(inode)));
             }
         }
     }
@@ -434,13 +443,18 @@ impl Translator for Users {
 
     async fn write(&self, cx: &Context, file: &Arc<File>, at: u64, data: &[u8]) -> Result<usize> {
         let _pass = self.gate.enter().await?;
-        let touch = content(file.inode(), at, at.saturating_add(data.len() as u64));
-        let _flight = self.begin(&[touch], &[file.inode()], &[]).await?;
+        let inode = file.inode();
+        if file.flags().appends() {
+            let _flights = self.append(inode).await?;
+            return self.source.write(cx, file, at, data).await;
+        }
+        let touch = content(inode, at, at.saturating_add(data.len() as u64));
+        let _flight = self.begin(&[touch], &[inode], &[]).await?;
         self.source.write(cx, file, at, data).await
     }
 
-    async fn flush(&self, cx: &Context, file: &Arc<File>) -> Result<()> {
-        self.source.flush(cx, file).await
+    async fn flush(&self, cx: &Context, file: &Arc<File>, owner: u64) -> Result<()> {
+        self.source.flush(cx, file, owner).await
     }
 
     async fn release(&self, cx: &Context, file: &Arc<File>) -> Result<()> {
@@ -467,6 +481,26 @@ impl Translator for Users {
             self.urge(dir);
         }
         self.source.readdir(cx, dir, from, max, plus).await
+    }
+
+    async fn snapshot(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        names: &[NameBuf],
+        most: u64,
+    ) -> Result<Vec<Result<Snapshot>>> {
+        snapshot_by_steps(self, cx, dir, names, most).await
+    }
+
+    // Each step sets its own mark.
+    async fn make_whole(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        files: &[Whole],
+    ) -> Result<Vec<Result<Attr>>> {
+        make_whole_by_steps(self, cx, dir, files).await
     }
 
     async fn getxattr(&self, cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<Vec<u8>> {

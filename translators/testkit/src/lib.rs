@@ -10,11 +10,14 @@
 pub mod conformance;
 mod explore;
 mod memory;
+pub mod net;
 mod step;
+mod steps;
 mod tree;
 pub mod workload;
 
 pub use explore::{Bounds, Chooser, Explored, explore, explore_random, replay};
 pub use memory::{Memory, Settings};
 pub use step::{Actors, End, Grain, Stepper};
+pub use steps::BySteps;
 pub use tree::{Blocks, NOT_OF_THE_TREE, Node, Tree};

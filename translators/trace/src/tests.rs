@@ -11,6 +11,7 @@ const CX: Context = Context {
     gid: 7,
     pid: 42,
     origin: Origin::User,
+    client: 0,
 };
 
 #[derive(Clone, Default)]

@@ -33,6 +33,11 @@ impl Mounted {
     }
 
     pub fn with(volume: impl Translator, options: &str) -> Mounted {
+        Mounted::of(Arc::new(volume), options)
+    }
+
+    /// One of several mounts.
+    pub fn of(volume: Arc<dyn Translator>, options: &str) -> Mounted {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests mount, which needs root"
@@ -41,7 +46,7 @@ impl Mounted {
         let place = directory.path().canonicalize().unwrap().join("mnt");
         fs::create_dir(&place).unwrap();
         let options: Options = options.parse().unwrap();
-        let mount = Mount::prepare(Arc::new(volume), options).unwrap();
+        let mount = Mount::prepare(volume, options).unwrap();
         mount.attach(&place, Placement::Vacant).unwrap();
         Mounted {
             mount,

@@ -37,7 +37,7 @@ fn reads_are_short_at_the_end_alone_and_writes_land_where_they_are_sent() {
         errno(now(brick.write(&root(), &reader, 0, b"x"))),
         Errno::EBADF
     );
-    now(brick.flush(&root(), &again)).unwrap();
+    now(brick.flush(&root(), &again, 0)).unwrap();
     now(brick.fsync(&root(), &again, true)).unwrap();
     now(brick.fsync(&root(), &reader, false)).unwrap();
     now(brick.fsyncdir(&root(), &brick.top(), false)).unwrap();

@@ -12,7 +12,8 @@ use crate::trouble::{Blame, Setback, Step};
 /// Bytes moved at a time.
 const BLOCK: usize = 512 << 10;
 
-/// A file with more to copy than this is copied by several threads, in pieces of this size.
+/// A file with more to compare than this is compared by several threads, in pieces of this size.
+/// One thread copies: writers to one file wait for each other, and a disk reads best in order.
 const PIECE: u64 = 32 << 20;
 
 /// What is known of the image's content.
@@ -57,7 +58,11 @@ impl Healer {
                 at = next;
             }
         }
-        if pieces.len() < 3 || self.lanes < 2 {
+        let lanes = match before {
+            Before::Unknown => self.lanes,
+            Before::Empty | Before::Stale => 1,
+        };
+        if pieces.len() < 3 || lanes < 2 {
             for (start, end) in pieces {
                 self.stretch(from, to, start, end, before).await?;
             }
@@ -71,7 +76,7 @@ impl Healer {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..self.lanes).map(|_| scope.spawn(lane)).collect();
+            let others: Vec<_> = (1..lanes).map(|_| scope.spawn(lane)).collect();
             let mut done = lane();
             for other in others {
                 let its = other.join().unwrap_or(Err(Setback::Later(1000)));

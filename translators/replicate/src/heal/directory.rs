@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hermitfs_api::{Inode, Kind, Name};
+use hermitfs_api::{Inode, Kind, Name, NameBuf};
 
 use super::meta::Image;
+use super::several::{Done, TOGETHER};
 use super::slot::Slot;
 use super::staging::MARKER_DIR;
-use super::{HEAL, Healer, LOST_FOUND, list, look};
+use super::{HEAL, Healer, LOST_FOUND, Listed, list, look};
 use crate::ledger::{Outcome, Work};
 use crate::record::{Bytes, Oid, Piece, Trust, name_of};
 use crate::trouble::{Blame, Setback, Step};
@@ -55,13 +56,15 @@ impl Healer {
         if let Some((_, trust)) = work.tree {
             self.walk(dir, sink_dir, trust, &mut seen).await?;
         }
+        let mut made = self.marked_together(work, dir, sink_dir, &seen).await?;
         let mut named = Vec::new();
         for (bytes, generation) in &work.names {
-            let done = match seen.get(bytes) {
-                Some(true) => Ok(()),
+            let done = match (seen.get(bytes), made.remove(bytes)) {
+                (Some(true), _) => Ok(()),
                 // The walk has told the ledger.
-                Some(false) => continue,
-                None => {
+                (Some(false), _) => continue,
+                (None, Some(done)) => done,
+                (None, None) => {
                     let name = name_of(bytes).at_source("look up")?;
                     self.name(dir, sink_dir, &name, None, false).await
                 }
@@ -127,6 +130,39 @@ impl Healer {
         Ok(())
     }
 
+    /// Marked names under which the source has files that are new: how those came out that could be
+    /// made together.
+    async fn marked_together(
+        &self,
+        work: &Work,
+        dir: &Arc<Inode>,
+        sink_dir: &Arc<Inode>,
+        seen: &HashMap<Bytes, bool>,
+    ) -> Step<HashMap<Bytes, Step<()>>> {
+        let mut names = Vec::new();
+        for (bytes, generation) in &work.names {
+            if !seen.contains_key(bytes) {
+                names.push((name_of(bytes).at_source("look up")?, *generation));
+                self.brake.ease();
+            }
+        }
+        let mut made = HashMap::new();
+        for (name, done) in self.several_marked(dir, sink_dir, names).await {
+            let Done::Made(done) = done else {
+                continue;
+            };
+            let done = match done {
+                Err(setback) => Err(self.weigh(setback).await),
+                done => done,
+            };
+            if let Err(Setback::Sink(trouble)) = done {
+                return Err(Setback::Sink(trouble));
+            }
+            made.insert(name.as_bytes().into(), done);
+        }
+        Ok(made)
+    }
+
     /// Every name on either side.
     async fn walk(
         &self,
@@ -138,18 +174,30 @@ impl Healer {
         let at_root = self.is_source_root(dir);
         let mut wanted = list(&*self.source, dir).await.at_source("list")?;
         // In the order of inodes, which is about that of the disk.
-        wanted.sort_unstable_by_key(|(ino, _)| *ino);
+        wanted.sort_unstable_by_key(|listed| listed.ino);
         let mut there: HashMap<Bytes, bool> = list(&*self.sink, sink_dir)
             .await
             .at_sink("list")?
             .into_iter()
-            .map(|(_, name)| (name, true))
+            .map(|listed| (listed.name, true))
             .collect();
-        for (_, name) in wanted {
+        let mut new = Vec::new();
+        for Listed { kind, name, .. } in wanted {
             let absent = there.remove(&name).is_none();
+            if absent && kind == Some(Kind::File) {
+                new.push(name_of(&name).at_source("list")?);
+                if new.len() == TOGETHER {
+                    let new = std::mem::take(&mut new);
+                    self.walked_together(dir, sink_dir, new, trust, seen)
+                        .await?;
+                }
+                continue;
+            }
             self.walked(dir, sink_dir, name, trust, absent, seen)
                 .await?;
         }
+        self.walked_together(dir, sink_dir, new, trust, seen)
+            .await?;
         for (name, _) in there {
             if at_root && (*name == *MARKER_DIR || *name == *LOST_FOUND) {
                 continue;
@@ -172,10 +220,47 @@ impl Healer {
             return Err(Setback::Later(0));
         }
         self.brake.ease();
-        let oid = Oid::from(dir.identity());
         let name = name_of(&bytes).at_source("list")?;
         let done = self.name(dir, sink_dir, &name, Some(trust), absent).await;
-        let now = self.now();
+        self.saw(dir, bytes, done, seen).await
+    }
+
+    /// Files that the sink has not got.
+    async fn walked_together(
+        &self,
+        dir: &Arc<Inode>,
+        sink_dir: &Arc<Inode>,
+        names: Vec<NameBuf>,
+        trust: Trust,
+        seen: &mut HashMap<Bytes, bool>,
+    ) -> Step<()> {
+        names.iter().for_each(|_| self.brake.ease());
+        for (name, done) in self.several(dir, sink_dir, names).await {
+            let bytes = Bytes::from(name.as_bytes());
+            match done {
+                Done::Made(Err(setback)) => {
+                    let weighed = Err(self.weigh(setback).await);
+                    self.saw(dir, bytes, weighed, seen).await?;
+                }
+                Done::Made(done) => self.saw(dir, bytes, done, seen).await?,
+                Done::Not { absent } => {
+                    self.walked(dir, sink_dir, bytes, trust, absent, seen)
+                        .await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How a name came out that a walk has met.
+    async fn saw(
+        &self,
+        dir: &Arc<Inode>,
+        bytes: Bytes,
+        done: Step<()>,
+        seen: &mut HashMap<Bytes, bool>,
+    ) -> Step<()> {
+        let (oid, now) = (Oid::from(dir.identity()), self.now());
         match done {
             Ok(()) => {
                 seen.insert(bytes, true);
@@ -204,12 +289,7 @@ impl Healer {
         generation: u64,
         done: Step<()>,
     ) -> Step<()> {
-        let (outcome, answer) = match done {
-            Ok(()) => (Outcome::Equal, Ok(())),
-            Err(Setback::Later(wait)) => (Outcome::Later(wait), Ok(())),
-            Err(Setback::Object(trouble)) => (Outcome::Failed(trouble), Ok(())),
-            Err(Setback::Sink(trouble)) => (Outcome::Later(100), Err(Setback::Sink(trouble))),
-        };
+        let (outcome, answer) = Outcome::of(done);
         let (oid, now) = (Oid::from(dir.identity()), self.now());
         self.ledger(|ledger| {
             let equal = ledger.finish(oid, &Piece::Name(name.clone()), generation, outcome, now);
@@ -303,7 +383,7 @@ impl Healer {
                 }
             });
         }
-        let mut done = match (stands, is_dir) {
+        let done = match (stands, is_dir) {
             (false, _) => Err(Setback::Later(1)),
             (true, true) => self.child(&slot, &wanted, under).await,
             (true, false) => self.leaf(&slot, &wanted, under).await,
@@ -314,7 +394,7 @@ impl Healer {
             && (under.is_some() || is_dir)
             && self.ledger(|ledger| ledger.name_dirty(at, &bytes))
         {
-            done = self.note_stand(&slot, &wanted).await;
+            self.note_stand(dir, name, &wanted.inode).await;
         }
         let now = self.now();
         self.ledger(|ledger| match is_dir {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use hermitfs_api::{Entry, Errno, Handle, Inode, Kind, Name, NameBuf};
 
 use super::staging::stage_name;
+use super::ways::{Down, is_settled};
 use super::{HEAL, Healer, look};
-use crate::record::{Bytes, Locator, Oid, Place, Trust, name_of};
+use crate::record::{Bytes, Locator, Oid, Piece, Place, Trust, name_of};
 use crate::trouble::{Blame, Setback, Step};
 
 /// How often one place may lead to another before it counts as lost.
@@ -24,13 +25,28 @@ impl Healer {
     /// The image of a live directory, at its own path, where all above is as in the source.
     /// What is not yet so is healed on the way, from the top.
     pub(super) async fn settle_path(&self, dir: &Arc<Inode>) -> Step<Arc<Inode>> {
-        let root = self.sink_root().at_sink("find")?;
-        let (mut here, mut image) = (self.source_root.clone(), root);
         if self.is_source_root(dir) {
-            return Ok(image);
+            return self.sink_root().at_sink("find");
+        }
+        let oid = Oid::from(dir.identity());
+        if let Some(path) = self.ways.path(oid) {
+            if let Ok(image) = self.settle_along(dir, &path).await {
+                return Ok(image);
+            }
+            self.ways.located(oid, None);
         }
         let location = self.source.locate(&HEAL, dir).await.at_source("locate")?;
-        for name in &location.path {
+        let path: Arc<[NameBuf]> = location.path.into();
+        let image = self.settle_along(dir, &path).await?;
+        self.ways.located(oid, Some(path));
+        Ok(image)
+    }
+
+    /// The same for a directory that should be found by these names.
+    async fn settle_along(&self, dir: &Arc<Inode>, path: &[NameBuf]) -> Step<Arc<Inode>> {
+        let root = self.sink_root().at_sink("find")?;
+        let (mut here, mut image) = (self.source_root.clone(), root);
+        for name in path {
             let down = self.down(&here, &image, name).await?;
             (here, image) = match down {
                 Some(down) => down,
@@ -57,9 +73,17 @@ impl Healer {
         image: &Arc<Inode>,
         name: &Name,
     ) -> Step<Option<(Arc<Inode>, Arc<Inode>)>> {
-        let above = Oid::from(here.identity());
+        let (above, from) = (Oid::from(here.identity()), Oid::from(image.identity()));
         let bytes = Bytes::from(name.as_bytes());
-        let seen = self.ledger(|ledger| ledger.name_seen(above, &bytes));
+        let found = self.ways.down(above, from, &bytes);
+        let (holds, seen) = self.ledger(|ledger| {
+            let holds = |found: &Down| found.holds(ledger, above, &bytes);
+            let holds = found.as_ref().is_some_and(holds);
+            (holds, ledger.name_seen(above, &bytes))
+        });
+        if let Some(found) = found.filter(|_| holds) {
+            return Ok(Some((found.next, found.image)));
+        }
         let next = look(&*self.source, here, name).await;
         let next = next
             .at_source("look up")?
@@ -69,17 +93,15 @@ impl Healer {
         let oid = Oid::from(next.identity());
         let (open, unseen, place) = self.ledger(|ledger| {
             let place = ledger.place_of(oid).cloned();
-            // An open name is no obstacle where the image is known to stand under it already.
-            let open = match &place {
-                Some(place) => !place.is(above, &bytes),
-                None => ledger.name_dirty(above, &bytes),
-            };
+            let open = !is_settled(ledger, above, &bytes, place.as_ref());
             (open, ledger.tree_dirty(above), place)
         });
         if unseen {
             // What lies below comes after it; and as this is wanted now, it comes next.
-            self.ledger(|ledger| ledger.urge(above));
-            return Err(Setback::Later(5));
+            return Err(self.ledger(|ledger| {
+                ledger.urge(above);
+                ledger.wait_for(above, Piece::Tree, 5)
+            }));
         }
         if open {
             return Ok(None);
@@ -94,7 +116,19 @@ impl Healer {
             return Err(Setback::Later(5));
         }
         match there {
-            Some(entry) if entry.inode.kind() == Kind::Directory => Ok(Some((next, entry.inode))),
+            Some(entry) if entry.inode.kind() == Kind::Directory => {
+                let (next, image) = (next.clone(), entry.inode.clone());
+                let down = Down {
+                    from,
+                    next,
+                    image,
+                    seen,
+                    place,
+                };
+                let answer = (down.next.clone(), down.image.clone());
+                self.ways.found(above, bytes, down);
+                Ok(Some(answer))
+            }
             _ => {
                 // Settled, and yet not there: somebody was at the sink. Heal it again.
                 let known = self.known(here).await;
@@ -259,15 +293,15 @@ impl Healer {
     }
 
     /// The image of what is no directory, for healing its body.
-    pub(super) async fn image_of(&self, object: &Entry, locator: &Locator) -> Step<Arc<Inode>> {
+    pub(super) async fn image_of(&self, object: &Entry, locator: &Locator) -> Step<Entry> {
         let oid = Oid::from(object.inode.identity());
         if let Some(entry) = self.linked_image(oid).await? {
-            return Ok(entry.inode);
+            return Ok(entry);
         }
         if let Some(found) = self.placed(oid).await?
             && found.entry.inode.kind() == object.inode.kind()
         {
-            return Ok(found.entry.inode);
+            return Ok(found.entry);
         }
         let mut names = Vec::new();
         if let Ok((dir, name)) = self.source.whence(&HEAL, &object.inode).await {
@@ -290,10 +324,12 @@ impl Healer {
             let stands = self.ledger(|ledger| {
                 ledger.name_stands(at.0, &at.1, seen) && ledger.place_of(oid).is_none()
             });
-            let same = stands
-                && self.has_name(object, &dir, &name).await
-                && self.image_at(object, &dir, &name).await?.identity() == image.identity();
-            return same.then_some(image).ok_or(Setback::Later(5));
+            if !stands || !self.has_name(object, &dir, &name).await {
+                return Err(Setback::Later(5));
+            }
+            let again = self.image_at(object, &dir, &name).await?;
+            let same = again.inode.identity() == image.inode.identity();
+            return same.then_some(again).ok_or(Setback::Later(5));
         }
         self.not_found(oid).await
     }
@@ -314,18 +350,22 @@ impl Healer {
         })
     }
 
-    async fn image_at(&self, object: &Entry, dir: &Arc<Inode>, name: &Name) -> Step<Arc<Inode>> {
+    async fn image_at(&self, object: &Entry, dir: &Arc<Inode>, name: &Name) -> Step<Entry> {
         let image = self.settle_path(dir).await?;
         let slot = Oid::from(dir.identity());
-        let pending = self
-            .ledger(|ledger| ledger.name_dirty(slot, name.as_bytes()) || ledger.tree_dirty(slot));
-        if pending {
-            // The name comes first, and takes the body along.
-            return Err(Setback::Later(20));
+        // The name comes first, and takes the body along.
+        let pending = self.ledger(|ledger| {
+            let unseen = ledger.tree_dirty(slot).then_some(Piece::Tree);
+            let named = ledger.name_dirty(slot, name.as_bytes());
+            let piece = unseen.or_else(|| named.then(|| Piece::Name(name.as_bytes().into())));
+            piece.map(|piece| ledger.wait_for(slot, piece, 20))
+        });
+        if let Some(setback) = pending {
+            return Err(setback);
         }
         let there = look(&*self.sink, &image, name).await.at_sink("look up")?;
         if let Some(there) = there.filter(|there| there.inode.kind() == object.inode.kind()) {
-            return Ok(there.inode);
+            return Ok(there);
         }
         let known = self.known(dir).await;
         let now = self.now();
@@ -335,8 +375,10 @@ impl Healer {
 
     /// A mark whose object has no name that we know of. One of the open names may be it; when
     /// none is open any more the whole tree is compared.
-    async fn not_found(&self, oid: Oid) -> Step<Arc<Inode>> {
-        if self.ledger(|ledger| ledger.only_bodies_open()) {
+    async fn not_found(&self, oid: Oid) -> Step<Entry> {
+        let (lost, wait) =
+            self.ledger(|ledger| (ledger.only_bodies_open(), ledger.wait_for_a_name(100)));
+        if lost {
             tracing::warn!(
                 ?oid,
                 "a marked object cannot be located: comparing the whole tree"
@@ -345,6 +387,6 @@ impl Healer {
             let now = self.now();
             self.ledger(|ledger| ledger.plant_tree(&root, Trust::NOTHING, now));
         }
-        Err(Setback::Later(100))
+        Err(wait)
     }
 }

@@ -16,7 +16,15 @@ pub(super) const FORBIDDING: u32 = IMMUTABLE | APPEND_ONLY;
 
 /// Flags that mean the same on all file systems: sync, immutable, append-only, nodump, noatime,
 /// dirsync (ioctl_iflags(2)). Others tell how one file system stores a file.
-const CARRIED: u32 = 0x8 | FORBIDDING | 0x40 | 0x80 | 0x1_0000;
+pub(super) const CARRIED: u32 = 0x8 | FORBIDDING | 0x40 | 0x80 | 0x1_0000;
+
+/// What file systems without flags answer.
+const NO_FLAGS: [Errno; 4] = [
+    Errno::ENOTTY,
+    Errno::EOPNOTSUPP,
+    Errno::ENOSYS,
+    Errno::EINVAL,
+];
 
 /// Attributes that say how a file is stored there, not what it is.
 const NOT_CARRIED: &[&[u8]] = &[b"btrfs."];
@@ -66,7 +74,7 @@ impl Healer {
         let xattrs = read_xattrs(&*self.source, source)
             .await
             .at_source("read xattrs")?;
-        let flags = self.carried(source).await;
+        let flags = self.carried(source).await?;
         Ok(Extra { xattrs, flags })
     }
 
@@ -168,17 +176,21 @@ impl Healer {
     /// Flags alone, of what is equal otherwise.
     pub(super) async fn flags_only(&self, source: &Arc<Inode>, image: &Arc<Inode>) -> Step<()> {
         let mut held_back = None;
-        let wanted = self.carried(source).await;
+        let wanted = self.carried(source).await?;
         self.flags(wanted, image, false, &mut held_back).await?;
         held_back.map_or(Ok(()), |trouble| Err(Setback::Object(trouble)))
     }
 
-    /// The flags that are carried over.
-    async fn carried(&self, source: &Arc<Inode>) -> u32 {
+    /// The flags that are carried over. A file system without any has none.
+    async fn carried(&self, source: &Arc<Inode>) -> Step<u32> {
         if !matches!(source.kind(), Kind::File | Kind::Directory) {
-            return 0;
+            return Ok(0);
         }
-        self.source.get_flags(&HEAL, source).await.unwrap_or(0) & CARRIED
+        match self.source.get_flags(&HEAL, source).await {
+            Ok(flags) => Ok(flags & CARRIED),
+            Err(error) if NO_FLAGS.contains(&error.errno()) => Ok(0),
+            Err(error) => Err(error).at_source("read flags"),
+        }
     }
 
     async fn flags(
@@ -222,6 +234,11 @@ fn keep(done: Step<()>, what: &[u8], held_back: &mut Option<Trouble>) -> Step<()
     }
 }
 
+/// Whether an extended attribute of this name is carried over.
+pub(super) fn is_carried(name: &[u8]) -> bool {
+    !NOT_CARRIED.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// All extended attributes that are carried over. A file system without any has none.
 async fn read_xattrs(
     brick: &dyn hermitfs_api::Translator,
@@ -236,7 +253,7 @@ async fn read_xattrs(
     };
     let mut all = Xattrs::new();
     for name in list.split(|&b| b == 0).filter(|name| !name.is_empty()) {
-        if NOT_CARRIED.iter().any(|prefix| name.starts_with(prefix)) {
+        if !is_carried(name) {
             continue;
         }
         match brick.getxattr(&HEAL, inode, name).await {

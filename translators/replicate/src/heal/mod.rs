@@ -8,8 +8,10 @@ mod image;
 mod meta;
 mod object;
 mod rest;
+mod several;
 mod slot;
 mod staging;
+mod ways;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -99,6 +101,8 @@ pub(crate) struct Healer {
     pub(crate) books: Arc<dyn Books>,
     /// Objects of a source that has no handles, held while they have marks.
     pub(crate) held: Held,
+    /// Ways down that were found of late.
+    ways: ways::Ways,
     /// Directories that were not found, and how often.
     missed: Mutex<HashMap<Oid, u8>>,
     /// The limit on copying.
@@ -134,6 +138,7 @@ impl Healer {
             suspect: AtomicBool::new(false),
             books,
             held: Held::default(),
+            ways: ways::Ways::default(),
             missed: Mutex::default(),
             brake,
             making: Semaphore::new(processors()),
@@ -171,6 +176,9 @@ impl Healer {
             Err(setback) => Err(self.weigh(setback).await),
             done => done,
         };
+        if matches!(done, Err(Setback::Sink(_) | Setback::Object(_))) {
+            self.ways.forget_all();
+        }
         let now = self.now();
         let answer = match done {
             Ok(()) => Ok(()),
@@ -180,6 +188,10 @@ impl Healer {
             }
             Err(Setback::Later(wait)) => {
                 self.all(work, || Outcome::Later(wait));
+                Ok(())
+            }
+            Err(Setback::Behind(oid, piece)) => {
+                self.all(work, || Outcome::Behind(oid, piece.clone()));
                 Ok(())
             }
             Err(Setback::Object(trouble)) => {
@@ -321,17 +333,19 @@ pub(crate) async fn known(source: &dyn Translator, held: &Held, inode: &Arc<Inod
     if handle.is_none() {
         held.lock().insert(oid, inode.clone());
     }
-    let mut whence = None;
+    let (mut whence, mut at) = (None, None);
     if inode.kind() != Kind::Directory
         && let Ok((dir, name)) = source.whence(&HEAL, inode).await
-        && let Some(dir) = handle_of(source, &dir).await
+        && let Some(handle) = handle_of(source, &dir).await
     {
-        whence = Some((dir, name.as_bytes().into()));
+        whence = Some((handle, name.as_bytes().into()));
+        at = Some(Oid::from(dir.identity()));
     }
     Known {
         oid,
         kind: inode.kind(),
         locator: Locator { handle, whence },
+        dir: at,
     }
 }
 
@@ -352,8 +366,15 @@ async fn look(brick: &dyn Translator, dir: &Arc<Inode>, name: &Name) -> Result<O
     }
 }
 
+/// A name in a directory, and what the directory itself tells of it.
+struct Listed {
+    ino: u64,
+    kind: Option<Kind>,
+    name: Bytes,
+}
+
 /// All names of a directory, without the dots.
-async fn list(brick: &dyn Translator, dir: &Arc<Inode>) -> Result<Vec<(u64, Bytes)>> {
+async fn list(brick: &dyn Translator, dir: &Arc<Inode>) -> Result<Vec<Listed>> {
     let (mut names, mut from) = (Vec::new(), 0);
     loop {
         let some = brick.readdir(&HEAL, dir, from, 1024, false).await?;
@@ -361,10 +382,11 @@ async fn list(brick: &dyn Translator, dir: &Arc<Inode>) -> Result<Vec<(u64, Byte
             Some(last) => from = last.next,
             None => return Ok(names),
         }
-        names.extend(
-            some.into_iter()
-                .filter(|e| !e.is_dots())
-                .map(|e| (e.ino, e.name)),
-        );
+        let some = some.into_iter().filter(|entry| !entry.is_dots());
+        names.extend(some.map(|entry| Listed {
+            ino: entry.ino,
+            kind: entry.kind,
+            name: entry.name,
+        }));
     }
 }

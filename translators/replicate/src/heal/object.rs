@@ -24,7 +24,7 @@ impl Healer {
             return Ok(());
         };
         let image = self.image_of(&object, &work.locator).await?;
-        let done = self.change(&object.inode, &image, body).await;
+        let done = self.change(&object, &image, body).await;
         self.finish_body(work.oid, Some(body), done).await
     }
 
@@ -40,12 +40,7 @@ impl Healer {
             done => done,
         };
         let now = self.now();
-        let (outcome, answer) = match done {
-            Ok(()) => (Outcome::Equal, Ok(())),
-            Err(Setback::Later(wait)) => (Outcome::Later(wait), Ok(())),
-            Err(Setback::Object(trouble)) => (Outcome::Failed(trouble), Ok(())),
-            Err(Setback::Sink(trouble)) => (Outcome::Later(100), Err(Setback::Sink(trouble))),
-        };
+        let (outcome, answer) = Outcome::of(done);
         if let Some(body) = body {
             self.ledger(|ledger| ledger.finish(oid, &Piece::Body, body.generation, outcome, now));
         }
@@ -62,27 +57,20 @@ impl Healer {
                 .at_source("take a lease")?)
     }
 
-    /// Changes a proven image in place, as far as it is marked.
-    pub(super) async fn change(
-        &self,
-        source: &Arc<Inode>,
-        image: &Arc<Inode>,
-        body: &BodyWork,
-    ) -> Step<()> {
+    /// Changes a proven image in place, as far as it is marked. Both were looked at after the body's
+    /// generation was read.
+    pub(super) async fn change(&self, source: &Entry, image: &Entry, body: &BodyWork) -> Step<()> {
+        let (mut attr, there) = (source.attr, image.attr);
+        let (source, image) = (&source.inode, &image.inode);
         // First the lease, then the copy, then compare-and-swap.
         if self.unseen(source, body.escaped).await? {
             return Err(Setback::Later(500));
         }
-        let attr = self
-            .source
-            .getattr(&HEAL, source, None)
-            .await
-            .at_source("read attributes")?;
-        let there = self
-            .sink
-            .getattr(&HEAL, image, None)
-            .await
-            .at_sink("read attributes")?;
+        if body.escaped {
+            // Nobody's business until now.
+            let now = self.source.getattr(&HEAL, source, None).await;
+            attr = now.at_source("read attributes")?;
+        }
         if attr.kind == Kind::File && !body.data.is_empty() {
             let before = if body.data.is_whole() {
                 Before::Unknown
@@ -309,4 +297,4 @@ impl Healer {
 }
 
 /// Up to this size a file without holes is read in one go.
-const SMALL: u64 = 128 << 10;
+pub(super) const SMALL: u64 = 128 << 10;

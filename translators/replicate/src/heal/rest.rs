@@ -69,6 +69,6 @@ fn plain<T>(step: Step<T>) -> Result<T> {
         Setback::Sink(trouble) | Setback::Object(trouble) => {
             Error::with_story(trouble.errno.unwrap_or(Errno::EIO), trouble.reason)
         }
-        Setback::Later(_) => Error::new(Errno::EAGAIN),
+        Setback::Later(_) | Setback::Behind(..) => Error::new(Errno::EAGAIN),
     })
 }

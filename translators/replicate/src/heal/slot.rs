@@ -21,20 +21,20 @@ pub(super) struct Slot<'a> {
 }
 
 impl Healer {
-    pub(super) async fn note_stand(&self, slot: &Slot<'_>, wanted: &Entry) -> Step<()> {
-        let oid = Oid::from(wanted.inode.identity());
-        let handle = handle_of(&*self.source, &wanted.inode).await;
+    /// Writes down that an object's image stands under this name, where nothing else tells.
+    pub(super) async fn note_stand(&self, dir: &Arc<Inode>, name: &Name, object: &Arc<Inode>) {
+        let oid = Oid::from(object.identity());
+        let handle = handle_of(&*self.source, object).await;
         let place = Place::At {
-            dir: Oid::from(slot.dir.identity()),
-            handle: handle_of(&*self.source, slot.dir).await,
-            name: slot.name.as_bytes().into(),
+            dir: Oid::from(dir.identity()),
+            handle: handle_of(&*self.source, dir).await,
+            name: name.as_bytes().into(),
         };
         self.ledger(|ledger| {
             if ledger.place_of(oid).is_none() && ledger.image(oid).is_none() {
                 ledger.set_place(oid, handle, place);
             }
         });
-        Ok(())
     }
 
     pub(super) async fn child(
@@ -221,6 +221,7 @@ impl Healer {
                             handle: handle.clone(),
                             whence: None,
                         },
+                        dir: None,
                     },
                     name.clone(),
                 ));
@@ -313,6 +314,10 @@ impl Healer {
                 now.at_source("read attributes")?
             }
         };
+        let object = Entry {
+            inode: source.clone(),
+            attr,
+        };
         if let Some(there) = &slot.there {
             let stands = Oid::from(there.inode.identity());
             let same_kind = there.inode.kind() == attr.kind;
@@ -335,7 +340,13 @@ impl Healer {
                     done = self.compare(source, &attr, there, trust).await;
                 }
                 if let (Ok(()), Some(body)) = (&done, &body) {
-                    done = self.change(source, &there.inode, body).await;
+                    let mut there = there.clone();
+                    if under.is_some() {
+                        // As the comparison has left it.
+                        let now = self.sink.getattr(&HEAL, &there.inode, None).await;
+                        there.attr = now.at_sink("read attributes")?;
+                    }
+                    done = self.change(&object, &there, body).await;
                 }
                 self.note_image(oid, &attr, &there.inode).await;
                 return self.finish_leaf(source, body, done).await;
@@ -350,7 +361,7 @@ impl Healer {
             let there = there.ok_or(Setback::Later(10))?;
             self.note_image(oid, &attr, &there.inode).await;
             let done = match &body {
-                Some(body) => self.change(source, &there.inode, body).await,
+                Some(body) => self.change(&object, &there, body).await,
                 None => Ok(()),
             };
             return self.finish_leaf(source, body, done).await;
@@ -389,7 +400,7 @@ impl Healer {
     }
 
     /// The name is right; what the body lacks becomes a mark of its own.
-    async fn finish_leaf(
+    pub(super) async fn finish_leaf(
         &self,
         source: &Arc<Inode>,
         body: Option<BodyWork>,

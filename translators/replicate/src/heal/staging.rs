@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hermitfs_api::{Entry, Errno, Inode, Kind, Name, NameBuf, RenameFlags};
 
-use super::{HEAL, Healer, list, look};
+use super::{HEAL, Healer, Listed, list, look};
 use crate::record::{Oid, Place, name_of};
 use crate::trouble::{Blame, Setback, Step};
 
@@ -82,8 +82,8 @@ impl Healer {
         self.tally.gone();
         if there.inode.kind() == Kind::Directory {
             self.loosen(there).await;
-            for (_, child) in list(&*self.sink, &there.inode).await.at_sink("list")? {
-                let child = name_of(&child).at_sink("list")?;
+            for child in list(&*self.sink, &there.inode).await.at_sink("list")? {
+                let child = name_of(&child.name).at_sink("list")?;
                 if let Some(entry) = look(&*self.sink, &there.inode, &child)
                     .await
                     .at_sink("look up")?
@@ -164,7 +164,7 @@ impl Healer {
             .map(|(number, _)| number)
             .collect();
         let staging = self.staging().at_sink("sweep")?;
-        for (_, bytes) in list(&*self.sink, &staging).await.at_sink("sweep")? {
+        for Listed { name: bytes, .. } in list(&*self.sink, &staging).await.at_sink("sweep")? {
             let number = std::str::from_utf8(&bytes)
                 .ok()
                 .and_then(|text| text.parse().ok());

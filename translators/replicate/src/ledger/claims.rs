@@ -3,6 +3,19 @@
 use super::{BodyWork, Ledger, State};
 use crate::record::{Bytes, Oid, Piece};
 
+/// A moment of the ledger.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    epoch: u64,
+    generation: u64,
+}
+
+/// A new object that was claimed, and what of its body the copy takes along.
+#[derive(Clone, Debug)]
+pub(crate) struct Claimed {
+    pub(crate) body: Option<BodyWork>,
+}
+
 impl Ledger {
     /// Claims an object as it is, with or without marks: what a healer is about to write must not
     /// be written by another at the same time; until [`Ledger::release`]. `false` when another has it.
@@ -81,6 +94,59 @@ impl Ledger {
         self.epoch == epoch && !self.marks.contains_key(&oid)
     }
 
+    /// What [`Ledger::claim_new`] compares with.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment {
+            epoch: self.epoch,
+            generation: self.generation,
+        }
+    }
+
+    /// Whether a name has a mark, open or not yet settled.
+    pub(crate) fn name_marked(&self, dir: Oid, name: &Bytes) -> bool {
+        self.generation_of(dir, &Piece::Name(name.clone()))
+            .is_some()
+    }
+
+    /// Claims an object that was found under a name and read since a moment, if what was read still
+    /// holds, and nothing is known of it or of the name but that the image is to be made there.
+    /// `generation` is that of the name's mark, which had it before the moment; without one the object has
+    /// no mark either.
+    pub(crate) fn claim_new(
+        &mut self,
+        dir: Oid,
+        (name, generation): (&Bytes, Option<u64>),
+        oid: Oid,
+        since: Moment,
+    ) -> Option<Claimed> {
+        let named = match generation {
+            None => !self.name_marked(dir, name),
+            Some(generation) => self
+                .state(dir, &Piece::Name(name.clone()))
+                .is_some_and(|state| state.generation == generation && Self::open(state)),
+        };
+        let unknown = named
+            && self.place_of(oid).is_none()
+            && self.image(oid).is_none()
+            && self.claimant(dir, name).is_none();
+        let body = match self.marks.get(&oid) {
+            None => (self.epoch == since.epoch).then_some(None)?,
+            Some(mark) => {
+                // A generation that is as old as the moment: no operation began since then, and none ended.
+                let body = mark.body.as_ref()?;
+                let still = body.state.generation <= since.generation && Self::open(&body.state);
+                let alone = mark.tree.is_none() && mark.names.is_empty();
+                let plain = generation.is_some() && alone && !body.escaped;
+                Some((still && plain).then(|| self.body_work(oid))??)
+            }
+        };
+        (unknown && self.claim(oid)).then_some(Claimed { body })
+    }
+
+    fn open(state: &State) -> bool {
+        !state.copied && state.in_flight == 0
+    }
+
     /// A piece's generation.
     pub(crate) fn generation_of(&self, oid: Oid, piece: &Piece) -> Option<u64> {
         self.state(oid, piece).map(|state| state.generation)
@@ -92,5 +158,175 @@ impl Ledger {
             .get(&oid)
             .and_then(|m| m.body.as_ref())
             .is_some_and(|body| body.escaped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::Kind;
+
+    use crate::ledger::{Known, Ledger, Outcome, Touch};
+    use crate::record::{Bytes, Locator, Oid, Piece, Place};
+
+    const DIR: Oid = Oid(1, 1);
+    const FILE: Oid = Oid(2, 2);
+
+    fn known(oid: Oid, kind: Kind) -> Known {
+        Known {
+            oid,
+            kind,
+            locator: Locator::default(),
+            dir: None,
+        }
+    }
+
+    fn name() -> Bytes {
+        b"name"[..].into()
+    }
+
+    /// Whether the file is claimed as new when `meanwhile` came after it was read.
+    fn is_claimed(meanwhile: impl FnOnce(&mut Ledger)) -> bool {
+        let mut ledger = Ledger::default();
+        let since = ledger.moment();
+        meanwhile(&mut ledger);
+        let claimed = ledger
+            .claim_new(DIR, (&name(), None), FILE, since)
+            .is_some();
+        assert!(!claimed || !ledger.claim(FILE), "nobody else gets it");
+        claimed
+    }
+
+    #[test]
+    fn what_is_known_of_a_file_or_its_name_keeps_it_from_being_taken_for_new() {
+        assert!(is_claimed(|_| ()));
+        let (dir, file) = (known(DIR, Kind::Directory), known(FILE, Kind::File));
+        let begun = |ledger: &mut Ledger, touch| {
+            let both = [dir.clone(), file.clone()];
+            ledger.begin(&[touch], &[], &both, 0).unwrap()
+        };
+        let body = || Touch::Body {
+            oid: FILE,
+            data: None,
+            escaped: false,
+        };
+        assert!(!is_claimed(|l| drop(begun(l, body()))), "in flight");
+        let ended = |ledger: &mut Ledger| {
+            let ticket = begun(ledger, body());
+            ledger.end(ticket, 0, 0);
+        };
+        assert!(!is_claimed(ended), "changed");
+        assert!(!is_claimed(|l| drop(begun(l, Touch::Name(DIR, name())))));
+        assert!(
+            !is_claimed(|l| drop(l.cut())),
+            "a mark may have come and gone"
+        );
+        assert!(!is_claimed(|l| assert!(l.claim(FILE))));
+        let elsewhere = Place::At {
+            dir: Oid(9, 9),
+            handle: None,
+            name: name(),
+        };
+        assert!(!is_claimed(|l| l.set_place(FILE, None, elsewhere)));
+        let here = Place::At {
+            dir: DIR,
+            handle: None,
+            name: name(),
+        };
+        assert!(
+            !is_claimed(|l| l.set_place(Oid(3, 3), None, here)),
+            "another's place"
+        );
+        assert!(!is_claimed(|l| l.set_image(FILE, Oid(8, 8), name())));
+    }
+
+    /// A file that somebody makes, whose name and body are marked by it. Whether it is claimed as new
+    /// when `meanwhile` came after it was read.
+    fn is_claimed_marked(meanwhile: impl FnOnce(&mut Ledger)) -> bool {
+        let mut ledger = Ledger::default();
+        let both = [known(DIR, Kind::Directory), known(FILE, Kind::File)];
+        let made = [Touch::Name(DIR, name())];
+        let ticket = ledger.begin(&made, &[], &both, 0).unwrap();
+        ledger.end(ticket, 0, 0);
+        let ticket = ledger.begin(&[written()], &[], &both, 0).unwrap();
+        ledger.end(ticket, 0, 0);
+        let generation = ledger.generation_of(DIR, &Piece::Name(name()));
+        let body = ledger.body_work(FILE).unwrap().generation;
+        let since = ledger.moment();
+        meanwhile(&mut ledger);
+        let claimed = ledger.claim_new(DIR, (&name(), generation), FILE, since);
+        if let Some(claimed) = &claimed {
+            assert_eq!(
+                claimed.body.as_ref().map(|body| body.generation),
+                Some(body)
+            );
+            assert!(!ledger.claim(FILE), "nobody else gets it");
+        }
+        claimed.is_some()
+    }
+
+    fn written() -> Touch {
+        Touch::Body {
+            oid: FILE,
+            data: Some((0, 9)),
+            escaped: false,
+        }
+    }
+
+    #[test]
+    fn a_new_file_with_marks_is_claimed_when_nobody_was_at_it_since_it_was_read() {
+        assert!(is_claimed_marked(|_| ()));
+        assert!(!is_claimed_marked(|l| {
+            drop(l.begin(&[written()], &[], &[], 0).unwrap());
+        }));
+        assert!(
+            !is_claimed_marked(|l| {
+                let ticket = l.begin(&[written()], &[], &[], 0).unwrap();
+                l.end(ticket, 0, 0);
+            }),
+            "written while it was read"
+        );
+        let named = [Touch::Name(DIR, name())];
+        assert!(!is_claimed_marked(|l| {
+            let ticket = l.begin(&named, &[], &[], 0).unwrap();
+            l.end(ticket, 0, 0);
+        }));
+        assert!(!is_claimed_marked(|l| assert!(l.claim(FILE))));
+        assert!(
+            !is_claimed_marked(|l| {
+                let body = l.body_work(FILE).unwrap().generation;
+                assert!(l.finish(FILE, &Piece::Body, body, Outcome::Equal, 0));
+            }),
+            "it has an image"
+        );
+        let escaped = Touch::Body {
+            oid: FILE,
+            data: None,
+            escaped: true,
+        };
+        let stored = |l: &mut Ledger| {
+            let ticket = l
+                .begin(std::slice::from_ref(&escaped), &[], &[], 0)
+                .unwrap();
+            l.end(ticket, 0, 0);
+        };
+        assert!(!is_claimed_marked(stored), "stores that nobody sees");
+    }
+
+    #[test]
+    fn an_operation_that_ends_after_the_moment_is_noticed() {
+        let mut ledger = Ledger::default();
+        let both = [known(DIR, Kind::Directory), known(FILE, Kind::File)];
+        let made = [Touch::Name(DIR, name())];
+        let ticket = ledger.begin(&made, &[], &both, 0).unwrap();
+        ledger.end(ticket, 0, 0);
+        let under_way = ledger.begin(&[written()], &[], &both, 0).unwrap();
+        let generation = ledger.generation_of(DIR, &Piece::Name(name()));
+        let since = ledger.moment();
+        ledger.end(under_way, 0, 0);
+        let claimed = ledger.claim_new(DIR, (&name(), generation), FILE, since);
+        assert!(
+            claimed.is_none(),
+            "it may have been read before it was written"
+        );
     }
 }

@@ -201,10 +201,11 @@ impl Ledger {
     }
 
     /// An object with marks is found under another name now.
-    pub(crate) fn relocate(&mut self, oid: Oid, whence: (Bytes, Bytes)) {
+    pub(crate) fn relocate(&mut self, oid: Oid, dir: Option<Oid>, whence: (Bytes, Bytes)) {
         if let Some(mark) = self.marks.get_mut(&oid)
             && mark.locator.whence.as_ref() != Some(&whence)
         {
+            mark.dir = dir;
             mark.locator.whence = Some(whence.clone());
             self.records.push(Record::Moved { oid, whence });
         }

@@ -25,9 +25,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use hermitfs_api::Kind;
 
+pub(crate) use claims::Moment;
+
 use crate::ranges::Ranges;
 use crate::record::{Bytes, Locator, Oid, Piece, Place, Record, Trust};
-use crate::trouble::Trouble;
+use crate::trouble::{Setback, Step, Trouble};
 
 /// Milliseconds of a clock that never goes back.
 pub(crate) type Millis = u64;
@@ -66,6 +68,8 @@ struct Body {
 struct Mark {
     kind: Kind,
     locator: Locator,
+    /// The directory in which the locator has it, as long as that is known.
+    dir: Option<Oid>,
     body: Option<Body>,
     tree: Option<(State, Trust)>,
     names: BTreeMap<Bytes, State>,
@@ -92,6 +96,8 @@ pub(crate) struct Known {
     pub(crate) oid: Oid,
     pub(crate) kind: Kind,
     pub(crate) locator: Locator,
+    /// The directory in which the locator has it. In memory alone.
+    pub(crate) dir: Option<Oid>,
 }
 
 /// Where an object is about to leave from, and the directories above, nearest first.
@@ -147,8 +153,23 @@ pub(crate) enum Outcome {
     Equal,
     /// To be tried again after some milliseconds; nothing is wrong.
     Later(Millis),
+    /// It cannot be healed before another piece, which failed.
+    Behind(Oid, Piece),
     /// It failed, and is tried again later.
     Failed(Trouble),
+}
+
+impl Outcome {
+    /// What a setback means for the piece that met it; the setback itself when it concerns more.
+    pub(crate) fn of(done: Step<()>) -> (Outcome, Step<()>) {
+        match done {
+            Ok(()) => (Outcome::Equal, Ok(())),
+            Err(Setback::Later(wait)) => (Outcome::Later(wait), Ok(())),
+            Err(Setback::Behind(oid, piece)) => (Outcome::Behind(oid, piece), Ok(())),
+            Err(Setback::Object(trouble)) => (Outcome::Failed(trouble), Ok(())),
+            Err(Setback::Sink(trouble)) => (Outcome::Later(100), Err(Setback::Sink(trouble))),
+        }
+    }
 }
 
 /// The ledger. See the module's page.
@@ -160,6 +181,8 @@ pub(crate) struct Ledger {
     images: HashMap<Oid, (Oid, Bytes)>,
     image_of: HashMap<Oid, Oid>,
     troubles: BTreeMap<(Oid, Piece), Trouble>,
+    /// Pieces that cannot be healed before another one, which failed.
+    behind: BTreeMap<(Oid, Piece), (Oid, Piece)>,
     waived: BTreeSet<(Oid, Piece)>,
     busy: HashSet<Oid>,
     /// Directories that are getting their image just now.
@@ -173,6 +196,8 @@ pub(crate) struct Ledger {
     begun: u64,
     queue: BTreeSet<(u8, Millis, u64, Oid)>,
     queued: HashMap<Oid, (u8, Millis, u64)>,
+    /// When the first of what was queued of late is due.
+    newly: Option<Millis>,
     /// Whose turn it is: what users touched, or the crawl.
     turn: bool,
     /// No crawl by itself.
@@ -266,6 +291,7 @@ impl Ledger {
         self.marks.entry(known.oid).or_insert_with(|| Mark {
             kind: known.kind,
             locator: known.locator.clone(),
+            dir: known.dir,
             body: None,
             tree: None,
             names: BTreeMap::new(),

@@ -1,8 +1,10 @@
 //! Numbers and failures, for those who watch.
 
+use std::collections::BTreeSet;
+
 use super::{Ledger, Millis, State};
 use crate::record::{Locator, Oid, Piece, Record};
-use crate::trouble::Trouble;
+use crate::trouble::{Setback, Trouble};
 
 impl Ledger {
     /// Objects with a mark that is not waived.
@@ -27,7 +29,15 @@ impl Ledger {
         let names = mark.into_iter().flat_map(|m| m.names.iter());
         let names = names.map(|(name, state)| (Piece::Name(name.clone()), *state));
         let all = bodies.into_iter().chain(trees).chain(names);
+        // Not what waits for something that was waived: nobody has waived that.
         all.filter(move |(piece, _)| !self.waived.contains(&(oid, piece.clone())))
+    }
+
+    /// A piece, what it waits for as that failed, what this waits for, and so on.
+    fn chain(&self, first: (Oid, Piece)) -> impl Iterator<Item = (Oid, Piece)> + '_ {
+        let next = |key: &(Oid, Piece)| self.behind.get(key).cloned();
+        // What waits for each other in a circle has an end, too.
+        std::iter::successors(Some(first), next).take(self.behind.len() + 1)
     }
 
     /// Whether nothing at all is marked, waived or not, and all is verified.
@@ -54,20 +64,58 @@ impl Ledger {
     }
 
     /// Pieces from before `goal` that are still open: those that only wait, and those that failed.
+    /// Of what waits for a piece that failed, this one counts, however young.
     pub(crate) fn left_before(&self, goal: u64) -> (u64, u64) {
-        let (mut open, mut failed) = (0, 0);
+        let (mut open, mut failed) = (0, BTreeSet::new());
         for &oid in self.marks.keys() {
             for (piece, state) in self.open_pieces(oid) {
                 // A tree, whenever it was planted, may stand for something older below.
                 if state.born <= goal || piece == Piece::Tree {
-                    match self.troubles.get(&(oid, piece)) {
-                        Some(trouble) if !trouble.stale => failed += 1,
-                        _ => open += 1,
+                    match self.failed_for((oid, piece)) {
+                        Some(culprit) => drop(failed.insert(culprit)),
+                        None => open += 1,
                     }
                 }
             }
         }
-        (open, failed)
+        (open, failed.len() as u64)
+    }
+
+    /// The piece whose failure keeps this one open: itself, or one that it waits for.
+    fn failed_for(&self, key: (Oid, Piece)) -> Option<(Oid, Piece)> {
+        self.chain(key)
+            .find(|key| self.troubles.contains_key(key))
+            .filter(|key| self.troubles.get(key).is_some_and(|trouble| !trouble.stale))
+    }
+
+    /// How to wait for another piece: for some milliseconds, or for the end of its trouble.
+    pub(crate) fn wait_for(&self, oid: Oid, piece: Piece, wait: Millis) -> Setback {
+        let key = (oid, piece);
+        match self.troubles.contains_key(&key) || self.behind.contains_key(&key) {
+            true => Setback::Behind(key.0, key.1),
+            false => Setback::Later(wait),
+        }
+    }
+
+    /// How to wait for the name of an object that has none which we know of: it is one of those
+    /// that are open, unless nothing is open but bodies.
+    pub(crate) fn wait_for_a_name(&self, wait: Millis) -> Setback {
+        let open = self.marks.keys().flat_map(|&oid| {
+            let pieces = self.open_pieces(oid);
+            pieces.filter_map(move |(piece, state)| {
+                (piece != Piece::Body && !state.copied).then_some((oid, piece))
+            })
+        });
+        let mut culprit = None;
+        for key in open {
+            if self.failed_for(key.clone()).is_none() {
+                return Setback::Later(wait);
+            }
+            culprit.get_or_insert(key);
+        }
+        culprit.map_or(Setback::Later(wait), |(oid, piece)| {
+            Setback::Behind(oid, piece)
+        })
     }
 
     /// What failed, and whether it was waived.
@@ -132,11 +180,132 @@ impl Ledger {
         self.records.push(Record::Unverified);
     }
 
-    /// No tree is open any more: all has been compared.
+    /// All has been compared when no tree is open any more and none waits for a sync. To be asked after
+    /// each sync, and also without one: the last tree may have gone with its directory.
     pub(crate) fn verified(&mut self) {
-        if self.unverified && self.trees == 0 {
+        let is_tree = |(_, piece, _): &(Oid, Piece, u64)| *piece == Piece::Tree;
+        if self.unverified && self.trees == 0 && !self.copied.iter().any(is_tree) {
             self.unverified = false;
             self.records.push(Record::Verified);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::{Errno, Error, Kind};
+
+    use crate::ledger::{Known, Ledger, Outcome};
+    use crate::record::{Locator, Oid, Piece, Trust};
+    use crate::trouble::{Setback, Side, Trouble};
+
+    fn known(number: u64, kind: Kind) -> Known {
+        Known {
+            oid: Oid(1, number),
+            kind,
+            locator: Locator::default(),
+            dir: None,
+        }
+    }
+
+    fn failed() -> Outcome {
+        let error = Error::new(Errno::EIO);
+        Outcome::Failed(Trouble::new(Side::Sink, "remove", &error))
+    }
+
+    /// A name whose healing failed, and the body of its object, which waits for it.
+    fn stuck() -> (Ledger, Known, Piece, Known, u64) {
+        let mut ledger = Ledger::default();
+        let (dir, file) = (known(1, Kind::Directory), known(2, Kind::File));
+        let name = Piece::Name(b"name"[..].into());
+        ledger.mark_body(&file, None, 0);
+        let goal = ledger.now_mark();
+        ledger.mark_name(&dir, &b"name"[..].into(), 0);
+        let generation = ledger.generation_of(dir.oid, &name).unwrap();
+        ledger.finish(dir.oid, &name, generation, failed(), 0);
+        let setback = ledger.wait_for(dir.oid, name.clone(), 20);
+        let (outcome, passed_on) = Outcome::of(Err(setback));
+        assert!(passed_on.is_ok());
+        let generation = ledger.body_work(file.oid).unwrap().generation;
+        ledger.finish(file.oid, &Piece::Body, generation, outcome, 0);
+        (ledger, dir, name, file, goal)
+    }
+
+    #[test]
+    fn what_waits_for_a_failure_is_no_hope() {
+        let (mut ledger, dir, name, _, goal) = stuck();
+        assert_eq!(ledger.left_before(goal), (0, 1), "the name is younger");
+        let later = ledger.now_mark();
+        assert_eq!(ledger.left_before(later), (0, 1), "one failure, not two");
+        assert_eq!((ledger.errors(), ledger.pending()), (1, 2));
+        ledger.retry_all(0);
+        assert_eq!(ledger.left_before(goal), (1, 0));
+        // The name comes off: then the body may, too.
+        let generation = ledger.generation_of(dir.oid, &name).unwrap();
+        ledger.finish(dir.oid, &name, generation, Outcome::Equal, 0);
+        assert_eq!(ledger.left_before(goal), (1, 0));
+    }
+
+    #[test]
+    fn what_waits_for_what_was_waived_is_not_waived() {
+        let (mut ledger, dir, name, file, goal) = stuck();
+        ledger.waive(dir.oid, &name);
+        // The content differs still, and it may have another name.
+        assert_eq!((ledger.left_before(goal), ledger.pending()), ((0, 1), 1));
+        let generation = ledger.body_work(file.oid).unwrap().generation;
+        ledger.finish(file.oid, &Piece::Body, generation, Outcome::Later(5), 0);
+        assert_eq!((ledger.left_before(goal), ledger.pending()), ((1, 0), 1));
+    }
+
+    #[test]
+    fn one_without_a_name_waits_while_there_is_hope() {
+        let (mut ledger, dir, name, ..) = stuck();
+        assert!(matches!(
+            ledger.wait_for_a_name(100),
+            Setback::Behind(oid, piece) if oid == dir.oid && piece == name
+        ));
+        ledger.mark_name(&dir, &b"other"[..].into(), 0);
+        assert!(matches!(ledger.wait_for_a_name(100), Setback::Later(100)));
+    }
+
+    #[test]
+    fn all_is_compared_when_the_last_unseen_directory_is_gone() {
+        let (root, dir) = (known(1, Kind::Directory), known(2, Kind::Directory));
+        let mut ledger = Ledger::default();
+        ledger.doubt(&root, Trust::NOTHING, false);
+        ledger.plant_tree(&dir, Trust::NOTHING, 0);
+        let walked = |ledger: &mut Ledger, dir: Oid| {
+            let generation = ledger.generation_of(dir, &Piece::Tree).unwrap();
+            assert!(ledger.finish(dir, &Piece::Tree, generation, Outcome::Equal, 0));
+        };
+        walked(&mut ledger, root.oid);
+        let cut = ledger.cut();
+        ledger.seal(cut, true, 0);
+        ledger.verified();
+        assert!(ledger.unverified(), "there is another one");
+        let other = known(3, Kind::Directory);
+        ledger.plant_tree(&other, Trust::NOTHING, 0);
+        walked(&mut ledger, other.oid);
+        ledger.forget(dir.oid);
+        ledger.verified();
+        assert!(ledger.unverified(), "one waits for a sync");
+        ledger.plant_tree(&dir, Trust::NOTHING, 0);
+        let cut = ledger.cut();
+        ledger.seal(cut, true, 0);
+        // Somebody removes it: there is nothing to heal or to sync any more.
+        ledger.forget(dir.oid);
+        ledger.verified();
+        assert!(!ledger.unverified());
+    }
+
+    #[test]
+    fn a_circle_of_those_that_wait_ends() {
+        let (mut ledger, dir, name, file, goal) = stuck();
+        let generation = ledger.generation_of(dir.oid, &name).unwrap();
+        let circle = Outcome::Behind(file.oid, Piece::Body);
+        ledger.finish(dir.oid, &name, generation, Outcome::Equal, 0);
+        ledger.mark_name(&dir, &b"name"[..].into(), 0);
+        ledger.finish(dir.oid, &name, generation + 1, circle, 0);
+        assert_eq!(ledger.left_before(goal).1, 0);
     }
 }

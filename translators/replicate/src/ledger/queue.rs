@@ -3,6 +3,9 @@
 use super::{AHEAD, BodyWork, CRAWL, Ledger, Millis, REST_AT_MOST, State, TOUCHED, URGENT, Work};
 use crate::record::{Oid, Piece};
 
+/// For how long a body is put off whose name is healed first.
+const BEHIND_ITS_NAME: Millis = 30;
+
 impl Ledger {
     pub(super) fn enqueue(&mut self, oid: Oid, class: u8, due: Millis) {
         let Some(mark) = self.marks.get(&oid) else {
@@ -26,6 +29,26 @@ impl Ledger {
         let due = if class == CRAWL { 0 } else { due };
         self.queue.insert((class, due, order, oid));
         self.queued.insert(oid, (class, due, order));
+        self.newly = Some(self.newly.map_or(due, |newly| newly.min(due)));
+    }
+
+    /// When the first of what was queued since the last call is due.
+    pub(crate) fn take_queued(&mut self) -> Option<Millis> {
+        self.newly.take()
+    }
+
+    /// When the first of all that may be claimed is due.
+    pub(crate) fn next_due(&self) -> Option<Millis> {
+        let classes = [URGENT, TOUCHED, CRAWL];
+        let classes = classes
+            .into_iter()
+            .filter(|class| !(self.resting && *class == CRAWL));
+        let firsts = classes.filter_map(|class| {
+            let from = (class, 0, 0, Oid(0, 0));
+            let to = (class + 1, 0, 0, Oid(0, 0));
+            self.queue.range(from..to).next()
+        });
+        firsts.map(|&(_, due, ..)| due).min()
     }
 
     pub(super) fn dequeue(&mut self, oid: Oid) {
@@ -53,6 +76,7 @@ impl Ledger {
         let mut soonest: Option<Millis> = None;
         let mut taken = None;
         let mut tried = 0;
+        let mut put_off = Vec::new();
         // Under users who never rest the crawl would never come: every other turn is its own.
         self.turn = !self.turn;
         let classes: &[u8] = match (self.resting, self.turn) {
@@ -72,7 +96,9 @@ impl Ledger {
                     soonest = Some(soonest.map_or(now + 2, |s| s.min(now + 2)));
                     continue;
                 }
-                if let Some(work) = self.work(oid, now) {
+                if self.waits_for_its_name(oid, now) {
+                    put_off.push(oid);
+                } else if let Some(work) = self.work(oid, now) {
                     taken = Some(work);
                     break 'classes;
                 }
@@ -83,12 +109,38 @@ impl Ledger {
                 }
             }
         }
+        // Out of the way of those that come after them.
+        for oid in put_off {
+            self.dequeue(oid);
+            self.enqueue(oid, TOUCHED, now + BEHIND_ITS_NAME);
+        }
         let Some(work) = taken else {
             return Err(soonest);
         };
         self.dequeue(work.oid);
         self.busy.insert(work.oid);
         Ok(work)
+    }
+
+    /// Whether the name of what is no directory is open itself and is healed now or soon, which takes the
+    /// body along. A name that was put off, or that failed, is not waited for here: who
+    /// heals the body finds out what that means for it.
+    fn waits_for_its_name(&self, oid: Oid, now: Millis) -> bool {
+        let named = self.marks.get(&oid).and_then(|mark| {
+            let (_, name) = mark.locator.whence.as_ref()?;
+            let dir = mark
+                .dir
+                .filter(|_| mark.tree.is_none() && mark.names.is_empty())?;
+            let state = self.marks.get(&dir)?.names.get(name)?;
+            Some((state, (dir, Piece::Name(name.clone()))))
+        });
+        named.is_some_and(|(state, piece)| {
+            Self::dirty(state)
+                && state.not_before <= now
+                && !self.waived.contains(&piece)
+                && !self.troubles.contains_key(&piece)
+                && !self.behind.contains_key(&piece)
+        })
     }
 
     pub(super) fn work(&self, oid: Oid, now: Millis) -> Option<Work> {
@@ -213,8 +265,9 @@ impl Ledger {
 mod tests {
     use hermitfs_api::Kind;
 
-    use crate::ledger::{Known, Ledger, Outcome};
-    use crate::record::{Locator, Oid, Piece};
+    use crate::ledger::{Known, Ledger, Outcome, Touch};
+    use crate::record::{Bytes, Locator, Oid, Piece};
+    use crate::trouble::{Side, Trouble};
 
     #[test]
     fn what_only_waits_for_a_sync_is_not_open() {
@@ -223,6 +276,7 @@ mod tests {
             oid: Oid(1, 1),
             kind: Kind::File,
             locator: Locator::default(),
+            dir: None,
         };
         // Found to differ by who has claimed it already, and made equal at once.
         assert!(ledger.claim(file.oid));
@@ -236,5 +290,78 @@ mod tests {
         let cut = ledger.cut();
         ledger.seal(cut, true, 0);
         assert_eq!(ledger.pending(), 0);
+    }
+
+    const DIR: Oid = Oid(1, 1);
+    const FILE: Oid = Oid(2, 2);
+
+    /// A file that somebody has just made and written, by this clock.
+    fn made(ledger: &mut Ledger, now: u64) -> Bytes {
+        let name = Bytes::from(&b"name"[..]);
+        let dir = Known {
+            oid: DIR,
+            kind: Kind::Directory,
+            locator: Locator::default(),
+            dir: None,
+        };
+        let file = Known {
+            oid: FILE,
+            kind: Kind::File,
+            locator: Locator {
+                handle: None,
+                whence: Some((Bytes::default(), name.clone())),
+            },
+            dir: Some(DIR),
+        };
+        let written = Touch::Body {
+            oid: FILE,
+            data: Some((0, 9)),
+            escaped: false,
+        };
+        for touch in [Touch::Name(DIR, name.clone()), written] {
+            let known = [dir.clone(), file.clone()];
+            let ticket = ledger.begin(&[touch], &[], &known, now).unwrap();
+            ledger.end(ticket, now, 0);
+        }
+        name
+    }
+
+    #[test]
+    fn a_body_waits_for_its_name_while_that_is_healed() {
+        let mut ledger = Ledger::default();
+        let name = made(&mut ledger, 0);
+        let work = ledger.claim_next(0, false).unwrap();
+        assert_eq!(work.oid, DIR);
+        assert!(
+            ledger.claim_next(0, false).is_err(),
+            "the name takes it along"
+        );
+        assert!(ledger.claim_next(90, true).is_err());
+        let generation = work.names[0].1;
+        assert!(ledger.finish(DIR, &Piece::Name(name), generation, Outcome::Equal, 100));
+        ledger.release(DIR, 100);
+        let work = ledger.claim_next(200, false).unwrap();
+        assert_eq!(work.oid, FILE, "it did not take it along");
+    }
+
+    #[test]
+    fn a_body_does_not_wait_for_a_name_that_is_not_healed() {
+        let put_off = |outcome: Outcome| {
+            let mut ledger = Ledger::default();
+            let name = made(&mut ledger, 0);
+            let work = ledger.claim_next(0, false).unwrap();
+            let generation = work.names[0].1;
+            ledger.finish(DIR, &Piece::Name(name), generation, outcome, 0);
+            ledger.release(DIR, 0);
+            let work = ledger.claim_next(50, false).unwrap();
+            assert_eq!(work.oid, FILE, "who heals it finds out what it waits for");
+        };
+        put_off(Outcome::Later(1000));
+        put_off(Outcome::Failed(Trouble::told(
+            Side::Sink,
+            "create",
+            None,
+            String::new(),
+        )));
     }
 }

@@ -29,6 +29,7 @@ impl Ledger {
                     oid,
                     kind: kind_from(kind),
                     locator,
+                    dir: None,
                 };
                 self.admit(&known, 0);
                 if let Some((ranges, escaped)) = body {
@@ -45,7 +46,7 @@ impl Ledger {
                 }
                 self.enqueue(oid, TOUCHED, 0);
             }
-            Record::Moved { oid, whence } => self.relocate(oid, whence),
+            Record::Moved { oid, whence } => self.relocate(oid, None, whence),
             Record::Settled { oid, piece } => {
                 if piece == Piece::Tree && self.tree_dirty(oid) {
                     self.trees -= 1;

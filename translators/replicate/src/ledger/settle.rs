@@ -4,6 +4,9 @@ use super::{Ledger, Millis, Outcome, Work};
 use crate::record::{Oid, Piece, Record, Trust};
 use crate::trouble::{Side, Trouble};
 
+/// Milliseconds until a piece is looked at again that waits for one that failed.
+const BEHIND: Millis = 500;
+
 impl Ledger {
     /// Tells how pieces of a claimed object came out. What was changed by users meanwhile, or
     /// is being changed, stays dirty. Returns whether this piece is equal now.
@@ -22,6 +25,9 @@ impl Ledger {
             return false;
         }
         let stands = state.generation == generation && state.in_flight == 0;
+        if !self.behind.is_empty() {
+            self.behind.remove(&(oid, piece.clone()));
+        }
         match outcome {
             Outcome::Equal => {
                 self.troubles.remove(&(oid, piece.clone()));
@@ -49,6 +55,11 @@ impl Ledger {
             }
             Outcome::Later(wait) => {
                 self.state_mut(oid, piece, |state| state.not_before = now + wait);
+                false
+            }
+            Outcome::Behind(other, its) => {
+                self.behind.insert((oid, piece.clone()), (other, its));
+                self.state_mut(oid, piece, |state| state.not_before = now + BEHIND);
                 false
             }
             Outcome::Failed(trouble) => {
@@ -142,6 +153,9 @@ impl Ledger {
 
     pub(super) fn drop_piece(&mut self, oid: Oid, piece: &Piece) {
         self.unwaive(oid, piece);
+        if !self.behind.is_empty() {
+            self.behind.remove(&(oid, piece.clone()));
+        }
         let Some(mark) = self.marks.get_mut(&oid) else {
             return;
         };

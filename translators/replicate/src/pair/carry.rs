@@ -10,6 +10,7 @@ use hermitfs_api::{
 };
 
 use super::Replicate;
+use crate::answers::within;
 use crate::heal::{HEAL, Healer};
 use crate::lingering::{Guards, Lingering};
 use crate::volume;
@@ -20,6 +21,7 @@ const USER: Context = Context {
     gid: 0,
     pid: 0,
     origin: hermitfs_api::Origin::User,
+    client: 0,
 };
 
 /// Flags of open(2) that were for that moment.
@@ -91,7 +93,16 @@ impl Replicate {
                 reason: "users are not held".to_owned(),
             });
         };
-        block_on(carry(&sink.healer, files, objects, deadline))
+        let (healer, files, objects) = (sink.healer.clone(), files.to_vec(), objects.to_vec());
+        let carried = move || block_on(carry(&healer, &files, &objects, deadline));
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Users are held: a sink that does not answer may not make that longer.
+        within(left, carried).unwrap_or_else(|| {
+            Err(NotCarried {
+                path: "/".to_owned(),
+                reason: format!("the sink {} did not answer in time", sink.name),
+            })
+        })
     }
 }
 
@@ -127,7 +138,7 @@ async fn carry(
             };
             let flags = OpenFlags(file.flags().0 & !ONCE).with(OpenFlags::SHARED);
             let carried = healer.sink.open(&USER, &image, flags).await?;
-            guards.watch(&carried, both | *locked).await?;
+            guards.watch(&carried, both | *locked)?;
             Ok(carried)
         };
         match carried.await {
@@ -159,6 +170,9 @@ async fn carry(
         }
     }
     forget_copies(healer, images).await;
+    if let Err(error) = on_time(deadline) {
+        return Err(not_carried(healer, &healer.source_root, &error).await);
+    }
     if let Err(error) = healer.sink.role(Role::Plain).await {
         return Err(not_carried(healer, &healer.source_root, &error).await);
     }

@@ -6,9 +6,14 @@ use std::time::{Duration, Instant};
 use hermitfs_api::{SetAttr, SetTime, block_on};
 
 use super::Replicate;
+use super::sink::Sink;
+use crate::answers::within;
 use crate::control::NotReady;
 use crate::heal::{Books, HEAL};
 use crate::volume;
+
+/// How long it may take to leave a sink, its sync included.
+const LEAVE_AT_MOST: Duration = Duration::from_secs(120);
 
 impl Replicate {
     /// Holds new changes of users, drains what is pending and syncs the sink, within the limit.
@@ -77,7 +82,13 @@ impl Replicate {
             }
         }
         for sink in &self.sinks {
-            block_on(sink.healer.sink.sync(&HEAL)).map_err(|e| NotReady::Sync(e.to_string()))?;
+            let brick = sink.healer.sink.clone();
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Users are held: no disk may make that longer.
+            match within(left, move || block_on(brick.sync(&HEAL))) {
+                Some(synced) => synced.map_err(|error| NotReady::Sync(error.to_string()))?,
+                None => return Err(NotReady::Sync(format!("not within {limit:?}"))),
+            }
         }
         Ok(())
     }
@@ -94,34 +105,52 @@ impl Replicate {
     /// of a cut-over; without one it gives up.
     pub fn retire(&self) -> hermitfs_api::Result<()> {
         self.users.gate.retire();
-        self.halt();
+        let ended = self.halt();
         for sink in &self.sinks {
-            let healer = &sink.healer;
-            let sink_root = match healer.sink_root() {
-                Ok(root) => root,
-                Err(error) => {
-                    tracing::warn!(
-                        sink = sink.name, %error,
-                        "the sink cannot be reached: its directory .hermitfs stays on it"
-                    );
-                    continue;
-                }
+            let leaving = sink.clone();
+            let left = match ended {
+                true => within(LEAVE_AT_MOST, move || leaving.leave()),
+                false => None,
             };
-            let (brick, root) = (&*healer.sink, &sink_root);
-            let before = block_on(brick.getattr(&HEAL, root, None))?;
-            block_on(volume::unmark(brick, root))?;
-            // That alone changed when our own directory went from it. Users may be there already:
-            // the rest is theirs.
-            let times = SetAttr {
-                mtime: Some(SetTime::At(before.mtime)),
-                ..SetAttr::default()
-            };
-            block_on(brick.setattr(&HEAL, root, None, &times))?;
-            block_on(brick.sync(&HEAL))?;
+            match left {
+                Some(left) => left?,
+                None => tracing::error!(
+                    sink = sink.name,
+                    "the sink does not answer: its directory .hermitfs stays on it"
+                ),
+            }
         }
         match std::fs::remove_dir_all(&self.state_dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }
+    }
+}
+
+impl Sink {
+    /// Takes everything of ours off the sink.
+    fn leave(&self) -> hermitfs_api::Result<()> {
+        let (sink, healer) = (self, &self.healer);
+        let sink_root = match healer.sink_root() {
+            Ok(root) => root,
+            Err(error) => {
+                tracing::warn!(
+                    sink = sink.name, %error,
+                    "the sink cannot be reached: its directory .hermitfs stays on it"
+                );
+                return Ok(());
+            }
+        };
+        let (brick, root) = (&*healer.sink, &sink_root);
+        let before = block_on(brick.getattr(&HEAL, root, None))?;
+        block_on(volume::unmark(brick, root))?;
+        // That alone changed when our own directory went from it. Users may be there already:
+        // the rest is theirs.
+        let times = SetAttr {
+            mtime: Some(SetTime::At(before.mtime)),
+            ..SetAttr::default()
+        };
+        block_on(brick.setattr(&HEAL, root, None, &times))?;
+        block_on(brick.sync(&HEAL))
     }
 }

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 pub use self::carry::{Carried, Held, NotCarried};
 use self::sink::Sink;
+use crate::answers::within;
 use crate::backoff::WINDOW;
 use crate::brake::{Brake, Rate};
 use crate::control::{Goal, ObjectError, OpenError, Reached};
@@ -44,6 +45,10 @@ pub struct Replicate {
     scouted: Arc<Mutex<Option<(u64, u64)>>>,
 }
 
+/// How long healing may take to end, and a sync to come to its end, before that is left to itself.
+const HALT_AT_MOST: Duration = Duration::from_secs(120);
+const SYNC_AT_MOST: Duration = Duration::from_secs(120);
+
 /// Before a forecast is worth the reading.
 const COUNT_AFTER: Duration = Duration::from_secs(10);
 
@@ -59,14 +64,18 @@ impl Replicate {
         block_on(open::open(options, source, sinks, state_base))
     }
 
-    /// Starts the healing threads.
-    pub fn start(self: &Arc<Self>) {
+    /// Starts the healing threads. Each calls `on_thread` first: what the program wants of a thread
+    /// that works beside users.
+    pub fn start(self: &Arc<Self>, on_thread: fn()) {
         let mut threads = self.threads.lock();
         for sink in &self.sinks {
             for n in 0..self.workers {
                 let (sink, stop, drain) = (sink.clone(), self.stop.clone(), self.drain.clone());
                 let name = format!("heal-{n}");
-                threads.extend(spawn(name, move || sink.work(&stop, &drain)));
+                threads.extend(spawn(name, move || {
+                    on_thread();
+                    sink.work(&stop, &drain);
+                }));
             }
             let (sink, stop, drain) = (sink.clone(), self.stop.clone(), self.drain.clone());
             threads.extend(spawn("settle".into(), move || sink.settle(&stop, &drain)));
@@ -98,9 +107,16 @@ impl Replicate {
 
     /// Ends healing, syncs, and closes the state cleanly: the volume must not be used after it.
     pub fn stop(&self) {
-        self.halt();
+        let ended = self.halt();
         for sink in &self.sinks {
-            sink.sync(true);
+            let syncing = sink.clone();
+            if !ended || within(SYNC_AT_MOST, move || syncing.sync(true)).is_none() {
+                tracing::error!(
+                    sink = sink.name,
+                    "the sink does not answer: it is left without a sync, and compared later"
+                );
+                continue;
+            }
             sink.leg.tidy();
             if let Err(error) = sink.heartbeat(true) {
                 tracing::warn!(%error, "the journal cannot be closed in good order");
@@ -127,18 +143,34 @@ impl Replicate {
         self.brake.set_limit(limit);
     }
 
-    fn halt(&self) {
+    /// Ends the threads. False when some wait for a sink that does not answer: they end when it
+    /// does, without another word to it.
+    fn halt(&self) -> bool {
         self.brake.lift(true);
         self.stop.store(true, Ordering::Relaxed);
         for sink in &self.sinks {
             sink.healer.stop.store(true, Ordering::Relaxed);
             sink.leg.work.notify_all();
         }
+        let until = Instant::now() + HALT_AT_MOST;
+        let mut ended = true;
         for thread in std::mem::take(&mut *self.threads.lock()) {
-            if thread.join().is_err() {
+            while !thread.is_finished() && !self.is_silent() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if !thread.is_finished() {
+                ended = false;
+            } else if thread.join().is_err() {
                 tracing::error!("a healing thread had died");
             }
         }
+        ended
+    }
+
+    fn is_silent(&self) -> bool {
+        let now = Instant::now();
+        let mut answers = self.sinks.iter().map(|sink| &sink.answers);
+        answers.any(|answers| answers.silent(now).is_some())
     }
 
     /// Where this migration keeps its state: `<state_base>/<volume-id>`.

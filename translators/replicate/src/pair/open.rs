@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::Replicate;
 use super::doubt::{Moment, doubt};
 use super::sink::{Identity, Sink};
+use crate::answers::{Answers, Awaited};
 use crate::backoff::Pulse;
 use crate::brake::Brake;
 use crate::control::OpenError;
@@ -34,6 +35,7 @@ type Named = (String, Arc<dyn Translator>);
 struct Seen {
     name: String,
     sink: Arc<dyn Translator>,
+    answers: Arc<Answers>,
     root: Arc<Inode>,
     id: BrickId,
     state: Found,
@@ -132,6 +134,11 @@ pub(super) async fn open(
 
 async fn look_at((name, sink): Named, source: &BrickId) -> Result<Seen, OpenError> {
     let what = format!("the sink {name}");
+    let answers = Arc::new(Answers::default());
+    let sink: Arc<dyn Translator> = Arc::new(Awaited {
+        below: sink,
+        answers: answers.clone(),
+    });
     sink.role(Role::Sink).await.map_err(io(&what))?;
     let root = sink.root(&HEAL).await.map_err(io(&what))?.inode;
     let id = volume::brick_id(&*sink, &root).await.map_err(io(&what))?;
@@ -142,6 +149,7 @@ async fn look_at((name, sink): Named, source: &BrickId) -> Result<Seen, OpenErro
     Ok(Seen {
         name,
         sink,
+        answers,
         root,
         id,
         state,
@@ -386,7 +394,7 @@ async fn go_on(
         marker,
         brick: seen.id,
     };
-    Ok(Sink::new(seen.name, identity, leg, healer))
+    Ok(Sink::new(seen.name, identity, leg, healer, seen.answers))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hermitfs_api::{Errno, block_on};
 use parking_lot::{Mutex, RwLock};
 
+use crate::answers::Answers;
 use crate::control::ObjectError;
 use crate::heal::{Books, HEAL, Healer};
 use crate::leg::Leg;
@@ -29,6 +30,7 @@ pub(crate) struct Sink {
     pub(super) presence: RwLock<()>,
     pub(crate) leg: Arc<Leg>,
     pub(crate) healer: Arc<Healer>,
+    pub(super) answers: Arc<Answers>,
     pub(super) trouble: Mutex<Option<Pause>>,
     /// One sync at a time; when the last one ended.
     syncing: Mutex<Instant>,
@@ -85,6 +87,7 @@ impl Sink {
         identity: Identity,
         leg: Arc<Leg>,
         healer: Arc<Healer>,
+        answers: Arc<Answers>,
     ) -> Sink {
         Sink {
             name,
@@ -92,12 +95,23 @@ impl Sink {
             presence: RwLock::new(()),
             leg,
             healer,
+            answers,
             trouble: Mutex::new(None),
             syncing: Mutex::new(Instant::now()),
             samples: Mutex::default(),
             best_rate: AtomicU64::new(0),
             left: OnceLock::new(),
         }
+    }
+
+    /// What to tell of a sink that blocks.
+    pub(super) fn silence(&self) -> Option<String> {
+        let silent = self.answers.silent(Instant::now())?;
+        Some(format!(
+            "the sink {} has not answered for {} s: healing goes on when it does",
+            self.name,
+            silent.as_secs()
+        ))
     }
 
     pub(super) fn work(&self, stop: &AtomicBool, drain: &AtomicBool) {
@@ -113,37 +127,32 @@ impl Sink {
                 self.leg.wait_work(Duration::from_millis(200));
                 continue;
             }
-            let now = self.leg.now();
-            let hurry = drain.load(Ordering::Relaxed);
-            match self.leg.ledger(|ledger| ledger.claim_next(now, hurry)) {
-                Ok(work) => {
-                    self.healer.brake.ease();
-                    let at_work = self.healer.brake.at_work();
-                    let healed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                        block_on(self.healer.heal(&work))
-                    }));
-                    drop(at_work);
-                    match healed {
-                        Ok(Ok(())) => self.well(),
-                        Ok(Err(trouble)) => self.unwell(trouble),
-                        Err(_) => {
-                            tracing::error!(?work, "healing panicked");
-                            let now = self.leg.now();
-                            self.leg.ledger(|ledger| {
-                                ledger.panicked(&work, now);
-                            });
-                        }
-                    }
-                    self.leg.news.notify_all();
-                }
-                Err(due) => {
+            let work = match self.leg.claim(drain.load(Ordering::Relaxed)) {
+                Ok(work) => work,
+                Err(idle) => {
                     drop(present);
-                    let wait = due
-                        .map_or(1000, |due| due.saturating_sub(now))
-                        .clamp(1, 1000);
-                    self.leg.wait_work(Duration::from_millis(wait));
+                    self.leg.sleep(idle);
+                    continue;
+                }
+            };
+            self.healer.brake.ease();
+            let at_work = self.healer.brake.at_work();
+            let healed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                block_on(self.healer.heal(&work))
+            }));
+            drop(at_work);
+            match healed {
+                Ok(Ok(())) => self.well(),
+                Ok(Err(trouble)) => self.unwell(trouble),
+                Err(_) => {
+                    tracing::error!(?work, "healing panicked");
+                    let now = self.leg.now();
+                    self.leg.ledger(|ledger| {
+                        ledger.panicked(&work, now);
+                    });
                 }
             }
+            self.leg.news.notify_all();
         }
     }
 
@@ -199,9 +208,10 @@ impl Sink {
                 self.attend();
             }
             let now = self.leg.now();
-            let (copied, open) = self
-                .leg
-                .ledger(|ledger| (ledger.copied(), ledger.is_open(now)));
+            let (copied, open) = self.leg.ledger(|ledger| {
+                ledger.verified();
+                (ledger.copied(), ledger.is_open(now))
+            });
             let age = self.syncing.lock().elapsed();
             let due = hurry && !open || age > SYNC_EVERY || (!open && age > SYNC_IDLE);
             if copied > 0 && due && !self.is_lost() {

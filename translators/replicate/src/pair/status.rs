@@ -100,7 +100,12 @@ impl Sink {
         let pause = self.trouble.lock();
         let trouble = pause.as_ref().map(|pause| pause.reason(&self.name));
         drop(pause);
-        let troubles: Vec<String> = trouble.into_iter().chain(self.leg.lost()).collect();
+        let troubles: Vec<String> = self
+            .silence()
+            .into_iter()
+            .chain(trouble)
+            .chain(self.leg.lost())
+            .collect();
         let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
         let health = trouble.clone().unwrap_or_else(|| "healthy".to_owned());
         status.sinks.push((self.name.clone(), health));

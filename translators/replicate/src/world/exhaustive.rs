@@ -18,6 +18,7 @@ const BEFORE: &[Act] = &[
 
 const ACTS: &[Act] = &[
     Act::Write("a", 5, 9),
+    Act::Append("d/c", 8),
     Act::Truncate("d/c", 3),
     Act::Chmod("d/s", 0o711),
     Act::Create("e/n"),
@@ -152,6 +153,38 @@ fn any_operation_killed_half_way_and_the_healing_killed_at_every_step() {
         }
     }
     println!("{runs} runs");
+}
+
+/// Somebody appends, and at each of his operations another one makes the file shorter, or longer, and all that
+/// can be healed is healed.
+#[test]
+fn an_append_is_healed_where_it_came_to_stand_whatever_others_do_meanwhile() {
+    for other in [
+        Act::Truncate("d/c", 3),
+        Act::Truncate("d/c", 50),
+        Act::Append("d/c", 9),
+    ] {
+        for half in 0..20 {
+            let mut world = settled();
+            world.begin(Act::Append("d/c", 8));
+            world.step_user(half);
+            let over = !world.has_user();
+            world.begin_as(1, other.clone());
+            world.step_user_at(1, Turns::ALL);
+            for _ in 0..50 {
+                world.step_heal(Turns::ALL);
+                world.sync(true);
+                world.leg.advance(50);
+            }
+            world.finish_users();
+            world.settle();
+            let wrong = world.check();
+            assert!(wrong.is_empty(), "{other:?} at {half}: {wrong:#?}");
+            if over {
+                break;
+            }
+        }
+    }
 }
 
 /// The first crawl, with an act at each of its steps, and a kill some steps later.

@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 pub(crate) enum Act {
     Create(&'static str),
     Write(&'static str, u64, u8),
+    /// By somebody who does not know where the file ends, and says anything.
+    Append(&'static str, u8),
     Truncate(&'static str, u64),
     Mkdir(&'static str),
     Unlink(&'static str),
@@ -89,6 +91,7 @@ pub(super) const USER: Context = Context {
     gid: 0,
     pid: 1,
     origin: Origin::User,
+    client: 0,
 };
 
 async fn walk(volume: &dyn Translator, path: &str) -> Result<(Arc<Inode>, NameBuf)> {
@@ -124,6 +127,13 @@ pub(super) async fn perform(volume: &dyn Translator, kernel: &Kernel, act: Act) 
             let inode = find(volume, path).await?;
             let file = volume.open(&USER, &inode, OpenFlags::WRITE).await?;
             volume.write(&USER, &file, at, &[byte; 10]).await?;
+            volume.release(&USER, &file).await
+        }
+        Act::Append(path, byte) => {
+            let inode = find(volume, path).await?;
+            let flags = OpenFlags::WRITE.with(libc::O_APPEND | OpenFlags::SHARED);
+            let file = volume.open(&USER, &inode, flags).await?;
+            volume.write(&USER, &file, 1, &[byte; 10]).await?;
             volume.release(&USER, &file).await
         }
         Act::Truncate(path, size) => {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
 
 use hermitfs_api::*;
-use hermitfs_testkit::Memory;
+use hermitfs_testkit::{BySteps, Memory};
 
 use crate::heal::{Books, Healer, MARKER_DIR, STAGING};
 use crate::ledger::{Ledger, Work};
@@ -19,6 +19,7 @@ mod exhaustive;
 mod kernel;
 mod power;
 mod random;
+mod several;
 
 pub(crate) use kernel::Act;
 use kernel::{Kernel, perform};
@@ -132,10 +133,11 @@ impl World {
         block_on(source.role(Role::Source)).unwrap();
         let (user_turns, heal_turns) = (Arc::new(Turns::default()), Arc::new(Turns::default()));
         let paced = |below: &Arc<Memory>, turns: &Arc<Turns>| -> Arc<dyn Translator> {
-            Arc::new(Paced {
+            // A compound may be seen, and killed, between any two of its steps.
+            Arc::new(BySteps(Arc::new(Paced {
                 below: below.clone(),
                 turns: turns.clone(),
-            })
+            })))
         };
         let mut ledger = Ledger::default();
         records

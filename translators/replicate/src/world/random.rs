@@ -13,7 +13,7 @@ const PATHS: &[&str] = &[
 pub(crate) fn act(rng: &mut ChaCha8Rng) -> Act {
     let path = *PATHS.choose(rng).unwrap();
     let other = *PATHS.choose(rng).unwrap();
-    match rng.random_range(0..24) {
+    match rng.random_range(0..25) {
         0..3 => Act::Create(path),
         3..5 => Act::Write(path, rng.random_range(0..3) * 5000, rng.random()),
         5 => Act::Truncate(path, rng.random_range(0..3) * 4000),
@@ -25,6 +25,7 @@ pub(crate) fn act(rng: &mut ChaCha8Rng) -> Act {
         18..21 => Act::Link(path, other),
         21 => Act::Symlink(path),
         22 => Act::Chmod(path, 0o600 + rng.random_range(0..8)),
+        23 => Act::Append(path, rng.random()),
         _ => Act::Xattr(path, rng.random()),
     }
 }

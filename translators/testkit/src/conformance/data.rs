@@ -69,6 +69,21 @@ checks! {
         assert_eq!(h.content(&inode), b"01xx456789");
     }
 
+    fn who_appends_beside_others_does_it_where_the_file_ends(h) {
+        let inode = h.with_content("a", b"0123456789").inode().clone();
+        let append = OpenFlags::WRITE.with(libc::O_APPEND | OpenFlags::SHARED);
+        let (one, two) = (h.open(&inode, append).unwrap(), h.open(&inode, append).unwrap());
+        assert_eq!(h.write(&one, 2, b"one").unwrap(), 3);
+        assert_eq!(h.write(&two, 10, b"two").unwrap(), 3);
+        assert_eq!(h.content(&inode), b"0123456789onetwo");
+        h.truncate(&inode, 1).unwrap();
+        assert_eq!(h.write(&one, 13, b"!").unwrap(), 1);
+        assert_eq!(h.content(&inode), b"0!");
+        let (made, file) = h.create_opened("b", append).unwrap();
+        h.write(&file, 5, b"x").unwrap();
+        assert_eq!(h.content(&made.inode), b"x");
+    }
+
     fn only_regular_files_are_opened(h) {
         refused(h.open(&h.root, OpenFlags::READ), Errno::EINVAL);
         let link = h.symlink("link", b"a").unwrap().inode;
@@ -219,6 +234,11 @@ checks! {
         let inode = file.inode().clone();
         h.release(&file);
         drop(file);
-        assert!(h.quiet(&inode).unwrap());
+        // A release over the wire does not wait for its answer.
+        let begun = std::time::Instant::now();
+        while !h.quiet(&inode).unwrap() {
+            assert!(begun.elapsed().as_secs() < 60, "nobody has it open");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 }

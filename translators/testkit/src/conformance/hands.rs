@@ -18,6 +18,12 @@ fn wait<T>(future: impl Future<Output = Result<T>>) -> Answer<T> {
     block_on(future).map_err(|error| error.errno())
 }
 
+fn each<T>(answers: Vec<Result<T>>) -> Vec<Answer<T>> {
+    let each = answers.into_iter();
+    each.map(|answer| answer.map_err(|error| error.errno()))
+        .collect()
+}
+
 pub(super) fn name(name: impl AsRef<[u8]>) -> NameBuf {
     NameBuf::new(name.as_ref()).expect("a name")
 }
@@ -101,6 +107,14 @@ impl Hands {
         )
     }
 
+    /// A file in the root, opened so.
+    pub(super) fn create_opened(&self, n: &str, flags: OpenFlags) -> Answer<(Entry, Arc<File>)> {
+        wait(
+            self.volume
+                .create(&self.cx, &self.root, &name(n), flags, 0o644, 0),
+        )
+    }
+
     /// A directory in the root, mode 0755.
     pub(super) fn dir(&self, n: &str) -> Arc<Inode> {
         self.mkdir(&self.root, n)
@@ -164,6 +178,32 @@ impl Hands {
         )
     }
 
+    /// What names of the root stand for.
+    pub(super) fn snapshot(&self, names: &[&str], most: u64) -> Vec<Answer<Snapshot>> {
+        self.snapshot_in(&self.root, names, most)
+            .expect("snapshots can be taken")
+    }
+
+    pub(super) fn snapshot_in(
+        &self,
+        dir: &Arc<Inode>,
+        names: &[&str],
+        most: u64,
+    ) -> Answer<Vec<Answer<Snapshot>>> {
+        let names: Vec<NameBuf> = names.iter().map(name).collect();
+        wait(self.volume.snapshot(&self.cx, dir, &names, most)).map(each)
+    }
+
+    /// Makes files in the root.
+    pub(super) fn make_whole(&self, files: &[Whole]) -> Vec<Answer<Attr>> {
+        let mut answers = Vec::new();
+        while let Some(rest) = files.get(answers.len()..).filter(|rest| !rest.is_empty()) {
+            let some = wait(self.volume.make_whole(&self.cx, &self.root, rest));
+            answers.extend(each(some.expect("files can be made")));
+        }
+        answers
+    }
+
     pub(super) fn getattr(&self, inode: &Arc<Inode>) -> Attr {
         wait(self.volume.getattr(&self.cx, inode, None)).expect("attributes can be read")
     }
@@ -221,8 +261,13 @@ impl Hands {
     }
 
     pub(super) fn release(&self, file: &Arc<File>) {
-        wait(self.volume.flush(&self.cx, file)).expect("flush");
+        wait(self.volume.flush(&self.cx, file, 0)).expect("flush");
         wait(self.volume.release(&self.cx, file)).expect("release");
+    }
+
+    /// Takes or drops a lock without waiting.
+    pub(super) fn setlk(&self, file: &Arc<File>, lock: &Lock) -> Answer<()> {
+        wait(self.volume.setlk(&self.cx, file, lock, false))
     }
 
     pub(super) fn fallocate(

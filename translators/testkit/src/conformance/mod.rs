@@ -16,10 +16,12 @@ macro_rules! checks {
 }
 
 mod attributes;
+mod compounds;
 mod data;
 mod handles;
 mod hands;
 mod listing;
+mod locks;
 mod names;
 mod rename;
 mod xattrs;
@@ -61,7 +63,7 @@ impl Fixture {
     }
 }
 
-/// What a volume can; everything unless said otherwise. What it cannot, it must refuse as the
+/// What a volume can; everything but locks unless said otherwise. What it cannot, it must refuse as the
 /// contract says, where that is checked at all.
 #[derive(Clone, Debug)]
 pub struct Can {
@@ -99,6 +101,8 @@ pub struct Can {
     pub symlink_size: usize,
     /// Largest file.
     pub max_file: u64,
+    /// Locks, which leaves leave to a layer above; not expected unless said so.
+    pub locks: bool,
 }
 
 impl Default for Can {
@@ -122,6 +126,7 @@ impl Default for Can {
             xattr_size: 1000,
             symlink_size: 4095,
             max_file: 1 << 43,
+            locks: false,
         }
     }
 }
@@ -150,6 +155,8 @@ pub fn checks() -> impl Iterator<Item = &'static Check> {
         xattrs::CHECKS,
         listing::CHECKS,
         handles::CHECKS,
+        compounds::CHECKS,
+        locks::CHECKS,
     ];
     all.into_iter().flatten()
 }
@@ -181,6 +188,11 @@ mod tests {
     #[test]
     fn memory_keeps_every_promise() {
         run_all(|| Fixture::new(Arc::new(Memory::new())));
+    }
+
+    #[test]
+    fn compounds_taken_apart_keep_every_promise() {
+        run_all(|| Fixture::new(Arc::new(crate::BySteps(Arc::new(Memory::new())))));
     }
 
     #[test]

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use hermitfs_api::{
     Allocate, Attr, Context, DirEntry, Entry, Errno, File, Handle, Inode, Kind, Lend, Lent,
     Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
-    StatFs, Translator, XattrFlags, async_trait,
+    Snapshot, StatFs, Translator, Whole, XattrFlags, async_trait, make_whole_by_steps,
+    snapshot_by_steps,
 };
 use parking_lot::MutexGuard;
 
@@ -317,10 +318,14 @@ impl Translator for Memory {
     async fn write(&self, cx: &Context, file: &Arc<File>, at: u64, data: &[u8]) -> Result<usize> {
         let mut inner = self.changing(cx)?;
         let number = self.opened(&inner, file, file.flags().writes())?;
+        let at = match file.flags().appends() {
+            true => inner.state.content(number).size,
+            false => at,
+        };
         inner.state.write(cx, number, at, data)
     }
 
-    async fn flush(&self, _: &Context, _: &Arc<File>) -> Result<()> {
+    async fn flush(&self, _: &Context, _: &Arc<File>, _: u64) -> Result<()> {
         Ok(())
     }
 
@@ -363,6 +368,25 @@ impl Translator for Memory {
             }
         });
         Ok(entries.collect())
+    }
+
+    async fn snapshot(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        names: &[NameBuf],
+        most: u64,
+    ) -> Result<Vec<Result<Snapshot>>> {
+        snapshot_by_steps(self, cx, dir, names, most).await
+    }
+
+    async fn make_whole(
+        &self,
+        cx: &Context,
+        dir: &Arc<Inode>,
+        files: &[Whole],
+    ) -> Result<Vec<Result<Attr>>> {
+        make_whole_by_steps(self, cx, dir, files).await
     }
 
     async fn getxattr(&self, _: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<Vec<u8>> {

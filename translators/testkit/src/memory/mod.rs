@@ -26,7 +26,7 @@ use crate::Tree;
 ///   changes (blocks and objects are shared until they change).
 /// - Its clock is logical: every change gets a time of its own, later than all before, the same in
 ///   each run. Reading changes no atime.
-/// - Every operation answers at the first poll and is atomic.
+/// - Every operation answers at the first poll and is atomic; but a compound is its steps.
 /// - What is unlinked while somebody holds its `Arc<Inode>` goes on; its handle is ESTALE after that.
 ///   Numbers are used again at once, with another generation.
 /// - Locks are ENOSYS, nothing is lent, permissions are not checked (the kernel did that).

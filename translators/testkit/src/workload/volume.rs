@@ -195,7 +195,7 @@ async fn write(
     }
     let mut again = vec![0; data.len];
     let len = volume.read(cx, file, at, &mut again).await?;
-    volume.flush(cx, file).await?;
+    volume.flush(cx, file, 0).await?;
     volume.release(cx, file).await?;
     Ok(if len == data.len && again == bytes {
         Answer::Done

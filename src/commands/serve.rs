@@ -1,0 +1,68 @@
+//! `hermitfs serve -f VOLFILE`
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::check::{complain_of, stop};
+use crate::cli::{self, Global};
+use crate::daemon;
+use crate::exit::{Failure, Result, need_root};
+use crate::order::{self, Order};
+use crate::paths;
+use crate::volfile::{Variables, load};
+
+/// Builds the graph of a volfile whose tops are `protocol/server`; returns when clients can come.
+/// SIGTERM ends the daemon.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The volfile, TOML or GlusterFS' syntax
+    #[arg(short = 'f', long = "volfile", value_name = "VOLFILE")]
+    volfile: PathBuf,
+    /// A value for `${NAME}` in the volfile
+    #[arg(long, value_name = "NAME=VALUE", value_parser = cli::setting)]
+    set: Vec<(String, String)>,
+    /// Serve in this process, its log on the standard error
+    #[arg(long)]
+    foreground: bool,
+}
+
+impl Serve {
+    pub(crate) fn run(self, global: &Global) -> Result<()> {
+        let source = order::read_volfile(&self.volfile)?;
+        let variables = Variables::with_environment(self.set.iter().cloned().collect());
+        let loaded = load(&source, &variables);
+        complain_of(&source, &loaded.findings);
+        let Some(graph) = loaded.graph.as_ref().filter(|_| loaded.errors() == 0) else {
+            return Err(stop(&source, loaded.errors()));
+        };
+        if graph.root.is_some() {
+            return Err(Failure::configuration(
+                "this volfile has a volume to be mounted: use `hermitfs mount -f VOLFILE MOUNTPOINT`, \
+                 which serves its servers as well",
+            ));
+        }
+        need_root()?;
+        let known_by = self.volfile.canonicalize().map_err(|error| {
+            Failure::configuration(format!("{}: {error}", self.volfile.display()))
+        })?;
+        let order = Order {
+            volfile: (source.name, source.text),
+            set: self.set.into_iter().collect(),
+            mountpoint: known_by,
+            serve: true,
+            options: Vec::new(),
+            state_dir: paths::future(&global.state_dir)?,
+            adopt: false,
+            one_file_system: false,
+            limit: None,
+            foreground: self.foreground,
+            ended: None,
+        };
+        if order.foreground {
+            daemon::foreground(order)
+        } else {
+            daemon::start(&order)
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A daemon that only serves bricks: no mount. Commands reach it by the path of its volfile.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use hermitfs_proto::admin::v1::StatusReply;
+use hermitfs_replicate::Replicate;
+use hermitfs_server::Server;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use super::begin::listen;
+use super::serve::Signals;
+use super::status::{self, Asked};
+use super::{admin, place};
+use crate::build::{self, Brick, Circumstances};
+use crate::exit::{Code, Failure, Result};
+use crate::order::Order;
+use crate::run::{Lock, Record, Slot};
+use crate::sys;
+
+/// Bricks that clients can reach.
+pub(crate) struct Bricks {
+    servers: Vec<Server>,
+    served: Arc<Served>,
+    listener: UnixListener,
+    slot: Slot,
+    _lock: Lock,
+    runtime: Runtime,
+    signals: Signals,
+}
+
+/// What commands ask for.
+struct Served {
+    record: Record,
+    bricks: Vec<Brick>,
+    /// The pair that is served, if one is: its healer works here.
+    pair: Option<Arc<Replicate>>,
+    status: watch::Sender<StatusReply>,
+}
+
+impl Asked for Served {
+    fn pair(&self) -> Option<Arc<Replicate>> {
+        self.pair.clone()
+    }
+
+    fn now(&self) -> StatusReply {
+        status::reply(&self.record, &self.bricks, self.pair.as_deref(), 0, false)
+    }
+
+    fn told(&self) -> &watch::Sender<StatusReply> {
+        &self.status
+    }
+}
+
+impl Bricks {
+    /// Opens everything.
+    pub(crate) fn begin(order: &Order) -> Result<Bricks> {
+        let graph = order.graph()?;
+        let bricks = build::bricks(&graph);
+        let slot = Slot::new(&order.state_dir, &order.mountpoint);
+        slot.prepare()?;
+        let taken = slot.lock().map_err(|error| {
+            Failure::other(format!("the lock of this volfile cannot be taken: {error}"))
+        })?;
+        let lock = taken.ok_or_else(|| {
+            let volfile = order.mountpoint.display();
+            let process = slot
+                .record()
+                .map_or(String::new(), |record| format!(" (process {})", record.pid));
+            Failure::new(
+                Code::TryAgain,
+                format!("the bricks of {volfile} are served already{process}"),
+            )
+        })?;
+        place::unused(&slot, &bricks)?;
+        let (runtime, signals) = Signals::hear()?;
+        let circumstances = Circumstances {
+            state_dir: &order.state_dir,
+            slot: slot.name(),
+            adopt: order.adopt,
+            limit: None,
+            continuous: false,
+            one_file_system: order.one_file_system,
+            moved: None,
+        };
+        let volume = build::build(&graph, circumstances)?;
+        let places = bricks.iter();
+        let places = places.map(|brick| (brick.name.clone(), brick.directory.clone()));
+        let record = Record {
+            pid: std::process::id(),
+            mountpoint: order.mountpoint.clone(),
+            volfile: order.volfile.0.clone(),
+            bricks: places.collect(),
+            volume_id: volume
+                .pair
+                .as_ref()
+                .map_or(String::new(), |pair| pair.status().volume_id),
+            log: (!order.foreground).then(|| slot.log()),
+        };
+        let listener = listen(&slot, &record)?;
+        if let Some(pair) = &volume.pair {
+            pair.start(sys::give_way_soon);
+        }
+        let heard: Vec<String> = volume
+            .servers
+            .iter()
+            .flat_map(Server::addresses)
+            .map(ToString::to_string)
+            .collect();
+        tracing::info!(
+            volfile = order.volfile.0,
+            listen = heard.join(", "),
+            "serving"
+        );
+        Ok(Bricks {
+            servers: volume.servers,
+            served: Arc::new(Served {
+                status: watch::Sender::new(status::reply(
+                    &record,
+                    &bricks,
+                    volume.pair.as_deref(),
+                    0,
+                    false,
+                )),
+                record,
+                bricks,
+                pair: volume.pair,
+            }),
+            listener,
+            slot,
+            _lock: lock,
+            runtime,
+            signals,
+        })
+    }
+
+    /// Serves until a signal.
+    pub(crate) fn run(mut self) -> Result<()> {
+        let teller = Arc::downgrade(&self.served);
+        std::thread::spawn(move || status::tell(&teller));
+        self.runtime.block_on(async {
+            let admin = tokio::spawn(admin::serve(self.served.clone(), None, self.listener));
+            let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+            self.signals.next().await;
+            let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+            admin.abort();
+        });
+        tracing::info!("ending");
+        // Nobody comes any more: what follows is a clean end of the pair.
+        drop(self.servers);
+        if let Some(pair) = &self.served.pair {
+            pair.left();
+            pair.stop();
+        }
+        self.slot.clear();
+        tracing::info!("ended");
+        self.runtime.shutdown_background();
+        Ok(())
+    }
+}

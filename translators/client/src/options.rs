@@ -1,0 +1,142 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::address::Address;
+
+/// Options of `protocol/client` in a volfile.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// Where the server is.
+    pub address: Address,
+    /// Which of the server's volumes.
+    pub remote_subvolume: String,
+    /// Seconds without a sign of life after which the line counts as cut.
+    #[serde(default = "ping_timeout")]
+    pub ping_timeout: u64,
+    /// Seconds for which operations wait for the server when the line is cut. After that they are EIO,
+    /// at once, until the server is there again.
+    #[serde(default = "grace")]
+    pub grace: u64,
+    /// Who we are, for mutual TLS: a certificate in PEM. Needed at any address of another machine.
+    pub certificate: Option<PathBuf>,
+    /// Its key in PEM.
+    pub key: Option<PathBuf>,
+    /// Whose certificates are believed: the authority's own in PEM.
+    pub authority: Option<PathBuf>,
+    /// The name in the server's certificate; the host of its address when this is not given.
+    pub server_name: Option<String>,
+}
+
+fn ping_timeout() -> u64 {
+    10
+}
+
+fn grace() -> u64 {
+    60
+}
+
+impl Options {
+    /// A volume of a server, all else as it is by default.
+    pub fn new(address: Address, volume: impl Into<String>) -> Options {
+        Options {
+            address,
+            remote_subvolume: volume.into(),
+            ping_timeout: ping_timeout(),
+            grace: grace(),
+            certificate: None,
+            key: None,
+            authority: None,
+            server_name: None,
+        }
+    }
+
+    pub(crate) fn ping_timeout(&self) -> Duration {
+        Duration::from_secs(self.ping_timeout.max(1))
+    }
+
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace)
+    }
+
+    /// What mutual TLS needs; `None` where none is asked for. A sentence when something is missing.
+    pub(crate) fn tls(&self) -> Result<Option<Pem>, String> {
+        let (certificate, key, authority) = match (&self.certificate, &self.key, &self.authority) {
+            (None, None, None) => return Ok(None),
+            (Some(certificate), Some(key), Some(authority)) => (certificate, key, authority),
+            _ => {
+                let all = "mutual TLS needs all three: `certificate`, `key` and `authority`";
+                return Err(all.into());
+            }
+        };
+        let read = |path: &PathBuf| {
+            std::fs::read(path)
+                .map_err(|error| format!("{} cannot be read: {error}", path.display()))
+        };
+        Ok(Some(Pem {
+            certificate: read(certificate)?,
+            key: read(key)?,
+            authority: read(authority)?,
+        }))
+    }
+
+    /// Whether this may leave the machine.
+    pub fn has_tls(&self) -> bool {
+        self.certificate.is_some() && self.key.is_some() && self.authority.is_some()
+    }
+}
+
+/// Texts in PEM.
+pub(crate) struct Pem {
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) authority: Vec<u8>,
+}
+
+/// Why a client could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nobody answers.
+    #[error("the server at {address} does not answer ({reason}): start it, or mend the address")]
+    NoAnswer {
+        /// As the option says.
+        address: Address,
+        /// What happened at the last attempt.
+        reason: String,
+    },
+    /// It does not want us, or we do not want it.
+    #[error("the server at {address} refuses: {reason}")]
+    Refused {
+        /// As the option says.
+        address: Address,
+        /// Its own words.
+        reason: String,
+    },
+    /// Anybody between the machines could read and change everything.
+    #[error(
+        "{0} is another machine's, so it needs mutual TLS: give `certificate`, `key` and `authority`"
+    )]
+    Plain(Address),
+    /// Its certificates cannot be used.
+    #[error("the client's TLS cannot be set up: {0}")]
+    Tls(String),
+    /// No thread for the line.
+    #[error("no thread for the line to a server: {0}")]
+    Thread(std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_and_volume_are_required_and_unknown_keys_are_refused() {
+        let text = "address = '127.0.0.1:1'\nremote-subvolume = 'old'";
+        let options: Options = toml::from_str(text).unwrap();
+        assert_eq!(options, Options::new("127.0.0.1:1".parse().unwrap(), "old"));
+        assert!(toml::from_str::<Options>("address = '127.0.0.1:1'").is_err());
+        assert!(toml::from_str::<Options>(&format!("{text}\nhost = 'x'")).is_err());
+    }
+}

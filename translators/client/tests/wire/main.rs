@@ -1,0 +1,14 @@
+//! Client and server together: the wire itself.
+// A test says that it has failed by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+mod conformance;
+mod forged;
+mod given_up;
+mod locks;
+mod network;
+mod pair;
+mod restart;
+mod roles;
+mod tls;

@@ -1,0 +1,33 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod call;
+mod change;
+mod check;
+mod claims;
+mod compound;
+mod door;
+mod export;
+mod given;
+mod journal;
+mod judge;
+mod listen;
+mod objects;
+mod options;
+mod record;
+mod replies;
+mod roles;
+mod seal;
+mod server;
+mod sessions;
+mod state;
+mod turns;
+mod work;
+
+#[cfg(test)]
+mod crashes;
+
+pub use given::Connection;
+pub use listen::{Address, BadAddress};
+pub use options::{OpenError, Options};
+pub use server::Server;
