@@ -25,12 +25,13 @@ use crate::judge::{judge, look};
 use crate::record::{Became, Before, Intent, Record, Reply, Verdict, What};
 use crate::replies::{ClientId, Coming, Replies, Turn};
 use crate::server::Shared;
-use crate::turns::{Taken, Turns};
+use crate::turns::{Place, Taken, Turns};
 
 /// What it means to do a call twice.
 pub(crate) enum Plan {
-    /// Twice in a row is as good as once: only a sending that comes late has to be told.
-    Harmless,
+    /// Twice in a row is as good as once: only a sending that comes late has to be told. Nobody is
+    /// judged by these places while it is done.
+    Harmless(Vec<Place>),
     /// Twice is another thing: it is recorded what it is about to do.
     Once(Box<Intent>),
 }
@@ -334,7 +335,7 @@ impl Shared {
             seq,
             answered: head.answered,
             again: head.again,
-            harmless: matches!(plan, Plan::Harmless),
+            harmless: matches!(plan, Plan::Harmless(_)),
         };
         let verdict = loop {
             let mut ended = std::pin::pin!(self.changes.ended.notified());
@@ -350,7 +351,7 @@ impl Shared {
                     match (&plan, answered::<T>(&reply)) {
                         (_, Err(error)) => return Err(error),
                         (_, Ok(reply)) if !elsewhere => return Ok(reply),
-                        (Plan::Harmless, Ok(_)) => break None,
+                        (Plan::Harmless(_), Ok(_)) => break None,
                         (Plan::Once(intent), Ok(reply)) => {
                             let made = reply.object().unwrap_or_default();
                             return T::revive(&call, intent, made).await;
@@ -417,14 +418,18 @@ impl Shared {
             Ok(among_others) => among_others,
             Err(error) => return (None, Err(error)),
         };
-        if let Plan::Once(mut intent) = plan {
-            taken = Some(self.changes.turns.take(intent.places()).await);
-            match look(call.export(), &call.cx, &intent).await {
-                Ok(before) => intent.before = Some(before),
-                Err(error) => return (taken, Err(error)),
-            }
-            if let Err(error) = self.changes.begin(call.session().client, seq, *intent) {
-                return (taken, Err(error));
+        match plan {
+            Plan::Harmless(places) if places.is_empty() => {}
+            Plan::Harmless(places) => taken = Some(self.changes.turns.take(places).await),
+            Plan::Once(mut intent) => {
+                taken = Some(self.changes.turns.take(intent.places()).await);
+                match look(call.export(), &call.cx, &intent).await {
+                    Ok(before) => intent.before = Some(before),
+                    Err(error) => return (taken, Err(error)),
+                }
+                if let Err(error) = self.changes.begin(call.session().client, seq, *intent) {
+                    return (taken, Err(error));
+                }
             }
         }
         (taken, operation(call.clone()).await)

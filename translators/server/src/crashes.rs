@@ -315,9 +315,9 @@ impl Process {
                 };
                 outcome(door.write(Request::new(request)).await)
             }
-            Act::SetXattr(_) => {
+            Act::SetXattr(_, flags) => {
                 let (name, value) = (bytes("user.x"), bytes("value"));
-                let flags = v1::XattrFlags::number(XattrFlags::Create);
+                let flags = v1::XattrFlags::number(*flags);
                 let request = v1::SetxattrRequest {
                     head,
                     object,
@@ -372,7 +372,7 @@ enum Act {
     Rmdir(&'static str),
     Rename(&'static str, &'static str, RenameFlags),
     Append(&'static str, &'static str),
-    SetXattr(&'static str),
+    SetXattr(&'static str, XattrFlags),
     RemoveXattr(&'static str),
 }
 
@@ -388,7 +388,7 @@ impl Call {
         let object = match act {
             Act::Link(name, _)
             | Act::Append(name, _)
-            | Act::SetXattr(name)
+            | Act::SetXattr(name, _)
             | Act::RemoveXattr(name) => Some(process.object(client, name)?),
             _ => None,
         };
@@ -418,7 +418,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => name().prop_map(Act::Rmdir),
         4 => (name(), name(), flags).prop_map(|(a, b, flags)| Act::Rename(a, b, flags)),
         3 => (name(), data).prop_map(|(name, data)| Act::Append(name, data)),
-        1 => name().prop_map(Act::SetXattr),
+        1 => name().prop_map(|name| Act::SetXattr(name, XattrFlags::Create)),
         1 => name().prop_map(Act::RemoveXattr),
     ]
 }
@@ -563,6 +563,34 @@ fn what_comes_while_it_is_being_done_waits_for_the_same_answer() {
         assert_eq!((first, second), (0, 0));
     });
     assert_eq!(world.tree().0.len(), 2, "the root and the file");
+}
+
+#[test]
+fn an_attribute_is_not_set_by_others_while_somebody_adds_it() {
+    let mut world = World::new(&[Act::Create("a")]);
+    let call = |world: &World, client: &Client, flags| {
+        Call::prepare(&world.process, client, &Act::SetXattr("a", flags)).unwrap()
+    };
+    let (adds, sets) = (world.process.client(2, 1), world.process.client(3, 1));
+    let add = call(&world, &adds, XattrFlags::Create);
+    let killed = world
+        .process
+        .send(&adds, 1, false, &add, Some(Point::Before));
+    assert_eq!(killed, None);
+    let set = call(&world, &sets, XattrFlags::Any);
+    let waits = world.process.runtime.block_on(async {
+        let set = world.process.request(&sets, sets.head(1, false), &set, 0);
+        tokio::time::timeout(std::time::Duration::from_millis(100), set).await
+    });
+    assert!(
+        waits.is_err(),
+        "what it sets would be taken for the other's"
+    );
+    world.kill();
+    let (adds, sets) = (world.process.client(2, 2), world.process.client(3, 2));
+    let send = |client, call| world.process.send(client, 1, true, call, None);
+    assert_eq!(send(&sets, &set), Some(0));
+    assert_eq!(send(&adds, &add), Some(libc::EEXIST), "and nobody's is");
 }
 
 #[test]

@@ -29,6 +29,10 @@ const MAX_ENTRIES: usize = 4096;
 #[derive(Clone)]
 pub(crate) struct Door(pub(crate) Arc<Shared>);
 
+fn harmless(_: &Call) -> Plan {
+    Plan::Harmless(Vec::new())
+}
+
 /// What is only known when the call is there.
 fn once(intent: Intent) -> impl FnOnce(&Call) -> Plan + Send + 'static {
     move |_| Plan::Once(Box::new(intent))
@@ -235,7 +239,7 @@ impl Brick for Door {
     async fn setattr(&self, request: Request<v1::SetattrRequest>) -> Answer<v1::Attr> {
         let mut request = request.into_inner();
         let head = request.head.take();
-        let plan = |_: &Call| Plan::Harmless;
+        let plan = harmless;
         let setattr = move |call: Arc<Call>| async move {
             let set = malformed((&request).try_into())?;
             check::size(request.size)?;
@@ -446,7 +450,7 @@ impl Brick for Door {
             })
         };
         if OpenFlags(request.flags).truncates() {
-            let plan = |_: &Call| Plan::Harmless;
+            let plan = harmless;
             return self.0.change(request.head, Pace::Quick, plan, open).await;
         }
         self.0.answer(request.head, Pace::Quick, open).await
@@ -475,7 +479,7 @@ impl Brick for Door {
         let (number, data) = (request.file, request.data.clone());
         let plan = move |call: &Call| match call.appended_to(number) {
             Some(object) => Plan::Once(Box::new(Intent::append(&object, &data))),
-            None => Plan::Harmless,
+            None => Plan::Harmless(Vec::new()),
         };
         let write = move |call: Arc<Call>| async move {
             check::range(request.at, check::data(request.data.len())? as u64)?;
@@ -616,7 +620,8 @@ impl Brick for Door {
         };
         let any = matches!(v1::XattrFlags::read(request.flags), Ok(XattrFlags::Any));
         let plan = move |_: &Call| match any {
-            true => Plan::Harmless,
+            // Who only adds it must not take this one's for his own.
+            true => Plan::Harmless(intent.places()),
             false => Plan::Once(Box::new(intent)),
         };
         let setxattr = move |call: Arc<Call>| async move {
@@ -664,7 +669,7 @@ impl Brick for Door {
 
     async fn set_flags(&self, request: Request<v1::SetFlagsRequest>) -> Answer<v1::Empty> {
         let request = request.into_inner();
-        let plan = |_: &Call| Plan::Harmless;
+        let plan = harmless;
         let set_flags = move |call: Arc<Call>| async move {
             let inode = call.object(&request.object).await?;
             call.volume()
@@ -684,7 +689,7 @@ impl Brick for Door {
             Some(Allocate::Collapse | Allocate::Insert) => {
                 Plan::Once(Box::new(Intent::new(Kind::Blind)))
             }
-            _ => Plan::Harmless,
+            _ => Plan::Harmless(Vec::new()),
         };
         let fallocate = move |call: Arc<Call>| async move {
             let (at, len) = (request.at, request.len);
@@ -716,7 +721,7 @@ impl Brick for Door {
 
     async fn copy_file_range(&self, request: Request<v1::CopyRequest>) -> Answer<v1::CountReply> {
         let request = request.into_inner();
-        let plan = |_: &Call| Plan::Harmless;
+        let plan = harmless;
         let copy = move |call: Arc<Call>| async move {
             check::range(request.from_at, 0)?;
             check::range(request.to_at, 0)?;

@@ -1,8 +1,8 @@
 //! What stood where a call was about to change something, and what that says later about whether
 //! it was done.
 //!
-//! Nobody else changes the same name, or appends to the same file, between the two looks: calls are
-//! held apart from the first look to the answer ([`crate::turns`]), and after a restart everything is
+//! Nobody else changes the same name or attribute, or appends to the same file, between the two looks:
+//! calls are held apart from the first look to the answer ([`crate::turns`]), and after a restart everything is
 //! judged before anybody is let in.
 
 use bytes::Bytes;
