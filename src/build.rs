@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hermitfs_api::Translator;
+use hermitfs_client::Client;
 use hermitfs_replicate::{OpenError, Rate, Replicate};
-use hermitfs_server::Server;
+use hermitfs_server::{Near, Server};
+use tower::util::BoxCloneSyncService;
 
 use crate::exit::{Code, Failure, Result};
 use crate::kinds::Settings;
@@ -129,117 +131,130 @@ impl Circumstances<'_> {
 
 /// Opens everything, from the bricks up.
 pub(crate) fn build(graph: &Graph, circumstances: Circumstances<'_>) -> Result<Volume> {
-    let mut pair = None;
-    let mut servers = Vec::new();
+    let mut building = Building {
+        graph,
+        circumstances,
+        pair: None,
+        servers: Vec::new(),
+    };
     // Before those who come to them.
     for &door in &graph.doors {
-        servers.push(serve(graph, door, circumstances, &mut pair)?);
+        let server = building.serve(door)?;
+        building.servers.push((door, server));
     }
-    let top = graph
-        .root
-        .map(|root| layer(graph, root, circumstances, &mut pair));
+    let top = graph.root.map(|root| building.layer(root));
     Ok(Volume {
         top: top.transpose()?,
-        pair,
-        servers,
+        pair: building.pair,
+        servers: building.servers.into_iter().map(|(_, at)| at).collect(),
     })
 }
 
-fn serve(
-    graph: &Graph,
-    at: usize,
-    circumstances: Circumstances<'_>,
-    pair: &mut Option<Arc<Replicate>>,
-) -> Result<Server> {
-    let node = &graph.nodes[at];
-    let Settings::Server(options) = &node.settings else {
-        let name = &node.name.value;
-        return Err(Failure::configuration(format!("`{name}` is no server")));
-    };
-    let mut volumes = Vec::new();
-    for &child in &node.children {
-        let name = graph.nodes[child].name.value.clone();
-        volumes.push((name, layer(graph, child, circumstances, pair)?));
-    }
-    let state = format!("{}.{}", circumstances.slot, node.name.value);
-    let state = circumstances.state_dir.join("servers").join(state);
-    Server::open(options, volumes, &state)
-        .map_err(|error| Failure::configuration(error.to_string()))
+/// What is open so far.
+struct Building<'a> {
+    graph: &'a Graph,
+    circumstances: Circumstances<'a>,
+    pair: Option<Arc<Replicate>>,
+    /// Each with its place in the graph.
+    servers: Vec<(usize, Server)>,
 }
 
-fn layer(
-    graph: &Graph,
-    at: usize,
-    circumstances: Circumstances<'_>,
-    pair: &mut Option<Arc<Replicate>>,
-) -> Result<Arc<dyn Translator>> {
-    let node = &graph.nodes[at];
-    let mut children = Vec::new();
-    for &child in &node.children {
-        let name = graph.nodes[child].name.value.clone();
-        children.push((name, layer(graph, child, circumstances, pair)?));
-    }
-    let mut children = children.into_iter();
-    let mut child = || {
-        let missing =
-            || Failure::configuration(format!("`{}` has too few subvolumes", node.name.value));
-        children.next().ok_or_else(missing)
-    };
-    Ok(match &node.settings {
-        Settings::Posix(options) => {
-            let mut options = options.clone();
-            options.one_file_system |= circumstances.one_file_system;
-            options.directory = circumstances.place_of(&options.directory).to_owned();
-            let brick = hermitfs_posix::Posix::open(&options);
-            Arc::new(brick.map_err(|error| Failure::configuration(error.to_string()))?)
-        }
-        Settings::Trace(options) => Arc::new(hermitfs_trace::Trace::new(
-            &node.name.value,
-            child()?.1,
-            options.clone(),
-        )),
-        Settings::Fault(options) => {
-            Arc::new(hermitfs_fault::Fault::new(child()?.1, options.clone()))
-        }
-        Settings::Locks(options) => {
-            Arc::new(hermitfs_locks::Locks::new(child()?.1, options.clone()))
-        }
-        Settings::Client(options) => {
-            let client = hermitfs_client::Client::open(options);
-            Arc::new(client.map_err(|error| Failure::configuration(error.to_string()))?)
-        }
-        Settings::Server(_) => {
+impl Building<'_> {
+    fn serve(&mut self, at: usize) -> Result<Server> {
+        let node = &self.graph.nodes[at];
+        let Settings::Server(options) = &node.settings else {
             let name = &node.name.value;
-            return Err(Failure::configuration(format!("`{name}` is a door")));
+            return Err(Failure::configuration(format!("`{name}` is no server")));
+        };
+        let mut volumes = Vec::new();
+        for &child in &node.children {
+            let name = self.graph.nodes[child].name.value.clone();
+            volumes.push((name, self.layer(child)?));
         }
-        Settings::PassedOver => child()?.1,
-        Settings::Replicate(options) => {
-            let source = child()?;
-            let mut options = options.clone();
-            options.adopt |= circumstances.adopt;
-            options.limit = circumstances.limit.or(options.limit);
-            options.continuous = circumstances.continuous && !is_served_elsewhere(graph, at);
-            let opened =
-                Replicate::open(options, source, children.collect(), circumstances.state_dir);
-            let opened = opened.map_err(refused)?;
-            *pair = Some(opened.clone());
-            opened
+        let state = format!("{}.{}", self.circumstances.slot, node.name.value);
+        let state = self.circumstances.state_dir.join("servers").join(state);
+        Server::open(options, volumes, &state)
+            .map_err(|error| Failure::configuration(error.to_string()))
+    }
+
+    fn layer(&mut self, at: usize) -> Result<Arc<dyn Translator>> {
+        let node = &self.graph.nodes[at];
+        let mut children = Vec::new();
+        for &child in &node.children {
+            let name = self.graph.nodes[child].name.value.clone();
+            children.push((name, self.layer(child)?));
         }
-    })
+        let mut children = children.into_iter();
+        let mut child = || {
+            let missing =
+                || Failure::configuration(format!("`{}` has too few subvolumes", node.name.value));
+            children.next().ok_or_else(missing)
+        };
+        Ok(match &node.settings {
+            Settings::Posix(options) => {
+                let mut options = options.clone();
+                options.one_file_system |= self.circumstances.one_file_system;
+                options.directory = self.circumstances.place_of(&options.directory).to_owned();
+                let brick = hermitfs_posix::Posix::open(&options);
+                Arc::new(brick.map_err(|error| Failure::configuration(error.to_string()))?)
+            }
+            Settings::Trace(options) => Arc::new(hermitfs_trace::Trace::new(
+                &node.name.value,
+                child()?.1,
+                options.clone(),
+            )),
+            Settings::Fault(options) => {
+                Arc::new(hermitfs_fault::Fault::new(child()?.1, options.clone()))
+            }
+            Settings::Locks(options) => {
+                Arc::new(hermitfs_locks::Locks::new(child()?.1, options.clone()))
+            }
+            Settings::Client(options) => {
+                let client = match self.near(options) {
+                    Some(near) => Client::near(options, BoxCloneSyncService::new(near)),
+                    None => Client::open(options),
+                };
+                Arc::new(client.map_err(|error| Failure::configuration(error.to_string()))?)
+            }
+            Settings::Server(_) => {
+                let name = &node.name.value;
+                return Err(Failure::configuration(format!("`{name}` is a door")));
+            }
+            Settings::PassedOver => child()?.1,
+            Settings::Replicate(options) => {
+                let source = child()?;
+                let mut options = options.clone();
+                options.adopt |= self.circumstances.adopt;
+                options.limit = self.circumstances.limit.or(options.limit);
+                options.continuous =
+                    self.circumstances.continuous && !is_served_elsewhere(self.graph, at);
+                let state_dir = self.circumstances.state_dir;
+                let opened = Replicate::open(options, source, children.collect(), state_dir);
+                let opened = opened.map_err(refused)?;
+                self.pair = Some(opened.clone());
+                opened
+            }
+        })
+    }
+
+    /// The way in to a server of this process, if the client may take it.
+    fn near(&self, client: &hermitfs_client::Options) -> Option<Near> {
+        let door = self.graph.door(client).filter(|_| client.in_process)?;
+        let (_, server) = self.servers.iter().find(|(at, _)| *at == door)?;
+        server.near()
+    }
 }
 
 /// Others can have reached what another process serves, also while this one was dead.
 fn is_served_elsewhere(graph: &Graph, at: usize) -> bool {
     let node = &graph.nodes[at];
-    let Settings::Client(client) = &node.settings else {
-        let mut children = node.children.iter();
-        return children.any(|&child| is_served_elsewhere(graph, child));
-    };
-    let here = client.address.to_string();
-    !graph.nodes.iter().any(|node| match &node.settings {
-        Settings::Server(server) => server.listen.iter().any(|at| at.to_string() == here),
-        _ => false,
-    })
+    match &node.settings {
+        Settings::Client(client) => graph.door(client).is_none(),
+        _ => {
+            let mut children = node.children.iter();
+            children.any(|&child| is_served_elsewhere(graph, child))
+        }
+    }
 }
 
 fn refused(error: OpenError) -> Failure {

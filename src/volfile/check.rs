@@ -19,20 +19,22 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
+    /// The server of this graph that a client comes to.
+    pub(crate) fn door(&self, client: &hermitfs_client::Options) -> Option<usize> {
+        let mut doors = self.doors.iter().copied();
+        doors.find(|&door| match &self.nodes[door].settings {
+            Settings::Server(server) => {
+                let mut heard = server.listen.iter().map(ToString::to_string);
+                heard.any(|heard| heard == client.address.to_string())
+            }
+            _ => false,
+        })
+    }
+
     /// What a client reaches without leaving this graph: the volume that a server of it has under
     /// that name.
     pub(crate) fn behind(&self, client: &hermitfs_client::Options) -> Option<usize> {
-        let server = self
-            .doors
-            .iter()
-            .find(|&&door| match &self.nodes[door].settings {
-                Settings::Server(server) => {
-                    let mut heard = server.listen.iter().map(ToString::to_string);
-                    heard.any(|heard| heard == client.address.to_string())
-                }
-                _ => false,
-            })?;
-        let mut volumes = self.nodes[*server].children.iter();
+        let mut volumes = self.nodes[self.door(client)?].children.iter();
         let named = |&&at: &&usize| self.nodes[at].name.value == client.remote_subvolume;
         volumes.find(named).copied()
     }

@@ -71,6 +71,7 @@ fn about(graph: &Graph, node: &Node) -> String {
         Settings::Client(options) => {
             let far = format!("{} at {}", options.remote_subvolume, options.address);
             match graph.behind(options) {
+                Some(_) if options.in_process => format!("{far}, served below in this process"),
                 Some(_) => format!("{far}, served below"),
                 None => far,
             }
@@ -106,7 +107,7 @@ mod tests {
             "\
 fuse /data                        the mount
 └─ pair  cluster/replicate        a source, and sinks that are made equal to it
-   ├─ source o  protocol/client   old at 127.0.0.1:24107, served below
+   ├─ source o  protocol/client   old at 127.0.0.1:24107, served below in this process
    └─ sink n  protocol/client     new at unix:/run/n
 bricks  protocol/server           listens at 127.0.0.1:24107
 └─ old  storage/posix             /a

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hermitfs_api::{
     Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Handle, Identity, Inode, Kind,
-    Lend, Lent, Location, Lock, Make, Name, NameBuf, OpenFlags, Origin, RenameFlags, Result, Role,
-    Seek, SetAttr, Snapshot, StatFs, Translator, Whole, XattrFlags,
+    Lend, Lent, Location, Lock, LockKind, Make, Name, NameBuf, OpenFlags, Origin, RenameFlags,
+    Result, Role, Seek, SetAttr, Snapshot, StatFs, Translator, Whole, XattrFlags,
 };
 use hermitfs_proto::brick::{MAX_DATA, Malformed, v1};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,7 +22,8 @@ use crate::node::Node;
 use crate::options::{OpenError, Options};
 use crate::role;
 use crate::table::Table;
-use crate::waits::Wait;
+use crate::waits::Asking;
+use crate::wire::Near;
 
 /// One call: `call!(self, cx, NATURE method, Request { fields })`, and where the request needs the
 /// numbers of open files, `; field = opened` for each.
@@ -41,7 +42,7 @@ macro_rules! call {
     }};
 }
 
-/// A brick that another process serves: the leaf of kind `protocol/client`.
+/// A brick that a server has: the leaf of kind `protocol/client`.
 pub struct Client {
     pub(crate) line: Arc<Line>,
     table: Arc<Table>,
@@ -56,6 +57,16 @@ impl Client {
         }
         let tls = options.tls().map_err(OpenError::Tls)?;
         let way = Way::new(options, tls).map_err(OpenError::Tls)?;
+        Client::by(options, way)
+    }
+
+    /// The same of a server of this process, without a connection: calls are worked on by who makes
+    /// them.
+    pub fn near(options: &Options, server: Near) -> std::result::Result<Client, OpenError> {
+        Client::by(options, Way::Near(server))
+    }
+
+    fn by(options: &Options, way: Way) -> std::result::Result<Client, OpenError> {
         let (line, keeper) = line(options, way);
         let (told, first) = std::sync::mpsc::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -601,14 +612,16 @@ impl Translator for Client {
 
     async fn flush(&self, cx: &Context, file: &Arc<File>, owner: u64) -> Result<()> {
         let opened = self.opened(file)?;
-        self.line.undo_waits().await;
+        let _talk = self.line.talk().await;
         self.line.held.close(file.inode().identity(), owner);
         call!(self, cx, Reads, flush, FlushRequest { owner: owner }; file = opened);
         Ok(())
     }
 
     async fn release(&self, _: &Context, file: &Arc<File>) -> Result<()> {
-        self.opened(file)?.close();
+        if let Some((session, number)) = self.opened(file)?.close() {
+            self.line.close(session, number).await;
+        }
         Ok(())
     }
 
@@ -857,16 +870,26 @@ impl Translator for Client {
 
     async fn setlk(&self, cx: &Context, file: &Arc<File>, lock: &Lock, wait: bool) -> Result<()> {
         let opened = self.opened(file)?;
-        self.line.undo_waits().await;
         loop {
-            let asked = Some(lock.into());
-            let waiting = wait.then(|| self.line.wait(file, lock));
-            let answered = self.lock(cx, opened, asked, wait).await;
-            // Heard, whatever it is.
-            waiting.into_iter().for_each(Wait::over);
-            let answered = answered?;
-            let session = &answered.session;
-            if self.line.locked(session, file, opened.id, *lock) {
+            let mut talk = Some(self.line.talk().await);
+            let undos = self.line.held.undos();
+            // Others go on meanwhile.
+            talk.take_if(|_| wait);
+            let asking = (lock.kind != LockKind::Unlock).then(|| self.line.asking(file, lock));
+            let asked = v1::LockRequest {
+                lock: Some(lock.into()),
+                wait,
+                ticket: asking.as_ref().map_or(0, |asking| asking.ticket),
+                ..v1::LockRequest::default()
+            };
+            let answered = self.lock(cx, opened, asked).await;
+            // The line's own word says nothing of what the server has done.
+            if !matches!(&answered, Err(error) if error.errno() == Errno::EIO) {
+                asking.into_iter().for_each(Asking::heard);
+            }
+            let session = &answered?.session;
+            let locked = self.line.locked(session, file, opened.id, *lock, undos);
+            if locked {
                 return Ok(());
             }
         }
@@ -921,10 +944,12 @@ impl Client {
         &self,
         cx: &Context,
         opened: &Opened,
-        lock: Option<v1::Lock>,
-        wait: bool,
+        request: v1::LockRequest,
     ) -> Result<Answered<v1::Empty>> {
-        Ok(call!(self, cx, Reads, setlk, LockRequest { lock: lock, wait: wait }; file = opened))
+        let fill = |request: &mut v1::LockRequest, numbers: &[u64]| request.file = numbers[0];
+        let send = |mut brick: Brick, request| async move { brick.setlk(request).await };
+        let line = &self.line;
+        line.call(cx, Reads, &[opened], request, fill, send).await
     }
 
     async fn write_piece(

@@ -24,7 +24,7 @@ use tower::Service;
 
 use crate::address::Address;
 use crate::options::{Options, Pem};
-use crate::wire::{Pulse, Wire};
+use crate::wire::{Far, Near, Pulse, Wire};
 
 /// So many ping timeouts pass before a server is gone that says nothing over TCP. Two MiB that stand
 /// before its answer come through in this time where a line has a megabit a second or more.
@@ -44,6 +44,7 @@ pub(crate) enum Way {
     Plain,
     Tls(TlsConnector, ServerName<'static>),
     Other(Dialer),
+    Near(Near),
 }
 
 impl Way {
@@ -69,35 +70,40 @@ impl Way {
         matches!(self, Way::Tls(..))
     }
 
+    pub(crate) fn is_near(&self) -> bool {
+        matches!(self, Way::Near(_))
+    }
+
     /// Connects.
     pub(crate) async fn dial(&self, address: &Address, patience: Duration) -> io::Result<Wire> {
-        let near = Pulse {
+        let brisk = Pulse {
             every: patience / 2,
             within: patience / 2,
         };
-        let far = Pulse {
+        let patient = Pulse {
             within: patience * SILENT,
-            ..near
+            ..brisk
         };
-        let wire = match (self, address) {
+        let far = match (self, address) {
+            (Way::Near(near), _) => return Ok(Wire::Near(near.clone())),
             // Where it leads is the connector's affair.
-            (Way::Other(dialer), _) => Wire::over(dialer().await?, Scheme::HTTP, near).await,
+            (Way::Other(dialer), _) => Far::over(dialer().await?, Scheme::HTTP, brisk).await,
             (_, Address::Unix(path)) => {
                 let stream = UnixStream::connect(path).await?;
-                Wire::over(stream, Scheme::HTTP, near).await
+                Far::over(stream, Scheme::HTTP, brisk).await
             }
             (way, Address::Tcp(..)) => {
                 let stream = connect(address, patience).await?;
                 match way {
                     Way::Tls(tls, name) => {
                         let stream = tls.connect(name.clone(), stream).await?;
-                        Wire::over(stream, Scheme::HTTPS, far).await
+                        Far::over(stream, Scheme::HTTPS, patient).await
                     }
-                    _ => Wire::over(stream, Scheme::HTTP, far).await,
+                    _ => Far::over(stream, Scheme::HTTP, patient).await,
                 }
             }
         };
-        wire.map_err(io::Error::other)
+        far.map(Wire::Far).map_err(io::Error::other)
     }
 }
 

@@ -75,18 +75,18 @@ impl Opened {
         self.dirty.put_back(note);
     }
 
-    /// Closes it, without waiting for the server.
-    pub(crate) fn close(&self) {
+    /// What is to be closed at the server: session and number.
+    pub(crate) fn close(&self) -> Option<(u64, u64)> {
         self.line.held.release(self.id);
-        if let Some((session, number)) = self.number.lock().take() {
-            self.line.release(session, number);
-        }
+        self.number.lock().take()
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.close();
+        if let Some((session, number)) = self.close() {
+            self.line.release(session, number);
+        }
     }
 }
 

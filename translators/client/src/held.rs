@@ -24,6 +24,7 @@ struct Inner {
     objects: HashMap<Identity, LockSet>,
     /// Open files that have taken a lock, by their number here.
     files: HashMap<u64, (Identity, Weak<File>)>,
+    undos: u64,
 }
 
 impl Held {
@@ -57,17 +58,27 @@ impl Held {
         }
     }
 
-    /// What the owner of a lock has in its range, as locks that leave the range so whatever else he got there.
-    pub(crate) fn before(&self, at: Identity, file: u64, lock: &Lock) -> Vec<Lock> {
+    /// How often something was put back.
+    pub(crate) fn undos(&self) -> u64 {
+        self.inner.lock().undos
+    }
+
+    /// What the owner of a lock has in its range, as locks that leave the range so whatever else he got
+    /// there. Who is told of a lock from here on, and asked before, asks again.
+    pub(crate) fn undo(&self, at: Identity, file: u64, lock: &Lock) -> Vec<Lock> {
         let range = OwnedLock {
             client: 0,
             file,
             lock: *lock,
         };
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
+        inner.undos += 1;
         let within = inner.objects.get(&at).map(|set| set.within(&range));
         let pieces = within.unwrap_or_default();
-        whole(lock, pieces.into_iter().map(|held| held.lock).collect())
+        let mut before = whole(lock, pieces.into_iter().map(|held| held.lock).collect());
+        // He has that still, whatever he was granted.
+        before.retain(|piece| piece.kind != lock.kind);
+        before
     }
 
     /// Nothing at all.
@@ -92,19 +103,21 @@ impl Held {
 }
 
 impl Line {
-    /// A lock was taken or dropped in this session. False when the line was cut since: then nobody
-    /// would claim it, and it has to be asked for again.
+    /// A lock was taken or dropped in this session, and so many undos were known when it was asked for.
+    /// False when the line was cut since, as then nobody would claim it, or when something was put back
+    /// since: it has to be asked for again.
     pub(crate) fn locked(
         &self,
         session: &Session,
         file: &Arc<File>,
         number: u64,
         lock: Lock,
+        undos: u64,
     ) -> bool {
         // Locked first: whoever claims in a later session looks after this, or before it was begun.
         let mut inner = self.held.inner.lock();
         let now = matches!(&*self.state.borrow(), State::Up(now) if now.epoch == session.epoch);
-        if !now && lock.kind != LockKind::Unlock {
+        if inner.undos != undos || !now && lock.kind != LockKind::Unlock {
             return false;
         }
         let at = file.inode().identity();
@@ -138,8 +151,8 @@ impl Line {
             head: Some(self.head(&cx, session, None)),
             file,
             lock: Some(lock.into()),
-            wait: false,
             claim: true,
+            ..v1::LockRequest::default()
         };
         session.brick.clone().setlk(request).await.map_err(read)?;
         Ok(())

@@ -196,6 +196,7 @@ impl Keeper {
             boot: self.boots.len() as u64,
             has_replies: reply.capabilities.iter().any(|has| has == REPLIES),
             brick,
+            near: self.way.is_near(),
             salt: *self.salt.get_or_insert_with(salt),
         };
         let now = (reply.incarnation, reply.session);
@@ -293,7 +294,7 @@ impl Keeper {
     }
 
     /// As long as the connection is good; `None` at the end, else what broke it.
-    async fn tend(&mut self, session: &Session, grace: Duration) -> Option<String> {
+    async fn tend(&mut self, session: &Arc<Session>, grace: Duration) -> Option<String> {
         let period = (grace / 4).clamp(Duration::from_millis(100), Duration::from_secs(15));
         let mut signs = tokio::time::interval(period.min(OFTEN));
         let mut given: Option<Instant> = None;
@@ -352,7 +353,7 @@ impl Keeper {
     }
 
     /// Closes what is to be closed; nobody waits for it. What was open in an earlier session went with that.
-    fn release(&mut self, session: &Session) {
+    fn release(&mut self, session: &Arc<Session>) {
         let closed = std::mem::take(&mut self.closed).into_iter();
         let files: Vec<u64> = closed
             .filter_map(|(of, file)| (of == session.number).then_some(file))
@@ -362,18 +363,13 @@ impl Keeper {
             return;
         };
         if !files.is_empty() {
-            let head = Some(head(&line, session.number));
-            let (mut brick, epoch) = (session.brick.clone(), session.epoch);
+            let (head, session) = (head(&line, of), session.clone());
             let line = self.line.clone();
             tokio::spawn(async move {
-                let request = v1::ReleaseRequest {
-                    head,
-                    files: files.clone(),
-                };
-                let released = brick.release(request).await.map_err(read);
+                let released = session.release(head, files.clone()).await;
                 // Open for as long as the session lasts, if nobody asks again.
-                if let (Err(Fault::Line(_)), Some(line)) = (released, line.upgrade()) {
-                    line.unreleased(epoch, of, &files);
+                if let (false, Some(line)) = (released, line.upgrade()) {
+                    line.unreleased(session.epoch, of, &files);
                 }
             });
         }
@@ -391,7 +387,7 @@ impl Keeper {
 }
 
 /// Of a call of our own.
-fn head(line: &Line, session: u64) -> v1::Head {
+pub(crate) fn head(line: &Line, session: u64) -> v1::Head {
     v1::Head {
         session,
         answered: line.sequence.lowest_open(),

@@ -24,3 +24,4 @@ pub use address::{Address, BadAddress};
 pub use client::Client;
 pub use dial::{Connection, Dialer};
 pub use options::{OpenError, Options};
+pub use wire::Near;

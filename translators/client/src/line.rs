@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hermitfs_api::{Errno, Error, Result};
+use hermitfs_proto::brick::{Fault, v1};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use crate::call::Brick;
+use crate::call::{Brick, read};
 use crate::dirty::Dirty;
 use crate::held::Held;
+use crate::keeper;
 use crate::options::Options;
 use crate::role::Played;
 use crate::sequence::Sequence;
@@ -29,8 +31,22 @@ pub(crate) struct Session {
     /// The server answers a changing call that comes twice from its reply cache.
     pub(crate) has_replies: bool,
     pub(crate) brick: Brick,
+    /// The server is of this process, and who calls does the work.
+    pub(crate) near: bool,
     /// Mixed into device numbers.
     pub(crate) salt: u64,
+}
+
+impl Session {
+    /// Closes files; false when that did not come through.
+    pub(crate) async fn release(&self, head: v1::Head, files: Vec<u64>) -> bool {
+        let request = v1::ReleaseRequest {
+            head: Some(head),
+            files,
+        };
+        let released = self.brick.clone().release(request).await.map_err(read);
+        !matches!(released, Err(Fault::Line(_)))
+    }
 }
 
 /// How the line is.
@@ -135,6 +151,21 @@ impl Line {
             State::Mending | State::Down(_) => true,
         };
         drop(state.wait_for(other).await);
+    }
+
+    /// Closes a file: at once where that costs nothing, else by and by.
+    pub(crate) async fn close(&self, session: u64, file: u64) {
+        let near = match &*self.state.borrow() {
+            State::Up(now) if now.near && now.number == session => Some(now.clone()),
+            _ => None,
+        };
+        let Some(near) = near else {
+            return self.release(session, file);
+        };
+        let released = near.release(keeper::head(self, session), vec![file]);
+        if !released.await {
+            self.unreleased(near.epoch, session, &[file]);
+        }
     }
 
     /// Closes a file, by and by.

@@ -20,6 +20,10 @@ pub struct Options {
     /// at once, until the server is there again.
     #[serde(default = "grace")]
     pub grace: u64,
+    /// Whether a server of the same volfile is reached without a connection, on the threads of who calls.
+    /// Otherwise by its address, as one of another process.
+    #[serde(default = "in_process")]
+    pub in_process: bool,
     /// Who we are, for mutual TLS: a certificate in PEM. Needed at any address of another machine.
     pub certificate: Option<PathBuf>,
     /// Its key in PEM.
@@ -38,6 +42,10 @@ fn grace() -> u64 {
     60
 }
 
+fn in_process() -> bool {
+    true
+}
+
 impl Options {
     /// A volume of a server, all else as it is by default.
     pub fn new(address: Address, volume: impl Into<String>) -> Options {
@@ -46,6 +54,7 @@ impl Options {
             remote_subvolume: volume.into(),
             ping_timeout: ping_timeout(),
             grace: grace(),
+            in_process: in_process(),
             certificate: None,
             key: None,
             authority: None,

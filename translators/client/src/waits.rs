@@ -1,13 +1,20 @@
-//! Waits for locks that were dropped. What is dropped here goes on at the server until it hears of that, and
-//! may have been granted by then: by an answer that was on its way, or that nobody looked at. Who was told
-//! that his wait has ended must not have the lock. So it is made sure that he has what he had before,
-//! by and by, and before anything else is said of locks.
+//! Locks that were asked for and whose answer nobody heard: the wait was dropped, or the line was down for too
+//! long. Such a call may go on at the server, and may have been granted by then. Who was told that he
+//! has no lock must not have one. So the call is ended by a word, and then it is made sure that its owner
+//! has what he had before: by and by, and before anything else is said of locks.
+//!
+//! Nothing is put back while a call that gets its answer at once is under way, so that what its owner has is
+//! known. What was waited for, and granted while something was put back, may be gone again: it is asked for once more
+//! before anybody hears of it ([`Held::undos`](crate::held::Held::undos)).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hermitfs_api::{Context, File, Lock, LockKind, Origin};
 use hermitfs_proto::brick::{Fault, v1};
 use parking_lot::Mutex;
+use tokio::sync::{RwLock, RwLockReadGuard};
 
 use crate::call::read;
 use crate::file::Opened;
@@ -15,71 +22,117 @@ use crate::line::{Line, Session};
 
 #[derive(Default)]
 pub(crate) struct Waits {
-    /// Dropped, and not yet undone.
-    dropped: Mutex<Vec<(Arc<File>, Lock)>>,
-    /// One undoes at a time, and the others wait for it.
-    undoing: tokio::sync::Mutex<()>,
+    last: AtomicU64,
+    unheard: Mutex<Queue>,
+    /// One undoes at a time, and while nobody else talks of locks.
+    talk: RwLock<()>,
 }
 
-/// A wait that is under way: dropped, unless it comes to its end.
-pub(crate) struct Wait<'a> {
-    line: &'a Line,
-    file: &'a Arc<File>,
+/// Not heard, and not yet undone.
+#[derive(Default)]
+struct Queue {
+    /// How many have ever come.
+    come: u64,
+    /// Each with how many had come with it.
+    all: VecDeque<(u64, Unheard)>,
+}
+
+#[derive(Clone)]
+struct Unheard {
+    file: Arc<File>,
     lock: Lock,
-    is_over: bool,
+    ticket: u64,
 }
 
-impl Wait<'_> {
-    /// The server has answered, and the answer was heard.
-    pub(crate) fn over(mut self) {
-        self.is_over = true;
+impl Waits {
+    fn come(&self) -> u64 {
+        self.unheard.lock().come
+    }
+
+    /// The first of those that had come by then.
+    fn first(&self, by: u64) -> Option<Unheard> {
+        let queue = self.unheard.lock();
+        let (at, first) = queue.all.front()?;
+        (*at <= by).then(|| first.clone())
     }
 }
 
-impl Drop for Wait<'_> {
+/// A lock that is being asked for: unheard, unless it comes to its end.
+pub(crate) struct Asking<'a> {
+    line: &'a Line,
+    what: Option<Unheard>,
+    /// What the server calls it.
+    pub(crate) ticket: u64,
+}
+
+impl Asking<'_> {
+    /// The server has answered, and the answer was heard.
+    pub(crate) fn heard(mut self) {
+        self.what = None;
+    }
+}
+
+impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if !self.is_over {
-            let dropped = (self.file.clone(), self.lock);
-            self.line.waits.dropped.lock().push(dropped);
+        if let Some(unheard) = self.what.take() {
+            let mut queue = self.line.waits.unheard.lock();
+            queue.come += 1;
+            let come = queue.come;
+            queue.all.push_back((come, unheard));
+            drop(queue);
             self.line.undo_soon();
         }
     }
 }
 
 impl Line {
-    /// Somebody is about to wait for a lock.
-    pub(crate) fn wait<'a>(&'a self, file: &'a Arc<File>, lock: &Lock) -> Wait<'a> {
-        Wait {
+    /// Somebody is about to ask for a lock.
+    pub(crate) fn asking<'a>(&'a self, file: &Arc<File>, lock: &Lock) -> Asking<'a> {
+        let ticket = self.waits.last.fetch_add(1, Ordering::Relaxed) + 1;
+        Asking {
             line: self,
-            file,
-            lock: *lock,
-            is_over: false,
+            what: Some(Unheard {
+                file: file.clone(),
+                lock: *lock,
+                ticket,
+            }),
+            ticket,
         }
     }
 
-    /// Undoes what dropped waits may have got.
+    /// Talks of locks until what is returned is dropped: nothing is put back meanwhile, and what had to be
+    /// put back before has been.
+    pub(crate) async fn talk(&self) -> RwLockReadGuard<'_, ()> {
+        self.undo_waits().await;
+        self.waits.talk.read().await
+    }
+
+    /// Undoes what may have been granted without being heard.
     pub(crate) async fn undo_waits(&self) {
-        let first = || self.waits.dropped.lock().first().cloned();
-        if first().is_none() {
+        let come = self.waits.come();
+        if self.waits.first(come).is_none() {
             return;
         }
-        let _one = self.waits.undoing.lock().await;
-        while let Some((file, lock)) = first() {
-            self.undo(&file, &lock).await;
-            self.waits.dropped.lock().remove(0);
+        let _alone = self.waits.talk.write().await;
+        while let Some(unheard) = self.waits.first(come) {
+            self.undo(&unheard).await;
+            self.waits.unheard.lock().all.pop_front();
         }
     }
 
-    async fn undo(&self, file: &Arc<File>, lock: &Lock) {
-        let Some(opened) = file.leaf::<Opened>() else {
+    async fn undo(&self, unheard: &Unheard) {
+        let Some(opened) = unheard.file.leaf::<Opened>() else {
             return;
         };
         // Without a session there are no locks.
         while let Ok(session) = self.session().await {
-            match self.have_again(&session, opened, file, lock).await {
+            match self.have_again(&session, opened, unheard).await {
                 Ok(()) => return,
                 Err(Fault::Operation(error)) => {
-                    tracing::warn!("a lock that nobody waits for may be held: {error}");
+                    let server = &self.options.address;
+                    tracing::error!(%server, "a lock was lost; its open file gets EIO until it is closed: {error}");
+                    opened.lose();
+                    self.held.release(opened.id);
                     return;
                 }
                 Err(_) => {
@@ -94,28 +147,30 @@ impl Line {
         &self,
         session: &Session,
         opened: &Opened,
-        file: &Arc<File>,
-        lock: &Lock,
+        unheard: &Unheard,
     ) -> Result<(), Fault> {
-        // Closed since, or opened again in a session that had no such wait.
+        // Closed since, or opened again in a session in which nothing was asked.
         let Some(number) = opened.number(session.number) else {
             return Ok(());
         };
+        let lock = &unheard.lock;
         let cx = Context {
             pid: lock.pid,
             ..Context::internal(Origin::User)
         };
         let head = Some(self.head(&cx, session, None));
-        // The end of the wait was said on this connection before: when this is answered it was heard.
-        let ping = v1::PingRequest { head };
-        session.brick.clone().ping(ping).await.map_err(read)?;
-        for lock in self.held.before(file.inode().identity(), opened.id, lock) {
+        let end = v1::EndSetlkRequest {
+            head,
+            ticket: unheard.ticket,
+        };
+        session.brick.clone().end_setlk(end).await.map_err(read)?;
+        let at = unheard.file.inode().identity();
+        for lock in self.held.undo(at, opened.id, lock) {
             let request = v1::LockRequest {
                 head,
                 file: number,
                 lock: Some((&lock).into()),
-                wait: false,
-                claim: false,
+                ..v1::LockRequest::default()
             };
             session.brick.clone().setlk(request).await.map_err(read)?;
         }

@@ -1,6 +1,6 @@
-//! One connection that carries calls: HTTP/2, spoken as soon as there is something to say.
+//! What carries calls: HTTP/2 over a connection, or nothing at all to a server of this process.
 //!
-//! Most of what a small call costs is switches between threads. So the connection's own thread does all of
+//! Most of what a small call costs is switches between threads. So a connection's own thread does all of
 //! it: a request is written whole, its head together with what it says, and who waits is woken once, when the
 //! answer is there. (Tonic's channel writes the head first, which wakes the server twice, and wakes the
 //! caller for its queue, the answer's head, and the answer.)
@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong, Reason, SendStream};
 use hermitfs_proto::brick::MAX_DATA;
@@ -26,6 +27,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
+use tower::util::BoxCloneSyncService;
 
 use crate::dial::Connection;
 
@@ -38,9 +40,20 @@ pub(crate) struct Pulse {
     pub(crate) within: Duration,
 }
 
-/// What calls go out by. It ends when the last copy is dropped and the last answer is there.
+/// A server of this process: it works on a call where the call is waited for. What it says goes by the same
+/// words as over a connection.
+pub type Near = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
+
+/// What calls go out by.
 #[derive(Clone)]
-pub(crate) struct Wire {
+pub(crate) enum Wire {
+    Far(Far),
+    Near(Near),
+}
+
+/// A connection. It ends when the last copy is dropped and the last answer is there.
+#[derive(Clone)]
+pub(crate) struct Far {
     requests: SendRequest<Bytes>,
     scheme: Scheme,
     authority: Authority,
@@ -48,13 +61,13 @@ pub(crate) struct Wire {
     runtime: Handle,
 }
 
-impl Wire {
+impl Far {
     /// Over a connection, driven on this runtime.
     pub(crate) async fn over(
         connection: impl Connection,
         scheme: Scheme,
         pulse: Pulse,
-    ) -> Result<Wire, h2::Error> {
+    ) -> Result<Far, h2::Error> {
         let (requests, mut driven) = h2::client::Builder::new()
             .enable_push(false)
             .max_frame_size(MAX_DATA as u32)
@@ -74,7 +87,7 @@ impl Wire {
                 () = silence(pings, pulse) => tracing::debug!("a connection gives no sign of life"),
             }
         });
-        Ok(Wire {
+        Ok(Far {
             requests,
             scheme,
             authority: Authority::from_static("brick"),
@@ -147,21 +160,44 @@ async fn silence(pings: Option<PingPong>, pulse: Pulse) {
     }
 }
 
+/// All that is said in an answer.
+async fn heard(mut near: Near, request: Request<Body>) -> Result<Response<Answer>, Status> {
+    let (head, mut body) = near.call(request).await?.into_parts();
+    let mut answer = Answer::default();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        answer.0.push_back(frame?);
+    }
+    Ok(Response::from_parts(head, answer))
+}
+
 /// A call that is under way; given up when it is dropped.
-pub(crate) struct Calling(JoinHandle<Result<Response<Answer>, Status>>);
+pub(crate) enum Calling {
+    /// Driven by the connection's thread.
+    Far(JoinHandle<Result<Response<Answer>, Status>>),
+    Near(BoxFuture<'static, Result<Response<Answer>, Status>>),
+}
 
 impl Future for Calling {
     type Output = Result<Response<Answer>, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let ended = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(ended.unwrap_or_else(|_| Err(Status::unavailable("the client has ended"))))
+        match &mut *self {
+            Calling::Near(calling) => calling.as_mut().poll(cx),
+            Calling::Far(task) => {
+                let ended = ready!(Pin::new(task).poll(cx));
+                Poll::Ready(
+                    ended.unwrap_or_else(|_| Err(Status::unavailable("the client has ended"))),
+                )
+            }
+        }
     }
 }
 
 impl Drop for Calling {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Calling::Far(task) = self {
+            task.abort();
+        }
     }
 }
 
@@ -175,7 +211,10 @@ impl Service<Request<Body>> for Wire {
     }
 
     fn call(&mut self, request: Request<Body>) -> Calling {
-        Calling(self.runtime.spawn(self.clone().converse(request)))
+        match self {
+            Wire::Far(far) => Calling::Far(far.runtime.spawn(far.clone().converse(request))),
+            Wire::Near(near) => Calling::Near(Box::pin(heard(near.clone(), request))),
+        }
     }
 }
 

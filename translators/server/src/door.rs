@@ -766,19 +766,43 @@ impl Brick for Door {
             let lock = request.lock.ok_or(Malformed("no lock"));
             let lock: Lock = malformed(lock.and_then(TryInto::try_into))?;
             let file = call.file(request.file)?;
-            let client = call.session().client;
-            if request.claim {
-                self.0.claims.may_claim(client)?;
-            } else if lock.kind != LockKind::Unlock {
-                self.0.claims.settled().await;
-                self.0.claims.locks(client)?;
+            let under_way = match request.ticket {
+                0 => None,
+                ticket => Some(call.session().waiting.begin(ticket).ok_or(Errno::EINTR)?),
+            };
+            let ended = async {
+                match &under_way {
+                    Some(under_way) => under_way.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let take = async {
+                let client = call.session().client;
+                if request.claim {
+                    self.0.claims.may_claim(client)?;
+                } else if lock.kind != LockKind::Unlock {
+                    self.0.claims.settled().await;
+                    self.0.claims.locks(client)?;
+                }
+                let volume = call.volume();
+                volume.setlk(&call.cx, &file, &lock, request.wait).await
+            };
+            tokio::select! {
+                biased;
+                taken = take => taken.map(|()| DONE),
+                () = ended => Err(Errno::EINTR.into()),
             }
-            call.volume()
-                .setlk(&call.cx, &file, &lock, request.wait)
-                .await?;
-            Ok(DONE)
         };
         self.0.answer(request.head, Pace::Quick, setlk).await
+    }
+
+    async fn end_setlk(&self, request: Request<v1::EndSetlkRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        let end = move |call: Arc<Call>| async move {
+            call.session().waiting.end(request.ticket).await;
+            Ok(DONE)
+        };
+        self.0.answer(request.head, Pace::Quick, end).await
     }
 
     async fn quiet(&self, request: Request<v1::ObjectRequest>) -> Answer<v1::QuietReply> {

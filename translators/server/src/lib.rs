@@ -12,6 +12,7 @@ mod given;
 mod journal;
 mod judge;
 mod listen;
+mod near;
 mod objects;
 mod options;
 mod record;
@@ -22,6 +23,7 @@ mod server;
 mod sessions;
 mod state;
 mod turns;
+mod waiting;
 mod work;
 
 #[cfg(test)]
@@ -29,5 +31,6 @@ mod crashes;
 
 pub use given::Connection;
 pub use listen::{Address, BadAddress};
+pub use near::{Calling, Near};
 pub use options::{OpenError, Options};
 pub use server::Server;

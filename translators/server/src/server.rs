@@ -24,6 +24,7 @@ use crate::door::Door;
 use crate::export::Export;
 use crate::given::{Connection, Given};
 use crate::listen::Address;
+use crate::near::Near;
 use crate::options::{OpenError, Options};
 use crate::roles::Roles;
 use crate::sessions::Sessions;
@@ -176,6 +177,13 @@ impl Server {
         &self.addresses
     }
 
+    /// The way in for clients of this very process: without a connection, and without the switches between
+    /// threads that a connection costs.
+    pub fn near(&self) -> Option<Near> {
+        let runtime = self.runtime.as_ref()?;
+        Some(Near::new(&self.shared, runtime.handle().clone()))
+    }
+
     /// Who is there: the client's own words, and the volume.
     pub fn clients(&self) -> Vec<(String, String)> {
         let sessions = self.shared.sessions.all();
@@ -255,15 +263,19 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// What answers at every way in.
+/// What answers, by whatever way a call comes.
+pub(crate) fn service(shared: &Arc<Shared>) -> BrickServer<Door> {
+    BrickServer::new(Door(shared.clone()))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
+}
+
+/// What answers at every address.
 fn router(
     shared: &Arc<Shared>,
     tls: Option<&transport::ServerTlsConfig>,
 ) -> Result<transport::server::Router, OpenError> {
-    let service = BrickServer::new(Door(shared.clone()))
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
-    let service = InterceptedService::new(service, only_our_own);
+    let service = InterceptedService::new(service(shared), only_our_own);
     let mut builder = transport::Server::builder();
     if let Some(tls) = tls {
         builder = builder

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 use crate::export::Export;
+use crate::waiting::Waiting;
 
 /// A client that has said Hello.
 pub(crate) struct Session {
@@ -24,6 +25,7 @@ pub(crate) struct Session {
     /// Process numbers mean something here: the same machine and pid namespace.
     pub(crate) local: bool,
     files: Mutex<Files>,
+    pub(crate) waiting: Waiting,
     /// Calls that are being worked on.
     at_work: AtomicUsize,
     /// Milliseconds since the server's start.
@@ -130,6 +132,7 @@ impl Sessions {
             export: export.clone(),
             local,
             files: Mutex::default(),
+            waiting: Waiting::default(),
             at_work: AtomicUsize::new(0),
             last_sign: AtomicU64::new(0),
         });

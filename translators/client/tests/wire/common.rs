@@ -5,6 +5,7 @@ use hermitfs_api::Translator;
 use hermitfs_client::{Client, Options};
 use hermitfs_server::{Options as ServerOptions, Server};
 use tempfile::TempDir;
+use tower::util::BoxCloneSyncService;
 
 /// A brick behind a server, with a client in front; all of it goes when it is dropped.
 pub(crate) struct Wire {
@@ -24,11 +25,26 @@ impl Wire {
 
     /// With other options of the client.
     pub(crate) fn with(volume: Arc<dyn Translator>, change: impl FnOnce(&mut Options)) -> Wire {
+        Wire::by(volume, |_, mut options| {
+            change(&mut options);
+            Client::open(&options).unwrap()
+        })
+    }
+
+    /// Without a connection; a server that comes later is another one.
+    pub(crate) fn near(volume: Arc<dyn Translator>, change: impl FnOnce(&mut Options)) -> Wire {
+        Wire::by(volume, |server, mut options| {
+            change(&mut options);
+            let near = BoxCloneSyncService::new(server.near().unwrap());
+            Client::near(&options, near).unwrap()
+        })
+    }
+
+    fn by(volume: Arc<dyn Translator>, open: impl FnOnce(&Server, Options) -> Client) -> Wire {
         let place = tempfile::tempdir().unwrap();
-        let server = Some(serve(&place, &socket(&place), volume.clone(), None));
-        let mut options = options(&place);
-        change(&mut options);
-        let client = Arc::new(Client::open(&options).unwrap());
+        let server = serve(&place, &socket(&place), volume.clone(), None);
+        let client = Arc::new(open(&server, options(&place)));
+        let server = Some(server);
         Wire {
             place,
             volume,

@@ -25,3 +25,21 @@ fn a_brick_on_disk_keeps_every_promise_over_the_wire() {
         Fixture::new(wire.client.clone()).keep((wire, dir))
     });
 }
+
+#[test]
+fn a_brick_in_memory_keeps_every_promise_to_a_client_of_its_process() {
+    run_all(|| {
+        let wire = Wire::near(Arc::new(Memory::new()), |_| {});
+        Fixture::new(wire.client.clone()).keep(wire)
+    });
+}
+
+#[test]
+fn a_brick_on_disk_keeps_every_promise_to_a_client_of_its_process() {
+    run_all(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let brick = Posix::open(&hermitfs_posix::Options::new(dir.path())).unwrap();
+        let wire = Wire::near(Arc::new(brick), |_| {});
+        Fixture::new(wire.client.clone()).keep((wire, dir))
+    });
+}

@@ -1,16 +1,21 @@
 //! Locks over the wire, and what becomes of them when a server ends and comes back.
 
 use std::fs;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hermitfs_api::{
-    Context, Errno, File, Lock, LockKind, Name, OpenFlags, Origin, Result, Translator, block_on,
+    Context, Errno, File, Filter, Lock, LockKind, Name, OpenFlags, Origin, Result, Translator,
+    async_trait, block_on, poll_for,
 };
 use hermitfs_locks::{Locks, Options};
 use hermitfs_testkit::Memory;
 use hermitfs_testkit::conformance::{Fixture, run_all};
+use rand::prelude::*;
+use rand_chacha::ChaCha8Rng;
 
 use crate::common::Wire;
 
@@ -20,6 +25,16 @@ const CX: Context = Context::internal(Origin::User);
 fn locks_are_kept_as_promised_over_the_wire() {
     run_all(|| {
         let wire = Wire::new(with_locks(&Arc::new(Memory::new())));
+        Fixture::new(wire.client.clone())
+            .can(|can| can.locks = true)
+            .keep(wire)
+    });
+}
+
+#[test]
+fn locks_are_kept_as_promised_to_a_client_of_the_servers_process() {
+    run_all(|| {
+        let wire = Wire::near(with_locks(&Arc::new(Memory::new())), |_| {});
         Fixture::new(wire.client.clone())
             .can(|can| can.locks = true)
             .keep(wire)
@@ -116,6 +131,95 @@ fn a_restarted_server_gives_locks_first_to_who_had_them() {
     assert!(!waiting.is_finished(), "it waits at the new server");
     block_on(one.flush(&CX, &mine, 1)).unwrap();
     waiting.join().unwrap().unwrap();
+}
+
+/// Has locks at once, and says so late.
+struct Late(Arc<dyn Translator>);
+
+#[async_trait]
+impl Filter for Late {
+    fn below(&self) -> &dyn Translator {
+        &*self.0
+    }
+
+    async fn setlk(&self, cx: &Context, file: &Arc<File>, lock: &Lock, wait: bool) -> Result<()> {
+        self.0.setlk(cx, file, lock, wait).await?;
+        if lock.kind != LockKind::Unlock {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Tells the others, also when this one has failed.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One owner's threads: some wait and are interrupted, while another one takes a lock in the same range, and
+/// drops it.
+#[test]
+fn what_is_given_back_for_a_dropped_wait_takes_nothing_from_another_thread() {
+    let wire = Wire::new(Arc::new(Late(with_locks(&Arc::new(Memory::new())))));
+    let (one, other) = (wire.client.clone(), wire.another_client());
+    let (mine, theirs) = (open(&*one), open(&other));
+    let at = |owner, kind, (start, end)| Lock {
+        owner,
+        kind,
+        start,
+        end,
+        ..lock(kind)
+    };
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let interrupted = || {
+            let mut lots = ChaCha8Rng::seed_from_u64(7);
+            while !over.load(Ordering::Relaxed) {
+                let all = at(1, LockKind::Exclusive, (0, 9));
+                let mut waiting = pin!(one.setlk(&CX, &mine, &all, true));
+                let time = Duration::from_micros(lots.random_range(0..2_000));
+                if poll_for(waiting.as_mut(), time).is_ready() {
+                    let end = at(1, LockKind::Unlock, (7, 9));
+                    set(&*one, &mine, end, false).unwrap();
+                }
+            }
+        };
+        scope.spawn(interrupted);
+        scope.spawn(interrupted);
+        let in_the_way = || {
+            while !over.load(Ordering::Relaxed) {
+                let end = |kind| at(2, kind, (9, 9));
+                drop(set(&other, &theirs, end(LockKind::Exclusive), false));
+                thread::sleep(Duration::from_micros(300));
+                set(&other, &theirs, end(LockKind::Unlock), false).unwrap();
+            }
+        };
+        scope.spawn(in_the_way);
+        let _end = End(&over);
+        let begun = Instant::now();
+        let mut wrong = 0;
+        for wait in [false, true].into_iter().cycle() {
+            if begun.elapsed() > Duration::from_secs(3) {
+                break;
+            }
+            let part = |owner, kind| at(owner, kind, (5, 6));
+            set(&*one, &mine, part(1, LockKind::Unlock), false).unwrap();
+            set(&*one, &mine, part(1, LockKind::Exclusive), wait).unwrap();
+            // Whatever the others give back, this is had.
+            let tried = set(&other, &theirs, part(3, LockKind::Exclusive), false);
+            wrong += u32::from(errno(tried) != Some(Errno::EAGAIN));
+            drop(set(&other, &theirs, part(3, LockKind::Unlock), false));
+        }
+        assert_eq!(wrong, 0);
+    });
+    // What nobody waits for any more is nobody's.
+    let all = at(1, LockKind::Unlock, (0, 9));
+    set(&*one, &mine, all, false).unwrap();
+    set(&other, &theirs, at(3, LockKind::Exclusive, (0, 9)), false).unwrap();
 }
 
 #[test]

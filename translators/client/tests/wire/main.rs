@@ -7,6 +7,7 @@ mod conformance;
 mod forged;
 mod given_up;
 mod locks;
+mod near;
 mod network;
 mod pair;
 mod restart;

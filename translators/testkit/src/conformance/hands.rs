@@ -79,7 +79,9 @@ impl Hands {
 
     /// An empty file in the root, mode 0644.
     pub(super) fn file(&self, n: &str) -> Entry {
-        self.create(&self.root, n).expect("a file can be made").0
+        let (entry, file) = self.create(&self.root, n).expect("a file can be made");
+        self.release(&file);
+        entry
     }
 
     /// A file in the root with this content, open for reading and writing.
