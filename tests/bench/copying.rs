@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use hermitfs_tests::bricks::{loopback, loopback_by_socket};
 use hermitfs_tests::disk::{Disk, Format};
 use hermitfs_tests::hermitfs::exit;
 use hermitfs_tests::lab::Lab;
@@ -36,6 +37,8 @@ const fn way(name: &'static str, copy: fn(&Lab, &Path, &Path) -> Duration) -> Wa
 const HERMITFS: Way = way("hermitfs", heal);
 /// Both bricks behind a server, all in one process.
 const SERVED: Way = way("both served", heal_served);
+/// The same by the server's socket.
+const BY_SOCKET: Way = way("by a socket", heal_by_socket);
 const RSYNC: Way = way("rsync -aHAXS", rsync);
 const CP: Way = way("cp -a", cp);
 const BARE: Way = way("bare copier", bare);
@@ -44,25 +47,7 @@ const BARE: Way = way("bare copier", bare);
 pub(crate) fn small() {
     let files = number("HERMITFS_BENCH_FILES", 60_000);
     let lab = Lab::new("bench-small");
-    let old = lab.disk_with(
-        "old",
-        Format::Ext3,
-        2048,
-        &["-N", &(files + 20_000).to_string()],
-        "",
-    );
-    for index in 0..files {
-        let directory = old.join(format!("{:03}", index % 600));
-        if index < 600 {
-            fs::create_dir(&directory).unwrap();
-        }
-        // 2.5 KB on average.
-        fs::write(
-            directory.join(format!("file-{index}")),
-            vec![index as u8; 100 + index * 7919 % 4800],
-        )
-        .unwrap();
-    }
+    let old = small_files(&lab, files);
     let mib = Tree::of(old.path()).bytes_on_disk() >> 20;
     compare(
         &lab,
@@ -70,9 +55,49 @@ pub(crate) fn small() {
         &format!(
             "{files} small files ({mib} MiB), ext3 to an empty btrfs, seconds (ratio to hermitfs)"
         ),
-        &[HERMITFS, SERVED, BARE, RSYNC, CP],
+        &[HERMITFS, SERVED, BY_SOCKET, BARE, RSYNC, CP],
         &[false, true],
     );
+}
+
+/// As many as GlusterFS heals in a minute or two.
+pub(crate) fn served() {
+    let files = number("HERMITFS_BENCH_FILES", 6_000);
+    let lab = Lab::new("bench-served");
+    let old = small_files(&lab, files);
+    if let Err(why) = gluster::available() {
+        println!("\nno GlusterFS: {why}");
+        return;
+    }
+    let peer = Way {
+        compared: false,
+        ..way("GlusterFS", gluster::heal)
+    };
+    compare(
+        &lab,
+        &old,
+        &format!("{files} small files, both bricks behind a server, seconds (ratio to hermitfs)"),
+        &[SERVED, BY_SOCKET, peer],
+        &[false],
+    );
+}
+
+/// A disk with these, of 2.5 KB on average.
+fn small_files(lab: &Lab, files: usize) -> Disk {
+    let inodes = (files + 20_000).to_string();
+    let old = lab.disk_with("old", Format::Ext3, 2048, &["-N", &inodes], "");
+    for index in 0..files {
+        let directory = old.join(format!("{:03}", index % 600));
+        if index < 600 {
+            fs::create_dir(&directory).unwrap();
+        }
+        fs::write(
+            directory.join(format!("file-{index}")),
+            vec![index as u8; 100 + index * 7919 % 4800],
+        )
+        .unwrap();
+    }
+    old
 }
 
 /// One big file.
@@ -169,14 +194,21 @@ fn heal(lab: &Lab, old: &Path, new: &Path) -> Duration {
 }
 
 fn heal_served(lab: &Lab, old: &Path, new: &Path) -> Duration {
+    heal_loopback(lab, &loopback(), old, new)
+}
+
+fn heal_by_socket(lab: &Lab, old: &Path, new: &Path) -> Duration {
+    heal_loopback(lab, &loopback_by_socket(lab), old, new)
+}
+
+fn heal_loopback(lab: &Lab, volfile: &Path, old: &Path, new: &Path) -> Duration {
     let mut migration = lab.migration(old, new);
     let set = [
         format!("old={}", old.display()),
         format!("new={}", new.display()),
         format!("socket={}", lab.path().join("bricks.sock").display()),
     ];
-    let volfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("../volfiles/migrate-loopback.vol");
-    migration.use_volfile(&volfile, &set.each_ref().map(String::as_str));
+    migration.use_volfile(volfile, &set.each_ref().map(String::as_str));
     migrate(migration)
 }
 

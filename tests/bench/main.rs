@@ -41,7 +41,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "small",
-        what: "many small files: hermitfs, the same with both bricks served, a bare copier, rsync, cp",
+        what: "many small files: hermitfs, the same with both bricks served (in one process, by a socket), a bare copier, rsync, cp",
         run: copying::small,
     },
     Part {
@@ -71,8 +71,13 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "loopback",
-        what: "everyday jobs and one file, both bricks behind a server: hermitfs, GlusterFS",
+        what: "everyday jobs and one file, both bricks behind a server: hermitfs, the same by a socket, GlusterFS",
         run: loopback::run,
+    },
+    Part {
+        name: "served",
+        what: "small files with both bricks behind a server: hermitfs, the same by a socket, GlusterFS",
+        run: copying::served,
     },
     Part {
         name: "wire",

@@ -73,20 +73,22 @@ fn jobs(lab: &Lab) {
     compare(
         &format!("{FILES} files, client and daemon on one processor, seconds (ratio to hermitfs)"),
         &places,
-        || drop(migration.command("heal", &["--wait"]).expect(exit::OK)),
+        |nth| {
+            if nth == 0 {
+                migration.command("heal", &["--wait"]).expect(exit::OK);
+            }
+        },
     );
 }
 
-/// Does the jobs at each of the places, the first of which is hermitfs', and shows what they took.
-pub(crate) fn compare(title: &str, places: &[(&str, &Path)], settle: impl Fn()) {
+/// Does the jobs at each of the places, after `settle` for it, and shows what they took.
+pub(crate) fn compare(title: &str, places: &[(&str, &Path)], settle: impl Fn(usize)) {
     let mut times: Vec<Vec<Vec<Duration>>> = vec![vec![Vec::new(); JOBS.len()]; places.len()];
     for _ in 0..rounds() {
         for (nth, ((_, place), times)) in places.iter().zip(&mut times).enumerate() {
             sh(place, "sync -f . ; true");
             for ((_, script), times) in JOBS.iter().zip(times.iter_mut()) {
-                if nth == 0 {
-                    settle();
-                }
+                settle(nth);
                 let started = Instant::now();
                 sh(place, script);
                 times.push(started.elapsed());

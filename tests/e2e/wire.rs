@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hermitfs_tests::bricks::Bricks;
+use hermitfs_tests::bricks::{self, Bricks};
 use hermitfs_tests::crew::{self, Crew};
 use hermitfs_tests::disk::{Disk, Format};
 use hermitfs_tests::hermitfs::exit;
@@ -27,8 +27,15 @@ fn shipped(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// How a pair reaches the server in its own process.
+#[derive(Clone, Copy)]
+enum By {
+    Calls,
+    Socket,
+}
+
 /// Both bricks behind a server, the pair in front, all in one process.
-fn loopback<'lab>(lab: &'lab Lab, old: &Disk, new: &Disk) -> Migration<'lab> {
+fn loopback<'lab>(lab: &'lab Lab, old: &Disk, new: &Disk, by: By) -> Migration<'lab> {
     let mut migration = lab.migration(old.path(), new.path());
     let set = [
         format!("old={}", old.path().display()),
@@ -36,7 +43,11 @@ fn loopback<'lab>(lab: &'lab Lab, old: &Disk, new: &Disk) -> Migration<'lab> {
         format!("socket={}", lab.path().join("bricks.sock").display()),
     ];
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
-    migration.use_volfile(&shipped("migrate-loopback.vol"), &set);
+    let volfile = match by {
+        By::Calls => bricks::loopback(),
+        By::Socket => bricks::loopback_by_socket(lab),
+    };
+    migration.use_volfile(&volfile, &set);
     migration
 }
 
@@ -50,7 +61,7 @@ fn a_loopback_pair_heals_the_odd_tree_equal_and_is_cut_over() {
     Odd::small().build(old.path(), 61);
     let view = lab.quiet_view(old.path());
     let before = Tree::of(&view);
-    let mut migration = loopback(&lab, &old, &new);
+    let mut migration = loopback(&lab, &old, &new, By::Calls);
     migration.start();
     migration.wait_ready(Duration::from_secs(180));
     migration.assert_bricks_equal();
@@ -71,7 +82,7 @@ fn four_processes_work_through_a_loopback_pair_that_is_killed() {
     );
     let seeds = crew::seeds(3);
     crew::build(old.path(), &seeds);
-    let mut migration = loopback(&lab, &old, &new);
+    let mut migration = loopback(&lab, &old, &new, By::Socket);
     migration.start();
     let mut crew = Crew::start(&lab, migration.mount(), &seeds, true);
     for _ in 0..3 * crew::soak() {

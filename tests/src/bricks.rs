@@ -14,6 +14,21 @@ use crate::hermitfs::command;
 use crate::lab::Lab;
 use crate::wait::until;
 
+/// The worked example: a pair and the server of its bricks in one process.
+pub fn loopback() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../volfiles/migrate-loopback.vol")
+}
+
+/// The same by the server's socket, as if it was another process.
+pub fn loopback_by_socket(lab: &Lab) -> PathBuf {
+    let text = fs::read_to_string(loopback()).unwrap();
+    let client = "type = \"protocol/client\"\n";
+    let parts: Vec<&str> = text.split(client).collect();
+    assert_eq!(parts.len(), 3, "a source and a sink");
+    let far = parts.join(&format!("{client}in-process = false\n"));
+    lab.file("loopback-by-socket.vol", &far)
+}
+
 /// Whether all threads of a process are stopped.
 fn stands(pid: u32) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();

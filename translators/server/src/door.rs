@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hermitfs_api::{
     Allocate, Errno, Error, File, Lock, LockKind, OpenFlags, Origin, RenameFlags, Result, Role,
     Seek, XattrFlags,
@@ -461,14 +461,12 @@ impl Brick for Door {
         let read = move |call: Arc<Call>| async move {
             check::range(request.at, request.len.into())?;
             let file = call.file(request.file)?;
-            let mut data = BytesMut::zeroed(check::data(request.len as usize)?);
-            let len = call
-                .volume()
-                .read(&call.cx, &file, request.at, &mut data)
-                .await?;
-            data.truncate(len);
+            let mut buffer = self.0.buffers.take(check::data(request.len as usize)?);
+            let volume = call.volume();
+            let room = buffer.room();
+            let len = volume.read(&call.cx, &file, request.at, room).await?;
             Ok(v1::DataReply {
-                data: data.freeze(),
+                data: buffer.filled(len),
             })
         };
         self.0.answer(request.head, Pace::Quick, read).await

@@ -18,6 +18,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status, transport};
 
+use crate::buffers::Buffers;
 use crate::change::Changes;
 use crate::claims::Claims;
 use crate::door::Door;
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) claims: Claims,
     pub(crate) roles: Roles,
     pub(crate) work: Work,
+    pub(crate) buffers: Buffers,
     /// Of this process.
     pub(crate) incarnation: [u8; 16],
 }
@@ -99,6 +101,7 @@ impl Shared {
             exports,
             sessions: Sessions::new(options.grace()),
             work: Work::default(),
+            buffers: Buffers::default(),
             incarnation: rand::random(),
         }))
     }

@@ -1,6 +1,7 @@
 //! Small files of a directory that are new to the sink, met by a walk or marked because users made
-//! them: many at a time, each read in one go and made in one go. Whatever is out of the ordinary about one of them is left to the way on which
-//! every step is taken by itself ([`Healer::name`]), with its errors and exceptions.
+//! them: many at a time, each read in one go and made in one go. Whatever is out of the ordinary
+//! about one of them is left to the way on which every step is taken by itself ([`Healer::name`]),
+//! with its errors and exceptions.
 
 use std::sync::Arc;
 

@@ -93,3 +93,112 @@ impl Ways {
         *self.0.lock() = Known::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::{Identity, Kind};
+
+    use super::*;
+    use crate::ledger::{Known as KnownTo, Touch};
+    use crate::record::Locator;
+
+    const ABOVE: Oid = Oid(1, 1);
+    const FROM: Oid = Oid(1, 2);
+
+    fn name() -> Bytes {
+        b"name"[..].into()
+    }
+
+    fn at(dir: Oid) -> Place {
+        Place::At {
+            dir,
+            handle: None,
+            name: name(),
+        }
+    }
+
+    fn inode(ino: u64) -> Arc<Inode> {
+        let identity = Identity {
+            dev: 1,
+            ino,
+            generation: 0,
+        };
+        Arc::new(Inode::new(identity, Kind::Directory, ()))
+    }
+
+    fn down(ledger: &Ledger) -> Down {
+        let next = inode(10);
+        let place = ledger.place_of(Oid::from(next.identity())).cloned();
+        Down {
+            from: FROM,
+            next,
+            image: inode(20),
+            seen: ledger.name_seen(ABOVE, &name()),
+            place,
+        }
+    }
+
+    /// A user begins to change the name; at the end of it, when told so.
+    fn changed(ledger: &mut Ledger, ends: bool) {
+        let known = KnownTo {
+            oid: ABOVE,
+            kind: Kind::Directory,
+            locator: Locator::default(),
+            dir: None,
+        };
+        let ticket = ledger.begin(&[Touch::Name(ABOVE, name())], &[], &[known], 0);
+        if ends {
+            ledger.end(ticket.unwrap(), 0, 0);
+        }
+    }
+
+    #[test]
+    fn a_way_holds_until_its_name_is_changed_or_its_image_is_moved() {
+        let next = Oid::from(inode(10).identity());
+        let holds = |before: &dyn Fn(&mut Ledger), meanwhile: &dyn Fn(&mut Ledger)| {
+            let mut ledger = Ledger::default();
+            before(&mut ledger);
+            let down = down(&ledger);
+            meanwhile(&mut ledger);
+            down.holds(&ledger, ABOVE, &name())
+        };
+        let nothing = |_: &mut Ledger| {};
+        let there = |ledger: &mut Ledger| ledger.set_place(next, None, at(ABOVE));
+        let elsewhere = |ledger: &mut Ledger| ledger.set_place(next, None, at(Oid(9, 9)));
+        let changed_and_there = |ledger: &mut Ledger| {
+            changed(ledger, true);
+            there(ledger);
+        };
+        assert!(holds(&nothing, &nothing));
+        assert!(holds(&there, &nothing));
+        assert!(
+            holds(&changed_and_there, &nothing),
+            "it stands there all the same"
+        );
+        for before in [&nothing as &dyn Fn(&mut Ledger), &there, &changed_and_there] {
+            for ends in [false, true] {
+                assert!(!holds(before, &|ledger| changed(ledger, ends)));
+            }
+            assert!(!holds(before, &elsewhere));
+        }
+        assert!(!holds(&nothing, &there));
+        assert!(!holds(&elsewhere, &nothing));
+        assert!(
+            !holds(&|ledger| changed(ledger, true), &nothing),
+            "open, and not known to be there"
+        );
+    }
+
+    #[test]
+    fn a_way_is_had_again_from_where_it_was_found_until_all_is_forgotten() {
+        let (ways, ledger) = (Ways::default(), Ledger::default());
+        ways.found(ABOVE, name(), down(&ledger));
+        ways.located(ABOVE, Some([].into()));
+        assert!(ways.down(ABOVE, FROM, &name()).is_some());
+        assert!(ways.down(ABOVE, Oid(1, 3), &name()).is_none());
+        assert!(ways.path(ABOVE).is_some());
+        ways.forget_all();
+        assert!(ways.down(ABOVE, FROM, &name()).is_none());
+        assert!(ways.path(ABOVE).is_none());
+    }
+}

@@ -165,7 +165,7 @@ impl Ledger {
 mod tests {
     use hermitfs_api::Kind;
 
-    use crate::ledger::{Known, Ledger, Outcome, Touch};
+    use crate::ledger::{Known, Ledger, Outcome, Ticket, Touch};
     use crate::record::{Bytes, Locator, Oid, Piece, Place};
 
     const DIR: Oid = Oid(1, 1);
@@ -199,22 +199,13 @@ mod tests {
     #[test]
     fn what_is_known_of_a_file_or_its_name_keeps_it_from_being_taken_for_new() {
         assert!(is_claimed(|_| ()));
-        let (dir, file) = (known(DIR, Kind::Directory), known(FILE, Kind::File));
-        let begun = |ledger: &mut Ledger, touch| {
-            let both = [dir.clone(), file.clone()];
-            ledger.begin(&[touch], &[], &both, 0).unwrap()
-        };
         let body = || Touch::Body {
             oid: FILE,
             data: None,
             escaped: false,
         };
         assert!(!is_claimed(|l| drop(begun(l, body()))), "in flight");
-        let ended = |ledger: &mut Ledger| {
-            let ticket = begun(ledger, body());
-            ledger.end(ticket, 0, 0);
-        };
-        assert!(!is_claimed(ended), "changed");
+        assert!(!is_claimed(|l| did(l, body())), "changed");
         assert!(!is_claimed(|l| drop(begun(l, Touch::Name(DIR, name())))));
         assert!(
             !is_claimed(|l| drop(l.cut())),
@@ -242,13 +233,8 @@ mod tests {
     /// A file that somebody makes, whose name and body are marked by it. Whether it is claimed as new
     /// when `meanwhile` came after it was read.
     fn is_claimed_marked(meanwhile: impl FnOnce(&mut Ledger)) -> bool {
-        let mut ledger = Ledger::default();
-        let both = [known(DIR, Kind::Directory), known(FILE, Kind::File)];
-        let made = [Touch::Name(DIR, name())];
-        let ticket = ledger.begin(&made, &[], &both, 0).unwrap();
-        ledger.end(ticket, 0, 0);
-        let ticket = ledger.begin(&[written()], &[], &both, 0).unwrap();
-        ledger.end(ticket, 0, 0);
+        let mut ledger = made();
+        did(&mut ledger, written());
         let generation = ledger.generation_of(DIR, &Piece::Name(name()));
         let body = ledger.body_work(FILE).unwrap().generation;
         let since = ledger.moment();
@@ -264,6 +250,24 @@ mod tests {
         claimed.is_some()
     }
 
+    /// What is known when a file was made.
+    fn made() -> Ledger {
+        let mut ledger = Ledger::default();
+        did(&mut ledger, Touch::Name(DIR, name()));
+        ledger
+    }
+
+    fn begun(ledger: &mut Ledger, touch: Touch) -> Ticket {
+        let both = [known(DIR, Kind::Directory), known(FILE, Kind::File)];
+        ledger.begin(&[touch], &[], &both, 0).unwrap()
+    }
+
+    /// Begun and ended.
+    fn did(ledger: &mut Ledger, touch: Touch) {
+        let ticket = begun(ledger, touch);
+        ledger.end(ticket, 0, 0);
+    }
+
     fn written() -> Touch {
         Touch::Body {
             oid: FILE,
@@ -276,20 +280,13 @@ mod tests {
     fn a_new_file_with_marks_is_claimed_when_nobody_was_at_it_since_it_was_read() {
         assert!(is_claimed_marked(|_| ()));
         assert!(!is_claimed_marked(|l| {
-            drop(l.begin(&[written()], &[], &[], 0).unwrap());
+            drop(begun(l, written()));
         }));
         assert!(
-            !is_claimed_marked(|l| {
-                let ticket = l.begin(&[written()], &[], &[], 0).unwrap();
-                l.end(ticket, 0, 0);
-            }),
+            !is_claimed_marked(|l| did(l, written())),
             "written while it was read"
         );
-        let named = [Touch::Name(DIR, name())];
-        assert!(!is_claimed_marked(|l| {
-            let ticket = l.begin(&named, &[], &[], 0).unwrap();
-            l.end(ticket, 0, 0);
-        }));
+        assert!(!is_claimed_marked(|l| did(l, Touch::Name(DIR, name()))));
         assert!(!is_claimed_marked(|l| assert!(l.claim(FILE))));
         assert!(
             !is_claimed_marked(|l| {
@@ -303,23 +300,16 @@ mod tests {
             data: None,
             escaped: true,
         };
-        let stored = |l: &mut Ledger| {
-            let ticket = l
-                .begin(std::slice::from_ref(&escaped), &[], &[], 0)
-                .unwrap();
-            l.end(ticket, 0, 0);
-        };
-        assert!(!is_claimed_marked(stored), "stores that nobody sees");
+        assert!(
+            !is_claimed_marked(|l| did(l, escaped)),
+            "stores that nobody sees"
+        );
     }
 
     #[test]
     fn an_operation_that_ends_after_the_moment_is_noticed() {
-        let mut ledger = Ledger::default();
-        let both = [known(DIR, Kind::Directory), known(FILE, Kind::File)];
-        let made = [Touch::Name(DIR, name())];
-        let ticket = ledger.begin(&made, &[], &both, 0).unwrap();
-        ledger.end(ticket, 0, 0);
-        let under_way = ledger.begin(&[written()], &[], &both, 0).unwrap();
+        let mut ledger = made();
+        let under_way = begun(&mut ledger, written());
         let generation = ledger.generation_of(DIR, &Piece::Name(name()));
         let since = ledger.moment();
         ledger.end(under_way, 0, 0);
