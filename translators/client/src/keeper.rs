@@ -96,6 +96,7 @@ impl Keeper {
                     drop(line);
                     let session = Arc::new(session);
                     self.state.send_replace(State::Up(session.clone()));
+                    self.undo_waits();
                     let Some(why) = self.tend(&session, grace).await else {
                         return;
                     };

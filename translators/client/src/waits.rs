@@ -115,25 +115,27 @@ impl Line {
         }
         let _alone = self.waits.talk.write().await;
         while let Some(unheard) = self.waits.first(come) {
-            self.undo(&unheard).await;
+            if !self.undo(&unheard).await {
+                return;
+            }
             self.waits.unheard.lock().all.pop_front();
         }
     }
 
-    async fn undo(&self, unheard: &Unheard) {
+    /// False while the line is down: to be done when it is there again.
+    async fn undo(&self, unheard: &Unheard) -> bool {
         let Some(opened) = unheard.file.leaf::<Opened>() else {
-            return;
+            return true;
         };
-        // Without a session there are no locks.
         while let Ok(session) = self.session().await {
             match self.have_again(&session, opened, unheard).await {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(Fault::Operation(error)) => {
                     let server = &self.options.address;
                     tracing::error!(%server, "a lock was lost; its open file gets EIO until it is closed: {error}");
                     opened.lose();
                     self.held.release(opened.id);
-                    return;
+                    return true;
                 }
                 Err(_) => {
                     self.broken(&session);
@@ -141,6 +143,7 @@ impl Line {
                 }
             }
         }
+        false
     }
 
     async fn have_again(
