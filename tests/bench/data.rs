@@ -95,13 +95,21 @@ pub(crate) fn compare(title: &str, places: [(&str, &Path); 2], settle: impl Fn()
 
 /// MiB a second.
 fn fio(place: &Path, job: &str, direction: &str) -> f64 {
+    let file = place.join("bench.dat");
     let output = run_command(
         Command::new(need::program_at("fio"))
-            .args(["--name=bench", "--filename=bench.dat", "--size=256M"])
+            // The whole path: what `--directory` says counts only for the names that come after it.
+            .arg("--name=bench")
+            .arg(format!("--filename={}", file.display()))
+            .arg("--size=256M")
             .args(["--ioengine=psync", "--fallocate=none", "--invalidate=0"])
             .args(["--randseed=7", "--output-format=json"])
-            .args(job.split_whitespace())
-            .arg(format!("--directory={}", place.display())),
+            .args(job.split_whitespace()),
+    );
+    assert!(
+        file.is_file(),
+        "fio worked elsewhere than at {}",
+        file.display()
     );
     let told: Value = serde_json::from_str(&text(&output)).unwrap();
     told["jobs"][0][direction]["bw"].as_f64().unwrap() / 1024.0
