@@ -24,6 +24,7 @@ struct Inner {
     objects: HashMap<Identity, LockSet>,
     /// Open files that have taken a lock, by their number here.
     files: HashMap<u64, (Identity, Weak<File>)>,
+    /// How often something was put back.
     undos: u64,
 }
 

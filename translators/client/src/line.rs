@@ -65,7 +65,7 @@ pub(crate) enum Word {
     Broken(u64),
     /// A file is closed: session and number.
     Release(u64, u64),
-    /// Waits for locks were dropped.
+    /// Locks were asked for, and nobody heard the answer.
     Undo,
     /// Say Bye and end.
     End,
