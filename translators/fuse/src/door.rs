@@ -220,7 +220,7 @@ impl Door {
         match volume.open(cx, &inode, flags).await {
             Ok(file) => Ok((self.handle(id, file, granted.mode), granted)),
             Err(error) => {
-                self.openings.release(inode.identity(), granted.mode);
+                self.openings.release(inode.identity(), granted.mode, 0);
                 Err(error)
             }
         }
@@ -259,7 +259,9 @@ impl Door {
                 return self.changing(cx, open.node, &open, kills, write).await;
             }
             let write = volume.write(cx, &open.file, at, data);
-            self.changing(cx, open.node, &open, kills, write).await
+            let written = self.changing(cx, open.node, &open, kills, write).await?;
+            open.written.fetch_add(written as u64, Ordering::Relaxed);
+            Ok(written)
         })
     }
 
@@ -296,15 +298,19 @@ impl Door {
         FileHandle(self.files.insert(node, file, mode))
     }
 
-    pub(crate) async fn release(&self, cx: &Context, handle: FileHandle) -> Result<()> {
+    pub(crate) async fn release(self: &Arc<Self>, cx: &Context, handle: FileHandle) -> Result<()> {
         let open = self
             .files
             .remove(handle.0)
             .ok_or(Error::new(Errno::EBADF))?;
         let released = self.volume().release(cx, &open.file).await;
-        let (identity, mode) = (open.opened_as, open.mode);
+        let (identity, mode, node) = (open.opened_as, open.mode, open.node);
+        let written = open.written.load(Ordering::Relaxed);
         drop(open);
-        self.openings.release(identity, mode);
+        if self.openings.release(identity, mode, written) {
+            let door = self.clone();
+            self.work.aside(move || door.drop_pages(node, 0, 0));
+        }
         if mode.is_backed() {
             self.statistics.bypassing.fetch_sub(1, Ordering::Relaxed);
         }
@@ -412,7 +418,7 @@ impl Door {
                     Ok((found, handle, granted))
                 }
                 Err(error) => {
-                    self.openings.release(inode.identity(), granted.mode);
+                    self.openings.release(inode.identity(), granted.mode, 0);
                     Err(error)
                 }
             };

@@ -25,6 +25,8 @@ pub(crate) struct Open {
     pub(crate) plain: Plain,
     /// Somebody has asked for a lock through it.
     pub(crate) locked: AtomicBool,
+    /// Bytes written through it.
+    pub(crate) written: AtomicU64,
 }
 
 pub(crate) struct Files {
@@ -50,6 +52,7 @@ impl Files {
             mode,
             plain: Plain::default(),
             locked: AtomicBool::new(false),
+            written: AtomicU64::new(0),
         });
         self.shard(handle).write().insert(handle, open);
         handle
@@ -84,6 +87,7 @@ impl Files {
                         file: file.clone(),
                         plain: Plain::default(),
                         locked: AtomicBool::new(false),
+                        written: AtomicU64::new(0),
                         opened_as: open.opened_as,
                         node: open.node,
                         mode: open.mode,

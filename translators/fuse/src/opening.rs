@@ -197,13 +197,14 @@ impl Openings {
         }
     }
 
-    /// An open is gone; the kernel has counted it out before.
-    pub(crate) fn release(&self, identity: Identity, mode: Mode) {
+    /// An open is gone, through which so many bytes were written; the kernel has counted it out
+    /// before. Whether the kernel's pages of the file are of no more use.
+    pub(crate) fn release(&self, identity: Identity, mode: Mode, written: u64) -> bool {
         let mut shard = self.shard(identity).lock();
         let Some(opened) = shard.get_mut(&identity) else {
-            return;
+            return false;
         };
-        opened.modes.release(mode);
+        let surplus = opened.modes.release(mode, written);
         // Closed below, when the lock is gone.
         let mut _backing = None;
         if !opened.modes.is_backed() {
@@ -215,6 +216,7 @@ impl Openings {
             shard.retain(|_, other| !other.modes.is_closed() || other.inode.strong_count() > 0);
         }
         drop(shard);
+        surplus && self.passthrough()
     }
 
     fn shard(&self, identity: Identity) -> &Mutex<HashMap<Identity, Opened>> {

@@ -64,6 +64,13 @@ impl Work {
         }
     }
 
+    /// Runs what nobody waits for, on another thread.
+    pub(crate) fn aside(&self, job: impl FnOnce() + Send + 'static) {
+        if let Some(runtime) = runtime() {
+            runtime.spawn_blocking(job);
+        }
+    }
+
     fn send_away(&self, mut request: Pin<Box<Fenced>>) {
         self.statistics.overflowed.fetch_add(1, Ordering::Relaxed);
         match runtime() {

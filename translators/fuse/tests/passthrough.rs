@@ -121,6 +121,40 @@ fn a_small_file_is_read_once_and_not_looked_at_again() {
 }
 
 #[test]
+fn pages_of_a_large_write_are_dropped_after_the_last_close() {
+    let (lender, _) = Lender::new();
+    let mounted = Mounted::new(lender);
+    let options = File::options().read(true).write(true).create(true).clone();
+    let write = |name: &str, size: usize| {
+        let file = options.open(mounted.at(name)).unwrap();
+        file.write_all_at(&vec![b'x'; size], 0).unwrap();
+        file.sync_all().unwrap();
+    };
+    // Whether the kernel has to ask for the content.
+    let asks = |name: &str| {
+        let file = options.open(mounted.at(name)).unwrap();
+        let before = mounted.requests(Op::Read);
+        file.read_exact_at(&mut [0; 100], 0).unwrap();
+        mounted.requests(Op::Read) > before
+    };
+    write("little", 300 << 10);
+    write("much", 4 << 20);
+    let dropped = (0..500).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        asks("much")
+    });
+    assert!(dropped, "the pages are still there");
+    assert!(!asks("little"), "pages of a small write are kept");
+    // Whoever comes in between finds what was written.
+    let held = options.open(mounted.at("much")).unwrap();
+    write("much", 4 << 20);
+    held.write_all_at(b"y", 5).unwrap();
+    drop(held);
+    let content = fs::read(mounted.at("much")).unwrap();
+    assert!(content.len() == 4 << 20 && content.starts_with(b"xxxxxyx"));
+}
+
+#[test]
 fn read_write_beside_a_reader_is_told_to_the_volume_first() {
     let (lender, seen) = Lender::new();
     let mounted = Mounted::new(lender);
