@@ -18,10 +18,12 @@ pub mod admin {
 pub mod brick {
     mod compound;
     mod convert;
+    mod laden;
     mod status;
 
     pub use compound::{MAX_SMALL, MAX_TOGETHER};
     pub use convert::Malformed;
+    pub use laden::{CONTENT_TYPE, Heard, Laden, Pieces};
     pub use status::{Fault, fault_of, status_of, unknown_session};
 
     /// The version that this release speaks.

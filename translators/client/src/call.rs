@@ -4,19 +4,15 @@ use std::future::Future;
 use std::sync::Arc;
 
 use hermitfs_api::{Context, Errno, Error, Result};
-use hermitfs_proto::brick::v1::brick_client::BrickClient;
 use hermitfs_proto::brick::{Fault, fault_of, v1};
 use tokio::time::Instant;
 use tonic::{Code, Response, Status};
 
+use crate::brick::Brick;
 use crate::file::Opened;
 use crate::held::lost;
 use crate::line::{Line, Session};
 use crate::sequence::Ticket;
-use crate::wire::Wire;
-
-/// What calls go out by.
-pub(crate) type Brick = BrickClient<Wire>;
 
 /// What it means to do an operation twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,9 @@ use hermitfs_proto::brick::{MAX_DATA, Malformed, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::Address;
+use crate::brick::Brick;
+use crate::call::Answered;
 use crate::call::Nature::{self, Again, Once, Reads};
-use crate::call::{Answered, Brick};
 use crate::dial::{Dialer, Way};
 use crate::file::Opened;
 use crate::keeper::{Keeper, Trouble};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hermitfs_api::{Attr, Context, Errno, Inode, NameBuf, Result, Snapshot, Whole};
 use hermitfs_proto::brick::{MAX_DATA, MAX_TOGETHER, Malformed, v1};
 
-use crate::call::Brick;
+use crate::brick::Brick;
 use crate::call::Nature::{Once, Reads};
 use crate::client::{Client, malformed};
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hermitfs_api::Errno;
-use hermitfs_proto::brick::v1::brick_client::BrickClient;
-use hermitfs_proto::brick::{Fault, MAX_MESSAGE, REPLIES, VERSION, v1};
+use hermitfs_proto::brick::{Fault, REPLIES, VERSION, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Response, Status};
 
-use crate::call::{Brick, read};
+use crate::brick::Brick;
+use crate::call::read;
 use crate::dial::{Way, root_cause};
 use crate::file::Opened;
 use crate::here;
@@ -153,12 +153,10 @@ impl Keeper {
     async fn connect(&mut self, line: &Line) -> Result<(Session, Duration), Trouble> {
         let patience = line.options.ping_timeout();
         let dialing = self.way.dial(&line.options.address, patience);
-        let channel = timeout(patience, dialing).await;
-        let channel = channel.map_err(|_| Trouble::NoAnswer("no connection in time".into()))?;
-        let channel = channel.map_err(|error| Trouble::NoAnswer(root_cause(&error)))?;
-        let mut brick = BrickClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
+        let wire = timeout(patience, dialing).await;
+        let wire = wire.map_err(|_| Trouble::NoAnswer("no connection in time".into()))?;
+        let wire = wire.map_err(|error| Trouble::NoAnswer(root_cause(&error)))?;
+        let mut brick = Brick::new(wire);
         let given_up = line.sequence.given_up();
         let hello = v1::HelloRequest {
             versions: vec![VERSION],

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod brick;
 mod call;
 mod client;
 mod compound;

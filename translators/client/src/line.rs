@@ -9,7 +9,8 @@ use hermitfs_proto::brick::{Fault, v1};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use crate::call::{Brick, read};
+use crate::brick::Brick;
+use crate::call::read;
 use crate::dirty::Dirty;
 use crate::held::Held;
 use crate::keeper;

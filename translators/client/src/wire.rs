@@ -5,8 +5,6 @@
 //! answer is there. (Tonic's channel writes the head first, which wakes the server twice, and wakes the
 //! caller for its queue, the answer's head, and the answer.)
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +15,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong, Reason, SendStream};
-use hermitfs_proto::brick::MAX_DATA;
+use hermitfs_proto::brick::{MAX_DATA, Pieces};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
 use http_body::{Body as _, Frame};
@@ -96,7 +94,7 @@ impl Far {
     }
 
     /// One call, from its first byte to its last.
-    async fn converse(self, request: Request<Body>) -> Result<Response<Answer>, Status> {
+    async fn converse(self, request: Request<Body>) -> Result<Response<Pieces>, Status> {
         let (mut head, body) = request.into_parts();
         let mut uri = head.uri.into_parts();
         (uri.scheme, uri.authority) = (Some(self.scheme), Some(self.authority));
@@ -106,7 +104,7 @@ impl Far {
         let (response, stream) = requests.send_request(request, false).map_err(cut)?;
         say(stream, body).await?;
         let (head, mut stream) = response.await.map_err(cut)?.into_parts();
-        let mut answer = Answer::default();
+        let mut answer = Pieces::default();
         while let Some(data) = stream.data().await {
             let data = match data {
                 Ok(data) => data,
@@ -116,10 +114,13 @@ impl Far {
             };
             // Room for as much again.
             let _ = stream.flow_control().release_capacity(data.len());
-            answer.0.push_back(Frame::data(data));
+            answer.push(Frame::data(data));
         }
         let trailers = stream.trailers().await.map_err(cut)?;
-        answer.0.extend(trailers.map(Frame::trailers));
+        trailers
+            .map(Frame::trailers)
+            .into_iter()
+            .for_each(|end| answer.push(end));
         Ok(Response::from_parts(head, answer))
     }
 }
@@ -161,11 +162,11 @@ async fn silence(pings: Option<PingPong>, pulse: Pulse) {
 }
 
 /// All that is said in an answer.
-async fn heard(mut near: Near, request: Request<Body>) -> Result<Response<Answer>, Status> {
+async fn heard(mut near: Near, request: Request<Body>) -> Result<Response<Pieces>, Status> {
     let (head, mut body) = near.call(request).await?.into_parts();
-    let mut answer = Answer::default();
+    let mut answer = Pieces::default();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        answer.0.push_back(frame?);
+        answer.push(frame?);
     }
     Ok(Response::from_parts(head, answer))
 }
@@ -173,12 +174,12 @@ async fn heard(mut near: Near, request: Request<Body>) -> Result<Response<Answer
 /// A call that is under way; given up when it is dropped.
 pub(crate) enum Calling {
     /// Driven by the connection's thread.
-    Far(JoinHandle<Result<Response<Answer>, Status>>),
-    Near(BoxFuture<'static, Result<Response<Answer>, Status>>),
+    Far(JoinHandle<Result<Response<Pieces>, Status>>),
+    Near(BoxFuture<'static, Result<Response<Pieces>, Status>>),
 }
 
 impl Future for Calling {
-    type Output = Result<Response<Answer>, Status>;
+    type Output = Result<Response<Pieces>, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
@@ -202,7 +203,7 @@ impl Drop for Calling {
 }
 
 impl Service<Request<Body>> for Wire {
-    type Response = Response<Answer>;
+    type Response = Response<Pieces>;
     type Error = Status;
     type Future = Calling;
 
@@ -215,22 +216,6 @@ impl Service<Request<Body>> for Wire {
             Wire::Far(far) => Calling::Far(far.runtime.spawn(far.clone().converse(request))),
             Wire::Near(near) => Calling::Near(Box::pin(heard(near.clone(), request))),
         }
-    }
-}
-
-/// What a server has answered, all of it.
-#[derive(Default)]
-pub(crate) struct Answer(VecDeque<Frame<Bytes>>);
-
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(Ok))
     }
 }
 

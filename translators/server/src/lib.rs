@@ -12,6 +12,7 @@ mod export;
 mod given;
 mod journal;
 mod judge;
+mod laden;
 mod listen;
 mod near;
 mod objects;

@@ -24,6 +24,7 @@ use crate::claims::Claims;
 use crate::door::Door;
 use crate::export::Export;
 use crate::given::{Connection, Given};
+use crate::laden::Answering;
 use crate::listen::Address;
 use crate::near::Near;
 use crate::options::{OpenError, Options};
@@ -267,10 +268,12 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// What answers, by whatever way a call comes.
-pub(crate) fn service(shared: &Arc<Shared>) -> BrickServer<Door> {
-    BrickServer::new(Door(shared.clone()))
+pub(crate) fn service(shared: &Arc<Shared>) -> Answering {
+    let door = Door(shared.clone());
+    let calls = BrickServer::new(door.clone())
         .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    Answering::new(door, calls)
 }
 
 /// What answers at every address.

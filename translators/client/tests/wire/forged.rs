@@ -2,25 +2,30 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hermitfs_api::Translator;
 use hermitfs_posix::Posix;
 use hermitfs_proto::brick::v1::brick_client::BrickClient;
-use hermitfs_proto::brick::{Fault, VERSION, fault_of, v1};
+use hermitfs_proto::brick::{CONTENT_TYPE, Fault, Pieces, VERSION, fault_of, v1};
 use hermitfs_server::{Address, Options, Server};
+use http_body::Frame;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tonic::body::Body;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
+use tower::ServiceExt;
 
 /// A served directory in which there is a secret beside it, and a session.
 struct Forger {
     place: TempDir,
     _server: Server,
     runtime: Runtime,
+    address: SocketAddr,
     brick: BrickClient<Channel>,
     session: u64,
     root: v1::Entry,
@@ -61,6 +66,7 @@ impl Forger {
             place,
             _server: server,
             runtime,
+            address,
             brick,
             session: greeted.into_inner().session,
             root: v1::Entry::default(),
@@ -308,6 +314,80 @@ fn forged_handles_are_stale_whatever_their_bytes() {
         Ok(())
     });
     tried.unwrap();
+}
+
+#[test]
+fn content_of_any_length_goes_to_and_comes_from_clients_that_are_not_ours() {
+    let forger = Forger::new();
+    let create = ask!(
+        forger,
+        create,
+        CreateRequest {
+            dir: forger.root.object.clone(),
+            name: "file".into(),
+            flags: libc::O_RDWR,
+            mode: 0o600,
+        }
+    );
+    let file = create.unwrap().into_inner().file;
+    for len in [0, 1, 4095, 4096, 70_000, 1 << 20] {
+        let data: bytes::Bytes = (0..len).map(|n| (n * 31 % 251) as u8).collect();
+        let write = ask!(
+            forger,
+            write,
+            WriteRequest {
+                file: file,
+                data: data.clone()
+            }
+        );
+        assert_eq!(write.unwrap().into_inner().count, len);
+        let read = ask!(
+            forger,
+            read,
+            ReadRequest {
+                file: file,
+                len: len as u32
+            }
+        );
+        assert!(read.unwrap().into_inner().data == data, "{len}");
+    }
+}
+
+#[test]
+fn bodies_that_are_no_messages_are_refused_and_never_end_the_server() {
+    let forger = Forger::new();
+    let dial = Channel::from_shared(format!("http://{}", forger.address));
+    let channel = forger.runtime.block_on(dial.unwrap().connect()).unwrap();
+    let status = |call: &str, body: Vec<Vec<u8>>| {
+        let mut said = Pieces::default();
+        body.into_iter()
+            .for_each(|piece| said.push(Frame::data(piece.into())));
+        let mut request = http::Request::post(format!("/hermitfs.brick.v1.Brick/{call}"))
+            .body(Body::new(said))
+            .unwrap();
+        let (name, value) = CONTENT_TYPE;
+        request.headers_mut().insert(name, value);
+        let answer = forger
+            .runtime
+            .block_on(channel.clone().oneshot(request))
+            .unwrap();
+        Status::from_header_map(answer.headers()).map(|status| status.code())
+    };
+    let body = proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..4);
+    let call = prop::sample::select(vec!["Read", "Write", "Getattr"]);
+    let mut runner = TestRunner::new(Config::with_cases(300));
+    let tried = runner.run(&(call, body), |(call, body)| {
+        let refused = status(call, body);
+        prop_assert!(!matches!(refused, None | Some(Code::Ok)), "{refused:?}");
+        Ok(())
+    });
+    tried.unwrap();
+    // Longer than any message: refused before all of it is here.
+    let frame = [&[0][..], &(3u32 << 20).to_be_bytes()].concat();
+    let long = std::iter::once(frame).chain((0..48).map(|_| vec![0; 64 << 10]));
+    assert_eq!(status("Write", long.collect()), Some(Code::OutOfRange));
+    let root = ask!(forger, root, RootRequest {});
+    assert_eq!(root.unwrap().into_inner().object, forger.root.object);
 }
 
 #[test]
