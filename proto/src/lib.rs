@@ -19,11 +19,13 @@ pub mod brick {
     mod compound;
     mod convert;
     mod laden;
+    mod socket;
     mod status;
 
     pub use compound::{MAX_SMALL, MAX_TOGETHER};
     pub use convert::Malformed;
     pub use laden::{CONTENT_TYPE, Heard, Laden, Pieces};
+    pub use socket::widen;
     pub use status::{Fault, fault_of, status_of, unknown_session};
 
     /// The version that this release speaks.

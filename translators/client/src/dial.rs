@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use hermitfs_proto::brick::widen;
 use http::Uri;
 use http::uri::Scheme;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -90,6 +91,7 @@ impl Way {
             (Way::Other(dialer), _) => Far::over(dialer().await?, Scheme::HTTP, brisk).await,
             (_, Address::Unix(path)) => {
                 let stream = UnixStream::connect(path).await?;
+                widen(&stream);
                 Far::over(stream, Scheme::HTTP, brisk).await
             }
             (way, Address::Tcp(..)) => {

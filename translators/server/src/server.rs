@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hermitfs_api::{Context, Errno, Origin, Translator, block_on};
 use hermitfs_proto::brick::v1::brick_server::BrickServer;
-use hermitfs_proto::brick::{MAX_DATA, MAX_MESSAGE};
+use hermitfs_proto::brick::{MAX_DATA, MAX_MESSAGE, widen};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
@@ -314,7 +314,8 @@ fn serve(
     let (address, serving) = match listener {
         Listener::Unix(listener) => {
             let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
-            let incoming = UnixListenerStream::new(listener);
+            let incoming = UnixListenerStream::new(listener)
+                .map(|accepted| accepted.inspect(|socket| widen(socket)));
             let serving = tokio::spawn(router.serve_with_incoming(incoming));
             (asked.clone(), serving)
         }
