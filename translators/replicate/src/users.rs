@@ -13,7 +13,7 @@ use crate::gate::Gate;
 use crate::heal::{Books, HEAL, Held, MARKER_DIR, handle_of, known};
 use crate::ledger::{Departure, Known, Ticket, Touch, Why};
 use crate::leg::Leg;
-use crate::record::Oid;
+use crate::record::{Oid, Trust};
 
 /// The users' side of a pair.
 pub(crate) struct Users {
@@ -183,6 +183,26 @@ impl Users {
         }
     }
 
+    /// A name that the object has: what was last seen is only a hint, as answers overtake each other.
+    async fn name_of(&self, inode: &Arc<Inode>) -> Option<(Arc<Inode>, NameBuf)> {
+        let (dir, name) = self.source.whence(&HEAL, inode).await.ok()?;
+        let has = self.has_name(inode, &dir, &name).await;
+        has.then_some((dir, name))
+    }
+
+    async fn has_name(&self, inode: &Inode, dir: &Arc<Inode>, name: &Name) -> bool {
+        let there = self.source.lookup(&HEAL, dir, name).await;
+        there.is_ok_and(|there| there.inode.identity() == inode.identity())
+    }
+
+    fn image_of(&self, inode: &Inode, trust: Trust) -> Touch {
+        Touch::Image {
+            oid: oid(inode),
+            root: oid(&self.root),
+            trust,
+        }
+    }
+
     /// After a rename: pending marks of what moved are found under the new name.
     async fn relocate(&self, object: &Arc<Inode>, dir: &Arc<Inode>, name: &Name) {
         if object.kind() == Kind::Directory {
@@ -333,14 +353,29 @@ impl Translator for Users {
         let mut departures = Vec::new();
         // A name that it has: where its image stands, or will be looked for once more. Without
         // that the two names could become two objects on the sink.
-        let known_name = self.source.whence(&HEAL, inode).await.ok();
-        if let Some((old_dir, old_name)) = &known_name {
-            departures.push(self.departure(inode, old_dir, old_name, Why::Linked).await);
-            touches.push(Touch::Name(oid(old_dir), old_name.as_bytes().into()));
-            touches.push(attributes(old_dir));
-            objects.push(old_dir);
+        let known_name = self.name_of(inode).await;
+        match &known_name {
+            Some((old_dir, old_name)) => {
+                departures.push(self.departure(inode, old_dir, old_name, Why::Linked).await);
+                touches.push(Touch::Name(oid(old_dir), old_name.as_bytes().into()));
+                touches.push(attributes(old_dir));
+                objects.push(old_dir);
+            }
+            None => {
+                touches.push(self.image_of(inode, Trust::ALL));
+                objects.push(&self.root);
+            }
         }
         let _flight = self.begin(&touches, &objects, &departures).await?;
+        // From now on nothing is healed under that name before this is done. But before it was marked the
+        // object may have left it; then what was written down of its image is not true.
+        let _wide = match &known_name {
+            Some((old_dir, old_name)) if !self.has_name(inode, old_dir, old_name).await => {
+                let all = self.image_of(inode, Trust::NOTHING);
+                Some(self.begin(&[all], &[&self.root], &[]).await?)
+            }
+            _ => None,
+        };
         self.source.link(cx, inode, dir, name).await
     }
 
@@ -397,9 +432,15 @@ impl Translator for Users {
             objects.push(&other.inode);
         }
         let _flight = self.begin(&touches, &objects, &departures).await?;
-        self.source
+        let renamed = self
+            .source
             .rename(cx, dir, name, new_dir, new_name, flags)
-            .await?;
+            .await;
+        for leg in &self.legs {
+            let now = leg.leg.now();
+            leg.leg.ledger(|ledger| ledger.carry(&departures, now));
+        }
+        renamed?;
         self.relocate(&object.inode, new_dir, new_name).await;
         if let (Some(other), RenameFlags::Exchange) = (&other, flags) {
             self.relocate(&other.inode, dir, name).await;

@@ -349,7 +349,8 @@ impl Healer {
             return Ok(());
         };
         let oid = Oid::from(wanted.inode.identity());
-        // A marked name proves nothing, also when it is met by a walk.
+        // A marked name proves nothing, also when it is met by a walk: that goes on below all the same.
+        let walk = under;
         let under =
             under.filter(|_| !self.ledger(|ledger| ledger.name_dirty(slot, name.as_bytes())));
         let at = slot;
@@ -359,6 +360,7 @@ impl Healer {
             name,
             there,
             epoch: seen.0,
+            walk,
         };
         let is_dir = wanted.inode.kind() == Kind::Directory;
         // One image is made at a time: two names of one object may be met at once, and a

@@ -18,6 +18,8 @@ pub(super) struct Slot<'a> {
     pub(super) there: Option<Entry>,
     /// The ledger's epoch before the source was looked at.
     pub(super) epoch: u64,
+    /// The trust of the walk that has come here, by whatever name; `None` where there is only a mark.
+    pub(super) walk: Option<Trust>,
 }
 
 impl Healer {
@@ -62,7 +64,7 @@ impl Healer {
                 self.tally.file();
             }
             if is_dir && claimant == Some(oid) {
-                self.ensure(&known, under);
+                self.ensure(&known, slot.walk);
                 return Ok(());
             }
             if is_dir && claimant.is_none() && place.is_none() {
@@ -82,9 +84,7 @@ impl Healer {
         }
         debug_assert!(there.is_none());
         if self.bring(slot, wanted).await? {
-            if under.is_some() {
-                self.plant(&known, under);
-            }
+            self.plant(&known, slot.walk);
             return Ok(());
         }
         // Its attributes come at the end of its own walk.
@@ -336,12 +336,12 @@ impl Healer {
                 && self.adoptable(source, &attr, there).await?;
             if proven || adopted {
                 let mut done = Ok(());
-                if let Some(trust) = under {
+                if let Some(trust) = slot.walk {
                     done = self.compare(source, &attr, there, trust).await;
                 }
                 if let (Ok(()), Some(body)) = (&done, &body) {
                     let mut there = there.clone();
-                    if under.is_some() {
+                    if slot.walk.is_some() {
                         // As the comparison has left it.
                         let now = self.sink.getattr(&HEAL, &there.inode, None).await;
                         there.attr = now.at_sink("read attributes")?;
@@ -358,12 +358,17 @@ impl Healer {
             let there = look(&*self.sink, slot.sink_dir, slot.name)
                 .await
                 .at_sink("look up")?;
-            let there = there.ok_or(Setback::Later(10))?;
+            let mut there = there.ok_or(Setback::Later(10))?;
             self.note_image(oid, &attr, &there.inode).await;
-            let done = match &body {
-                Some(body) => self.change(&object, &there, body).await,
-                None => Ok(()),
-            };
+            let mut done = Ok(());
+            if let Some(trust) = slot.walk {
+                done = self.compare(source, &attr, &there, trust).await;
+                let now = self.sink.getattr(&HEAL, &there.inode, None).await;
+                there.attr = now.at_sink("read attributes")?;
+            }
+            if let (Ok(()), Some(body)) = (&done, &body) {
+                done = self.change(&object, &there, body).await;
+            }
             return self.finish_leaf(source, body, done).await;
         }
         self.ledger(|ledger| ledger.unplace(oid));

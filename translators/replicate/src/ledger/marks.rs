@@ -147,6 +147,20 @@ impl Ledger {
         }
     }
 
+    /// The same of one that has a mark, or is admitted.
+    pub(super) fn dirty_tree(&mut self, oid: Oid, trust: Trust, now: Millis) -> Piece {
+        if let Some(mark) = self.marks.get(&oid) {
+            let known = Known {
+                oid,
+                kind: mark.kind,
+                locator: mark.locator.clone(),
+                dir: mark.dir,
+            };
+            self.plant_tree(&known, trust, now);
+        }
+        Piece::Tree
+    }
+
     /// A user has just made this directory, and the name that it was made under is marked.
     pub(crate) fn bear(&mut self, oid: Oid) {
         self.born.insert(oid);
@@ -158,14 +172,15 @@ impl Ledger {
         self.born.remove(&oid)
     }
 
-    /// The same for a directory whose image is and stays where it is: a walk that is under way,
-    /// or to come, and trusts no more than this one, will do.
+    /// The same for a directory whose image is and stays where it is: a walk that is to come, and trusts no
+    /// more than this one, will do. One that is under way may have passed what this one is for.
     pub(crate) fn ensure_tree(&mut self, known: &Known, trust: Trust, now: Millis) {
         let tree = self
             .marks
             .get(&known.oid)
             .and_then(|mark| mark.tree.as_ref());
-        if tree.is_none_or(|(state, old)| !Self::dirty(state) || *old > trust) {
+        let comes = |(state, old): &(State, Trust)| Self::dirty(state) && *old <= trust;
+        if !tree.is_some_and(comes) || self.busy.contains(&known.oid) {
             self.plant_tree(known, trust, now);
         }
     }
@@ -251,6 +266,13 @@ impl Ledger {
             .get(&dir)
             .and_then(|m| m.names.get(name))
             .is_some_and(Self::dirty)
+    }
+
+    /// How much the walks trust that are still to come to one of these directories, or on from there.
+    pub(super) fn unseen(&self, chain: &[Oid]) -> Option<Trust> {
+        let trees = chain.iter().filter_map(|above| self.marks.get(above)?.tree);
+        let dirty = trees.filter(|(state, _)| Self::dirty(state));
+        dirty.map(|(_, trust)| trust).min()
     }
 
     /// Whether this very directory is unseen.

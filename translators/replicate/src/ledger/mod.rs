@@ -88,6 +88,9 @@ pub(crate) enum Touch {
         data: Option<(u64, u64)>,
         escaped: bool,
     },
+    /// Where an object's image stands, of which the operation knows no name for sure: all is compared from the
+    /// root on. When the image is known here that is not needed; with [`Trust::NOTHING`] it is all the same.
+    Image { oid: Oid, root: Oid, trust: Trust },
 }
 
 /// An object as the caller knows it; needed once, when its first mark is made.
@@ -237,7 +240,7 @@ impl Ledger {
         now: Millis,
     ) -> Result<Ticket, Vec<Oid>> {
         let oid_of = |touch: &Touch| match touch {
-            Touch::Name(oid, _) | Touch::Body { oid, .. } => *oid,
+            Touch::Name(oid, _) | Touch::Body { oid, .. } | Touch::Image { root: oid, .. } => *oid,
         };
         let mut missing: Vec<Oid> = touches
             .iter()
@@ -256,6 +259,13 @@ impl Ledger {
         }
         let mut ticket = Ticket::default();
         for touch in touches {
+            // A place is forgotten when what stands there is healed; an image stays known.
+            if let Touch::Image { oid, trust, .. } = touch
+                && *trust != Trust::NOTHING
+                && self.images.contains_key(oid)
+            {
+                continue;
+            }
             let oid = oid_of(touch);
             if !self.marks.contains_key(&oid)
                 && let Some(known) = known.iter().find(|known| known.oid == oid)
@@ -265,6 +275,7 @@ impl Ledger {
             let piece = match touch {
                 Touch::Name(_, name) => self.dirty_name(oid, name, now),
                 Touch::Body { data, escaped, .. } => self.dirty_body(oid, *data, *escaped, now),
+                Touch::Image { trust, .. } => self.dirty_tree(oid, *trust, now),
             };
             self.state_mut(oid, &piece, |state| state.in_flight += 1);
             ticket.0.push((oid, piece));

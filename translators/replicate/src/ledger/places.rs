@@ -46,7 +46,29 @@ impl Ledger {
             Why::Moves if is_dir && !self.places.contains_key(&object.oid) => {
                 self.plant_tree(object, Trust::NOTHING, now);
             }
+            // A walk that is still to come here goes along.
+            Why::Moves if is_dir => {
+                if let Some(trust) = self.unseen(chain) {
+                    self.plant_tree(object, trust, now);
+                }
+            }
             Why::Moves | Why::Linked => {}
+        }
+    }
+
+    /// Directories were moved: walks that were to come to them where they stood, also those that were asked for
+    /// while they were moved, come to them where they are. Before that is over no walk can have passed their
+    /// old names.
+    pub(crate) fn carry(&mut self, departures: &[Departure], now: Millis) {
+        for departure in departures {
+            let Departure { object, chain, .. } = departure;
+            let moved = object.kind == Kind::Directory && departure.why == Why::Moves;
+            if moved
+                && !self.born.contains(&object.oid)
+                && let Some(trust) = self.unseen(chain)
+            {
+                self.plant_tree(object, trust, now);
+            }
         }
     }
 

@@ -63,6 +63,7 @@ fn run(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut steps = Vec::new();
     let mut world = World::new(&[]);
+    world.source.set(|source| source.old_hints = seed % 4 == 1);
     for _ in 0..rng.random_range(0..15) {
         let act = act(&mut rng);
         steps.extend(world.before(&act));
@@ -122,6 +123,7 @@ fn storm(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut steps = Vec::new();
     let mut world = World::new(&[]);
+    world.source.set(|source| source.old_hints = seed % 4 == 1);
     for path in DEEP {
         let act = match path.ends_with(['a', 'b']) {
             true => Act::Create(path),

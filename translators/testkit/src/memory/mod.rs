@@ -218,7 +218,10 @@ impl Inner {
                 inode
             });
         if let (Some((dir, name)), Some(held)) = (seen, inode.leaf::<Held>()) {
-            *held.seen.lock() = Some((dir, name.to_owned()));
+            let mut seen = held.seen.lock();
+            if !self.state.settings.old_hints && seen.is_none() || !self.state.settings.old_hints {
+                *seen = Some((dir, name.to_owned()));
+            }
         }
         inode
     }
@@ -238,6 +241,9 @@ impl Inner {
             && let Some(held) = inode.leaf::<Held>()
         {
             let mut seen = held.seen.lock();
+            if self.state.settings.old_hints {
+                return;
+            }
             if seen
                 .as_ref()
                 .is_some_and(|(d, n)| *d == dir && **n == *name)

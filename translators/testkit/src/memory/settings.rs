@@ -31,6 +31,8 @@ pub struct Settings {
     /// The number of what was deleted is used again at once, with another generation. That is
     /// what ext4 does.
     pub reuse_numbers: bool,
+    /// A name as last seen is the first one that was, whatever has become of it: as when an answer is late.
+    pub old_hints: bool,
     /// The clock stands: changes get the same time, as two within one tick of a kernel do.
     pub clock_stands: bool,
 }
@@ -51,6 +53,7 @@ impl Default for Settings {
             time_granularity: 1,
             time_range: (i64::MIN, i64::MAX),
             reuse_numbers: true,
+            old_hints: false,
             clock_stands: false,
         }
     }

@@ -10,12 +10,12 @@ use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
-use super::Harshness;
 use super::crew::Crew;
 use super::judge::{says_ready, unlike};
 use super::place::{BRICKS, Place, copy};
 use super::process::{Linked, Process};
 use super::storm::Sky;
+use super::{Harshness, WRONG};
 use crate::network::SERVER_GRACE;
 
 /// What a run has to be ready in, when all is well.
@@ -79,6 +79,7 @@ impl Course {
     }
 
     fn tell(&self, what: String) {
+        self.place.tell(format!("{WRONG}{what}"));
         self.wrong.lock().push(what);
     }
 

@@ -53,8 +53,11 @@ impl Harshness {
 /// A run that takes longer hangs, however busy the machine is.
 const LONGEST: Duration = Duration::from_secs(900);
 
-/// So much of the story is told of a run that failed.
+/// So much of the story is told of a run that failed, up to where that was seen.
 const TOLD: usize = 800;
+
+/// How the place in the story begins where something was seen that is wrong.
+const WRONG: &str = "wrong: ";
 
 /// Runs side by side: they wait for the pair's clock most of the time.
 const AT_ONCE: usize = 8;
@@ -129,7 +132,9 @@ fn many(harshness: Harshness, count: u64) {
                         return;
                     }
                     let (story, wrong) = run(seed, harshness);
-                    let story = &story[story.len().saturating_sub(TOLD)..];
+                    let seen = story.iter().position(|line| line.contains(WRONG));
+                    let end = seen.map_or(story.len(), |at| at + 1);
+                    let story = &story[end.saturating_sub(TOLD)..end];
                     if !wrong.is_empty() {
                         let words = format!("{harshness:?}, seed {seed}:\n{story:#?}\n{wrong:#?}");
                         failed.lock().get_or_insert(words);
