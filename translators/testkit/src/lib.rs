@@ -17,7 +17,7 @@ mod tree;
 pub mod workload;
 
 pub use explore::{Bounds, Chooser, Explored, explore, explore_random, replay};
-pub use memory::{Memory, Settings};
+pub use memory::{Hints, Memory, Settings};
 pub use step::{Actors, End, Grain, Stepper};
 pub use steps::BySteps;
 pub use tree::{Blocks, NOT_OF_THE_TREE, Node, Tree};

@@ -1,5 +1,6 @@
 //! Random runs, from a seed.
 
+use hermitfs_testkit::Hints;
 use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
 
@@ -44,6 +45,15 @@ impl World {
     }
 }
 
+/// A brick may be wrong about where an object was last seen, or not know it.
+fn hints(seed: u64) -> Hints {
+    match seed % 4 {
+        1 => Hints::First,
+        3 => Hints::None,
+        _ => Hints::Latest,
+    }
+}
+
 /// Everybody comes to an end; what is wrong then.
 fn ended(mut world: World) -> Vec<String> {
     world.finish_users();
@@ -63,7 +73,7 @@ fn run(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut steps = Vec::new();
     let mut world = World::new(&[]);
-    world.source.set(|source| source.old_hints = seed % 4 == 1);
+    world.source.set(|source| source.hints = hints(seed));
     for _ in 0..rng.random_range(0..15) {
         let act = act(&mut rng);
         steps.extend(world.before(&act));
@@ -123,7 +133,7 @@ fn storm(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut steps = Vec::new();
     let mut world = World::new(&[]);
-    world.source.set(|source| source.old_hints = seed % 4 == 1);
+    world.source.set(|source| source.hints = hints(seed));
     for path in DEEP {
         let act = match path.ends_with(['a', 'b']) {
             true => Act::Create(path),

@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use hermitfs_api::{Errno, Identity, Inode, Kind, Name, NameBuf, Result};
 use parking_lot::Mutex;
 
-pub use settings::Settings;
+pub use settings::{Hints, Settings};
 use state::State;
 
 use crate::Tree;
@@ -219,7 +219,12 @@ impl Inner {
             });
         if let (Some((dir, name)), Some(held)) = (seen, inode.leaf::<Held>()) {
             let mut seen = held.seen.lock();
-            if !self.state.settings.old_hints && seen.is_none() || !self.state.settings.old_hints {
+            let takes = match self.state.settings.hints {
+                Hints::Latest => true,
+                Hints::First => seen.is_none(),
+                Hints::None => false,
+            };
+            if takes {
                 *seen = Some((dir, name.to_owned()));
             }
         }
@@ -241,7 +246,7 @@ impl Inner {
             && let Some(held) = inode.leaf::<Held>()
         {
             let mut seen = held.seen.lock();
-            if self.state.settings.old_hints {
+            if self.state.settings.hints != Hints::Latest {
                 return;
             }
             if seen

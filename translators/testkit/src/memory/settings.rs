@@ -31,10 +31,21 @@ pub struct Settings {
     /// The number of what was deleted is used again at once, with another generation. That is
     /// what ext4 does.
     pub reuse_numbers: bool,
-    /// A name as last seen is the first one that was, whatever has become of it: as when an answer is late.
-    pub old_hints: bool,
+    /// What it says of where an object was last seen.
+    pub hints: Hints,
     /// The clock stands: changes get the same time, as two within one tick of a kernel do.
     pub clock_stands: bool,
+}
+
+/// Which name an object was last seen by: any of these is an honest answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hints {
+    /// The latest.
+    Latest,
+    /// The first, whatever has become of it: as when an answer comes late.
+    First,
+    /// None at all, as of what is only known by its handle.
+    None,
 }
 
 impl Default for Settings {
@@ -53,7 +64,7 @@ impl Default for Settings {
             time_granularity: 1,
             time_range: (i64::MIN, i64::MAX),
             reuse_numbers: true,
-            old_hints: false,
+            hints: Hints::Latest,
             clock_stands: false,
         }
     }
