@@ -40,6 +40,8 @@ struct Inner {
     /// As of the last `sync`: what a power cut leaves.
     synced: State,
     live: BTreeMap<u64, Weak<Inode>>,
+    /// By number and generation, the first name that an object was seen by, where that is what is told.
+    first: BTreeMap<(u64, u64), (u64, NameBuf)>,
 }
 
 /// What this leaf keeps in an inode.
@@ -78,6 +80,7 @@ impl Memory {
             synced: state.clone(),
             state,
             live: BTreeMap::new(),
+            first: BTreeMap::new(),
         }))
     }
 
@@ -217,15 +220,19 @@ impl Inner {
                 self.live.insert(number, Arc::downgrade(&inode));
                 inode
             });
-        if let (Some((dir, name)), Some(held)) = (seen, inode.leaf::<Held>()) {
-            let mut seen = held.seen.lock();
-            let takes = match self.state.settings.hints {
-                Hints::Latest => true,
-                Hints::First => seen.is_none(),
-                Hints::None => false,
+        if let Some(held) = inode.leaf::<Held>() {
+            let identity = (number, inode.identity().generation);
+            let seen = seen.map(|(dir, name)| (dir, name.to_owned()));
+            let told = match self.state.settings.hints {
+                Hints::Latest => seen,
+                Hints::First => match seen {
+                    Some(seen) => Some(self.first.entry(identity).or_insert(seen).clone()),
+                    None => self.first.get(&identity).cloned(),
+                },
+                Hints::None => None,
             };
-            if takes {
-                *seen = Some((dir, name.to_owned()));
+            if told.is_some() {
+                *held.seen.lock() = told;
             }
         }
         inode
