@@ -11,6 +11,7 @@ use super::slot::Slot;
 use super::staging::MARKER_DIR;
 use super::{HEAL, Healer, LOST_FOUND, Listed, list, look};
 use crate::ledger::{Outcome, Work};
+use crate::ranges::Ranges;
 use crate::record::{Bytes, Oid, Piece, Trust, name_of};
 use crate::trouble::{Blame, Setback, Step};
 
@@ -222,7 +223,30 @@ impl Healer {
         self.brake.ease();
         let name = name_of(&bytes).at_source("list")?;
         let done = self.name(dir, sink_dir, &name, Some(trust), absent).await;
+        if matches!(
+            done,
+            Err(Setback::Later(_) | Setback::Behind(..) | Setback::Object(_))
+        ) {
+            self.go_on_below(dir, &name, trust).await;
+        }
         self.saw(dir, bytes, done, seen).await
+    }
+
+    /// A name that a walk could not heal yet becomes a mark, and who heals that knows of no walk. So what was to be
+    /// looked at beneath it has marks of its own.
+    async fn go_on_below(&self, dir: &Arc<Inode>, name: &Name, trust: Trust) {
+        let Ok(Some(entry)) = look(&*self.source, dir, name).await else {
+            return;
+        };
+        let known = self.known(&entry.inode).await;
+        let now = self.now();
+        self.ledger(|ledger| {
+            if entry.inode.kind() == Kind::Directory {
+                ledger.ensure_tree(&known, trust, now);
+            } else if ledger.image(known.oid).is_some() && !trust.covers(entry.attr.ctime) {
+                ledger.mark_body(&known, Some(Ranges::WHOLE), now);
+            }
+        });
     }
 
     /// Files that the sink has not got.
