@@ -183,13 +183,6 @@ impl Users {
         }
     }
 
-    /// A name that the object has: what was last seen is only a hint, as answers overtake each other.
-    async fn name_of(&self, inode: &Arc<Inode>) -> Option<(Arc<Inode>, NameBuf)> {
-        let (dir, name) = self.source.whence(&HEAL, inode).await.ok()?;
-        let has = self.has_name(inode, &dir, &name).await;
-        has.then_some((dir, name))
-    }
-
     async fn has_name(&self, inode: &Inode, dir: &Arc<Inode>, name: &Name) -> bool {
         let there = self.source.lookup(&HEAL, dir, name).await;
         there.is_ok_and(|there| there.inode.identity() == inode.identity())
@@ -353,7 +346,13 @@ impl Translator for Users {
         let mut departures = Vec::new();
         // A name that it has: where its image stands, or will be looked for once more. Without
         // that the two names could become two objects on the sink.
-        let known_name = self.name_of(inode).await;
+        // What was last seen is only a hint, as answers overtake each other. (Where there is none, a name was
+        // taken away since the object was last healed: it has a mark, or its image is known.)
+        let hint = self.source.whence(&HEAL, inode).await.ok();
+        let known_name = match &hint {
+            Some((dir, name)) if self.has_name(inode, dir, name).await => hint.clone(),
+            _ => None,
+        };
         match &known_name {
             Some((old_dir, old_name)) => {
                 departures.push(self.departure(inode, old_dir, old_name, Why::Linked).await);
@@ -361,10 +360,11 @@ impl Translator for Users {
                 touches.push(attributes(old_dir));
                 objects.push(old_dir);
             }
-            None => {
+            None if hint.is_some() => {
                 touches.push(self.image_of(inode, Trust::ALL));
                 objects.push(&self.root);
             }
+            None => {}
         }
         let _flight = self.begin(&touches, &objects, &departures).await?;
         // From now on nothing is healed under that name before this is done. But before it was marked the

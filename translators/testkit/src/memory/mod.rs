@@ -229,7 +229,6 @@ impl Inner {
                     Some(seen) => Some(self.first.entry(identity).or_insert(seen).clone()),
                     None => self.first.get(&identity).cloned(),
                 },
-                Hints::None => None,
             };
             if told.is_some() {
                 *held.seen.lock() = told;

@@ -44,8 +44,6 @@ pub enum Hints {
     Latest,
     /// The first, whatever has become of it: as when an answer comes late.
     First,
-    /// None at all, as of what is only known by its handle.
-    None,
 }
 
 impl Default for Settings {
