@@ -24,11 +24,26 @@ pub(crate) struct Trouble {
     pub(crate) since: SystemTime,
     /// It is to be tried again, by request: how it came out before says nothing any more.
     pub(crate) stale: bool,
+    /// How often in a row it has to be met before anybody is told: what others did meanwhile may look the same.
+    pub(crate) met_at_least: u32,
 }
+
+/// What a sink answers when another healer, or this one's own look-up, was overtaken: what was looked at is
+/// not there any more, or something is that was not.
+const OVERTAKEN: [Errno; 5] = [
+    Errno::ESTALE,
+    Errno::ENOENT,
+    Errno::ENOTDIR,
+    Errno::EEXIST,
+    Errno::ENOTEMPTY,
+];
 
 impl Trouble {
     pub(crate) fn new(side: Side, operation: &'static str, error: &Error) -> Trouble {
-        Trouble::told(side, operation, Some(error.errno()), error.to_string())
+        let errno = error.errno();
+        let overtaken = side == Side::Sink && OVERTAKEN.contains(&errno);
+        let told = Trouble::told(side, operation, Some(errno), error.to_string());
+        told.when_met(if overtaken { 5 } else { 1 })
     }
 
     pub(crate) fn told(
@@ -45,6 +60,15 @@ impl Trouble {
             count: 1,
             since: SystemTime::now(),
             stale: false,
+            met_at_least: 1,
+        }
+    }
+
+    /// The same, not to be told before it was met so often in a row.
+    pub(crate) fn when_met(self, times: u32) -> Trouble {
+        Trouble {
+            met_at_least: times,
+            ..self
         }
     }
 

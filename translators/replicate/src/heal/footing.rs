@@ -97,9 +97,8 @@ mod tests {
     use hermitfs_testkit::Memory;
 
     use super::*;
+    use crate::heal::between;
     use crate::heal::data::Before;
-    use crate::ledger::Ledger;
-    use crate::leg::Leg;
     use crate::ranges::Ranges;
 
     /// A sink that can die, and counts what is written.
@@ -148,17 +147,7 @@ mod tests {
             dead: AtomicBool::new(false),
             writes: AtomicU64::new(0),
         });
-        let source = Arc::new(Memory::with_dev(1));
-        let root = block_on(source.root(&HEAL)).unwrap().inode;
-        let sink_root = block_on(sink.below.root(&HEAL)).unwrap().inode;
-        let healer = Healer::new(
-            (source, root),
-            (sink.clone(), sink_root.clone(), sink_root),
-            Arc::new(Leg::in_memory(Ledger::default(), Vec::new())),
-            Arc::default(),
-            1,
-        );
-        (healer, sink)
+        (between(Arc::new(Memory::with_dev(1)), sink.clone()), sink)
     }
 
     fn eio(side: Side) -> Setback {

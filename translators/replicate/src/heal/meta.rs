@@ -268,7 +268,12 @@ async fn read_xattrs(
 
 /// What the sink made of the attributes that it was given.
 pub(super) fn bent(wanted: &Attr, got: &Attr) -> Option<Trouble> {
-    let told = |operation, reason| Some(Trouble::told(Side::Sink, operation, None, reason));
+    // Twice, as what was read of the source piece by piece may not have been so at one moment: an ACL and
+    // the mode share bits.
+    let told = |operation, reason| {
+        let told = Trouble::told(Side::Sink, operation, None, reason);
+        Some(told.when_met(2))
+    };
     if got.mtime != wanted.mtime {
         return told(
             "set time",

@@ -390,3 +390,22 @@ async fn list(brick: &dyn Translator, dir: &Arc<Inode>) -> Result<Vec<Listed>> {
         }));
     }
 }
+
+/// A healer between two bricks, with a ledger of its own that is empty.
+#[cfg(test)]
+fn between(source: Arc<dyn Translator>, sink: Arc<dyn Translator>) -> Healer {
+    use crate::leg::Leg;
+
+    let root = |brick: &dyn Translator| {
+        let root = hermitfs_api::block_on(brick.root(&HEAL));
+        root.expect("a brick in memory has a root").inode
+    };
+    let (source_root, sink_root) = (root(&*source), root(&*sink));
+    Healer::new(
+        (source, source_root),
+        (sink, sink_root.clone(), sink_root),
+        Arc::new(Leg::in_memory(Ledger::default(), Vec::new())),
+        Arc::default(),
+        1,
+    )
+}

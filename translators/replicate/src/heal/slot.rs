@@ -341,11 +341,10 @@ impl Healer {
                 }
                 if let (Ok(()), Some(body)) = (&done, &body) {
                     let mut there = there.clone();
-                    if slot.walk.is_some() {
-                        // As the comparison has left it.
-                        let now = self.sink.getattr(&HEAL, &there.inode, None).await;
-                        there.attr = now.at_sink("read attributes")?;
-                    }
+                    // As the comparison has left it; and before the object was claimed another may have
+                    // worked on it, since the name was looked up.
+                    let now = self.sink.getattr(&HEAL, &there.inode, None).await;
+                    there.attr = now.at_sink("read attributes")?;
                     done = self.change(&object, &there, body).await;
                 }
                 self.note_image(oid, &attr, &there.inode).await;
@@ -430,5 +429,69 @@ impl Healer {
         {
             self.ledger(|ledger| ledger.set_image(oid, Oid::from(image.identity()), handle));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::{
+        Context, Filter, OpenFlags, Result, SetAttr, Translator, async_trait, block_on,
+    };
+    use hermitfs_testkit::Memory;
+
+    use super::*;
+    use crate::heal::between;
+
+    /// A brick whose look-ups tell of the mode that files had when they were made.
+    struct Slow(Memory);
+
+    const FIRST: u32 = 0o755;
+
+    #[async_trait]
+    impl Filter for Slow {
+        fn below(&self) -> &dyn Translator {
+            &self.0
+        }
+
+        async fn lookup(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<Entry> {
+            let mut entry = self.0.lookup(cx, dir, name).await?;
+            entry.attr.mode = FIRST;
+            Ok(entry)
+        }
+    }
+
+    #[test]
+    fn what_another_healer_made_of_an_image_before_it_was_claimed_is_seen() {
+        let source: Arc<dyn Translator> = Arc::new(Memory::with_dev(1));
+        let sink: Arc<dyn Translator> = Arc::new(Slow(Memory::with_dev(2)));
+        let healer = between(source.clone(), sink.clone());
+        let name = Name::new(b"file").unwrap();
+        let make = |brick: &dyn Translator, root: &Arc<Inode>| {
+            let made = brick.create(&HEAL, root, name, OpenFlags::WRITE, FIRST, 0);
+            let (entry, file) = block_on(made).unwrap();
+            block_on(brick.release(&HEAL, &file)).unwrap();
+            entry.inode
+        };
+        let root = healer.source_root.clone();
+        let file = make(&*source, &root);
+        let image = make(&*sink, &healer.sink_root().unwrap());
+        // A user has changed the mode to and fro, and a healer has seen one half of that.
+        let between = SetAttr {
+            mode: Some(0o700),
+            ..SetAttr::default()
+        };
+        block_on(sink.setattr(&HEAL, &image, None, &between)).unwrap();
+        let (dir, known) = (block_on(healer.known(&root)), block_on(healer.known(&file)));
+        block_on(healer.note_stand(&root, name, &file));
+        healer.ledger(|ledger| {
+            ledger.mark_body(&known, None, 0);
+            ledger.mark_name(&dir, &name.as_bytes().into(), 0);
+        });
+        let work = healer.ledger(|ledger| ledger.claim_next(0, true)).unwrap();
+        block_on(healer.heal(&work)).unwrap();
+        let attr = block_on(sink.getattr(&HEAL, &image, None)).unwrap();
+        assert_eq!(attr.mode, FIRST);
+        let open = healer.ledger(|ledger| ledger.claim_next(0, true).is_ok());
+        assert!(!open, "the name takes the body along");
     }
 }

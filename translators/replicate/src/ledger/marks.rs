@@ -252,6 +252,9 @@ impl Ledger {
             .take_while(|(at, _)| *at == oid)
             .collect();
         gone.iter().for_each(|key| drop(self.troubles.remove(key)));
+        if !self.met.is_empty() {
+            self.met.retain(|(at, _), _| *at != oid);
+        }
         self.waived.retain(|(at, _)| *at != oid);
         self.records.push(Record::Gone { oid });
     }

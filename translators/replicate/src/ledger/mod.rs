@@ -184,6 +184,8 @@ pub(crate) struct Ledger {
     images: HashMap<Oid, (Oid, Bytes)>,
     image_of: HashMap<Oid, Oid>,
     troubles: BTreeMap<(Oid, Piece), Trouble>,
+    /// How often in a row a trouble was met that is not told yet.
+    met: HashMap<(Oid, Piece), u32>,
     /// Pieces that cannot be healed before another one, which failed.
     behind: BTreeMap<(Oid, Piece), (Oid, Piece)>,
     waived: BTreeSet<(Oid, Piece)>,

@@ -7,6 +7,10 @@ use crate::trouble::{Side, Trouble};
 /// Milliseconds until a piece is looked at again that waits for one that failed.
 const BEHIND: Millis = 500;
 
+/// Milliseconds until a piece is tried again whose trouble may pass by itself: twice as many after the first
+/// time, and so on.
+const AGAIN: Millis = 20;
+
 impl Ledger {
     /// Tells how pieces of a claimed object came out. What was changed by users meanwhile, or
     /// is being changed, stays dirty. Returns whether this piece is equal now.
@@ -31,6 +35,7 @@ impl Ledger {
         match outcome {
             Outcome::Equal => {
                 self.troubles.remove(&(oid, piece.clone()));
+                self.met.remove(&(oid, piece.clone()));
                 if !stands {
                     // What was there at the claim is healed; what remains is younger.
                     self.state_mut(oid, piece, |state| state.born = generation + 1);
@@ -63,14 +68,29 @@ impl Ledger {
                 false
             }
             Outcome::Failed(trouble) => {
-                let old = self.troubles.remove(&(oid, piece.clone()));
-                let trouble = trouble.after(old);
-                let wait = trouble.back_off();
-                self.troubles.insert((oid, piece.clone()), trouble);
+                let wait = self.failed((oid, piece.clone()), trouble);
                 self.state_mut(oid, piece, |state| state.not_before = now + wait);
                 false
             }
         }
+    }
+
+    /// A piece failed: milliseconds until it is tried again. It is told as a trouble from when it was met often
+    /// enough.
+    fn failed(&mut self, key: (Oid, Piece), trouble: Trouble) -> Millis {
+        let old = self.troubles.remove(&key);
+        if old.is_none() && trouble.met_at_least > 1 {
+            let met = self.met.entry(key.clone()).or_insert(0);
+            *met += 1;
+            if *met < trouble.met_at_least {
+                return AGAIN << *met;
+            }
+        }
+        self.met.remove(&key);
+        let trouble = trouble.after(old);
+        let wait = trouble.back_off();
+        self.troubles.insert(key, trouble);
+        wait
     }
 
     /// A claimed object whose healing came to no end: it failed, and is tried again.
@@ -156,6 +176,9 @@ impl Ledger {
         if !self.behind.is_empty() {
             self.behind.remove(&(oid, piece.clone()));
         }
+        if !self.met.is_empty() {
+            self.met.remove(&(oid, piece.clone()));
+        }
         let Some(mark) = self.marks.get_mut(&oid) else {
             return;
         };
@@ -168,5 +191,76 @@ impl Ledger {
             self.marks.remove(&oid);
             self.dequeue(oid);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::{Errno, Error, Kind};
+
+    use super::*;
+    use crate::ledger::Known;
+    use crate::record::Locator;
+
+    const FILE: Oid = Oid(2, 2);
+
+    fn mark(ledger: &mut Ledger) {
+        let known = Known {
+            oid: FILE,
+            kind: Kind::File,
+            locator: Locator::default(),
+            dir: None,
+        };
+        ledger.mark_body(&known, None, 0);
+    }
+
+    fn marked() -> Ledger {
+        let mut ledger = Ledger::default();
+        mark(&mut ledger);
+        ledger
+    }
+
+    fn finish(ledger: &mut Ledger, outcome: Outcome) {
+        let generation = ledger.generation_of(FILE, &Piece::Body).unwrap();
+        ledger.finish(FILE, &Piece::Body, generation, outcome, 0);
+    }
+
+    fn failed(errno: Errno) -> Outcome {
+        Outcome::Failed(Trouble::new(Side::Sink, "read", &Error::new(errno)))
+    }
+
+    #[test]
+    fn what_may_pass_by_itself_is_told_when_it_does_not() {
+        let mut ledger = marked();
+        for _ in 0..3 {
+            for _ in 0..4 {
+                finish(&mut ledger, failed(Errno::ESTALE));
+            }
+            let goal = ledger.now_mark();
+            assert_eq!((ledger.errors(), ledger.left_before(goal)), (0, (1, 0)));
+            // Whatever it was, it has passed; and then somebody writes.
+            finish(&mut ledger, Outcome::Equal);
+            mark(&mut ledger);
+        }
+        for told in [0, 0, 0, 0, 1, 1] {
+            finish(&mut ledger, failed(Errno::ESTALE));
+            assert_eq!(ledger.errors(), told);
+        }
+        let count = ledger.troubles().next().unwrap().2.count;
+        assert_eq!(count, 2, "told once, and met once more");
+        let goal = ledger.now_mark();
+        assert_eq!(ledger.left_before(goal), (0, 1));
+    }
+
+    #[test]
+    fn what_does_not_pass_is_told_at_once_and_nothing_is_kept_of_what_is_gone() {
+        let mut ledger = marked();
+        finish(&mut ledger, failed(Errno::EIO));
+        assert_eq!(ledger.errors(), 1);
+        let mut ledger = marked();
+        finish(&mut ledger, failed(Errno::ESTALE));
+        assert!(!ledger.met.is_empty());
+        ledger.forget(FILE);
+        assert!(ledger.met.is_empty());
     }
 }
