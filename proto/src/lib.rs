@@ -24,7 +24,7 @@ pub mod brick {
 
     pub use compound::{MAX_SMALL, MAX_TOGETHER};
     pub use convert::Malformed;
-    pub use laden::{CONTENT_TYPE, Heard, Laden, Pieces};
+    pub use laden::{CONTENT_TYPE, Heard, Laden, Pieces, READ, WRITE};
     pub use socket::widen;
     pub use status::{Fault, fault_of, status_of, unknown_session};
 

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -42,6 +43,12 @@ impl Laden for v1::WriteRequest {
         &mut self.data
     }
 }
+
+/// How the call to read is called in HTTP.
+pub const READ: &str = "/hermitfs.brick.v1.Brick/Read";
+
+/// How the call to write is.
+pub const WRITE: &str = "/hermitfs.brick.v1.Brick/Write";
 
 /// Whether it is compressed (never), and its length.
 const FRAME: usize = 5;
@@ -133,6 +140,18 @@ pub struct Heard {
 }
 
 impl Heard {
+    /// All of a body; or why it broke off.
+    pub async fn all<B>(mut body: B) -> Result<Heard, Status>
+    where
+        B: Body<Data = Bytes, Error = Status> + Unpin,
+    {
+        let mut heard = Heard::default();
+        while let Some(piece) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            heard.push(piece?)?;
+        }
+        Ok(heard)
+    }
+
     /// One more piece. OUT_OF_RANGE when there are more than a message may have.
     pub fn push(&mut self, piece: Frame<Bytes>) -> Result<(), Status> {
         match piece.into_data() {

@@ -1,13 +1,10 @@
 //! All calls that a server knows.
 
-use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
-use std::pin::Pin;
 
 use hermitfs_proto::brick::v1::brick_client::BrickClient;
-use hermitfs_proto::brick::{CONTENT_TYPE, Heard, MAX_MESSAGE, Pieces, v1};
+use hermitfs_proto::brick::{CONTENT_TYPE, Heard, MAX_MESSAGE, Pieces, READ, WRITE, v1};
 use http::header::{HeaderValue, TE};
-use http_body::Body as _;
 use prost::Message;
 use tonic::body::Body;
 use tonic::{Code, Response, Status};
@@ -35,7 +32,7 @@ impl Brick {
         request: v1::ReadRequest,
     ) -> Result<Response<v1::DataReply>, Status> {
         let said = Pieces::plain(&request);
-        self.converse("/hermitfs.brick.v1.Brick/Read", said).await
+        self.converse(READ, said).await
     }
 
     pub(crate) async fn write(
@@ -43,7 +40,7 @@ impl Brick {
         request: v1::WriteRequest,
     ) -> Result<Response<v1::CountReply>, Status> {
         let said = Pieces::laden(request);
-        self.converse("/hermitfs.brick.v1.Brick/Write", said).await
+        self.converse(WRITE, said).await
     }
 
     async fn converse<M: Message + Default>(
@@ -59,17 +56,14 @@ impl Brick {
         request
             .headers_mut()
             .insert(TE, HeaderValue::from_static("trailers"));
-        let (head, mut answer) = self.wire.call(request).await?.into_parts();
+        let (head, answer) = self.wire.call(request).await?.into_parts();
         // An answer that is nothing but an error has it at its beginning.
         if let Some(status) = Status::from_header_map(&head.headers)
             && status.code() != Code::Ok
         {
             return Err(status);
         }
-        let mut heard = Heard::default();
-        while let Some(Ok(piece)) = poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx)).await {
-            heard.push(piece)?;
-        }
+        let heard = Heard::all(answer).await?;
         match heard.status() {
             Some(status) if status.code() != Code::Ok => Err(status),
             Some(_) => heard.message().map(Response::new),

@@ -2,16 +2,14 @@
 //! All others are tonic's.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hermitfs_proto::brick::v1::brick_server::{Brick, BrickServer};
-use hermitfs_proto::brick::{CONTENT_TYPE, Heard, Pieces};
+use hermitfs_proto::brick::{CONTENT_TYPE, Heard, Pieces, READ, WRITE};
 use prost::Message;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
-use tonic::codegen::{Body as _, BoxFuture, Service};
+use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
 use tonic::{Request as Asked, Status};
 
@@ -47,13 +45,13 @@ impl Service<Request<Body>> for Answering {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let door = self.door.clone();
         match request.uri().path() {
-            "/hermitfs.brick.v1.Brick/Read" => Box::pin(async move {
+            READ => Box::pin(async move {
                 Ok(match heard(request.into_body()).await {
                     Ok(asked) => told(door.read(Asked::new(asked)).await, Pieces::laden),
                     Err(status) => status.into_http(),
                 })
             }),
-            "/hermitfs.brick.v1.Brick/Write" => Box::pin(async move {
+            WRITE => Box::pin(async move {
                 Ok(match heard(request.into_body()).await {
                     Ok(asked) => told(door.write(Asked::new(asked)).await, |count| {
                         Pieces::plain(&count)
@@ -66,12 +64,8 @@ impl Service<Request<Body>> for Answering {
     }
 }
 
-async fn heard<M: Message + Default>(mut body: Body) -> Result<M, Status> {
-    let mut heard = Heard::default();
-    while let Some(piece) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        heard.push(piece?)?;
-    }
-    heard.message()
+async fn heard<M: Message + Default>(body: Body) -> Result<M, Status> {
+    Heard::all(body).await?.message()
 }
 
 fn told<T>(answer: Answer<T>, say: impl FnOnce(T) -> Pieces) -> Response<Body> {

@@ -373,8 +373,10 @@ impl Healer {
             return Ok(());
         };
         let oid = Oid::from(wanted.inode.identity());
-        // A marked name proves nothing, also when it is met by a walk: that goes on below all the same.
-        let walk = under;
+        // A marked name proves nothing, also when it is met by a walk: that goes on below all the same. And one that
+        // failed may have kept a walk from seeing what it leads to.
+        let failed = self.ledger(|ledger| ledger.name_failed(slot, &bytes));
+        let walk = under.or(failed.then_some(Trust::NOTHING));
         let under =
             under.filter(|_| !self.ledger(|ledger| ledger.name_dirty(slot, name.as_bytes())));
         let at = slot;
@@ -429,5 +431,113 @@ impl Healer {
         });
         done?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use hermitfs_api::{Context, Entry, Errno, Filter, Result, Translator, async_trait, block_on};
+    use hermitfs_testkit::Memory;
+
+    use super::*;
+    use crate::heal::{HEAL, between};
+    use crate::ledger::Touch;
+
+    /// A brick in which nothing can be looked up at times.
+    struct Bad(Memory, AtomicBool);
+
+    #[async_trait]
+    impl Filter for Bad {
+        fn below(&self) -> &dyn Translator {
+            &self.0
+        }
+
+        async fn lookup(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<Entry> {
+            match self.1.load(Ordering::Relaxed) {
+                true => Err(Errno::EIO.into()),
+                false => self.0.lookup(cx, dir, name).await,
+            }
+        }
+    }
+
+    /// Two bricks that have a directory, and the directory's image is known to be under its name.
+    struct Pair {
+        source: Arc<Bad>,
+        healer: Healer,
+        name: NameBuf,
+        dir: Oid,
+    }
+
+    impl Pair {
+        fn new() -> Pair {
+            let source = Arc::new(Bad(Memory::with_dev(1), AtomicBool::new(false)));
+            let sink = Arc::new(Memory::with_dev(2));
+            let healer = between(source.clone(), sink.clone());
+            let name = NameBuf::new(b"dir").unwrap();
+            let root = healer.source_root.clone();
+            let made = block_on(source.0.mkdir(&HEAL, &root, &name, 0o755, 0)).unwrap();
+            let sink_root = healer.sink_root().unwrap();
+            block_on(sink.mkdir(&HEAL, &sink_root, &name, 0o755, 0)).unwrap();
+            block_on(healer.note_stand(&root, &name, &made.inode));
+            let dir = Oid::from(made.inode.identity());
+            let known = block_on(healer.known(&root));
+            healer.ledger(|ledger| ledger.plant_tree(&known, Trust::NOTHING, 0));
+            Pair {
+                source,
+                healer,
+                name,
+                dir,
+            }
+        }
+
+        fn root(&self) -> Oid {
+            Oid::from(self.healer.source_root.identity())
+        }
+
+        /// Heals what is open of the root.
+        fn heal(&self) {
+            let work = self.healer.ledger(|ledger| {
+                ledger.retry_all(0);
+                ledger.claim(self.root());
+                ledger.work(self.root(), u64::MAX).unwrap()
+            });
+            block_on(self.healer.heal(&work)).unwrap();
+        }
+
+        fn is_walked(&self) -> bool {
+            !self.healer.ledger(|ledger| ledger.tree_dirty(self.root()))
+        }
+
+        fn is_to_be_walked_below(&self) -> bool {
+            self.healer.ledger(|ledger| ledger.tree_dirty(self.dir))
+        }
+    }
+
+    #[test]
+    fn a_walk_goes_on_below_a_name_that_users_are_changing() {
+        let pair = Pair::new();
+        let touch = Touch::Name(pair.root(), pair.name.as_bytes().into());
+        let ticket = pair
+            .healer
+            .ledger(|ledger| ledger.begin(&[touch], &[], &[], 0));
+        pair.heal();
+        assert!(pair.is_walked() && pair.is_to_be_walked_below());
+        pair.healer
+            .ledger(|ledger| ledger.end(ticket.unwrap(), 0, 0));
+    }
+
+    #[test]
+    fn what_could_not_be_seen_is_walked_when_it_can_be() {
+        let pair = Pair::new();
+        pair.source.1.store(true, Ordering::Relaxed);
+        pair.heal();
+        assert!(pair.is_walked() && !pair.is_to_be_walked_below());
+        assert_eq!(pair.healer.ledger(|ledger| ledger.errors()), 1);
+        pair.source.1.store(false, Ordering::Relaxed);
+        pair.heal();
+        assert_eq!(pair.healer.ledger(|ledger| ledger.errors()), 0);
+        assert!(pair.is_to_be_walked_below());
     }
 }

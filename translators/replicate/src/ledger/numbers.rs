@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Ledger, Millis, State};
-use crate::record::{Locator, Oid, Piece, Record};
+use crate::record::{Bytes, Locator, Oid, Piece, Record};
 use crate::trouble::{Setback, Trouble};
 
 impl Ledger {
@@ -123,6 +123,14 @@ impl Ledger {
         self.troubles
             .iter()
             .map(|(key, trouble)| (key.0, &key.1, trouble, self.waived.contains(key)))
+    }
+
+    /// Whether this name failed, and has not been healed since.
+    pub(crate) fn name_failed(&self, dir: Oid, name: &Bytes) -> bool {
+        !self.troubles.is_empty()
+            && self
+                .troubles
+                .contains_key(&(dir, Piece::Name(name.clone())))
     }
 
     /// Number of failures that are not waived.

@@ -143,7 +143,8 @@ impl Ledger {
         })
     }
 
-    pub(super) fn work(&self, oid: Oid, now: Millis) -> Option<Work> {
+    /// What is open of one object.
+    pub(crate) fn work(&self, oid: Oid, now: Millis) -> Option<Work> {
         let mark = self.marks.get(&oid)?;
         let open = |piece: Piece, state: &State| {
             !state.copied
