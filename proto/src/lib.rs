@@ -19,12 +19,14 @@ pub mod brick {
     mod compound;
     mod convert;
     mod laden;
+    mod pem;
     mod socket;
     mod status;
 
     pub use compound::{MAX_SMALL, MAX_TOGETHER};
     pub use convert::Malformed;
     pub use laden::{CONTENT_TYPE, Heard, Laden, Pieces, READ, WRITE};
+    pub use pem::Pem;
     pub use socket::widen;
     pub use status::{Fault, fault_of, status_of, unknown_session};
 

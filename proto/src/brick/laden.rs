@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -143,11 +144,11 @@ impl Heard {
     /// All of a body; or why it broke off.
     pub async fn all<B>(mut body: B) -> Result<Heard, Status>
     where
-        B: Body<Data = Bytes, Error = Status> + Unpin,
+        B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
     {
         let mut heard = Heard::default();
         while let Some(piece) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-            heard.push(piece?)?;
+            heard.push(piece.map_err(|error| Status::from_error(error.into()))?)?;
         }
         Ok(heard)
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use hermitfs_proto::brick::widen;
+use hermitfs_proto::brick::{Pem, widen};
 use http::Uri;
 use http::uri::Scheme;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -24,7 +24,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use tower::Service;
 
 use crate::address::Address;
-use crate::options::{Options, Pem};
+use crate::options::Options;
 use crate::wire::{Far, Near, Pulse, Wire};
 
 /// So many ping timeouts pass before a server is gone that says nothing over TCP. Two MiB that stand

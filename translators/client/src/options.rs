@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hermitfs_proto::brick::Pem;
 use serde::Deserialize;
 
 use crate::address::Address;
@@ -72,36 +73,13 @@ impl Options {
 
     /// What mutual TLS needs; `None` where none is asked for. A sentence when something is missing.
     pub(crate) fn tls(&self) -> Result<Option<Pem>, String> {
-        let (certificate, key, authority) = match (&self.certificate, &self.key, &self.authority) {
-            (None, None, None) => return Ok(None),
-            (Some(certificate), Some(key), Some(authority)) => (certificate, key, authority),
-            _ => {
-                let all = "mutual TLS needs all three: `certificate`, `key` and `authority`";
-                return Err(all.into());
-            }
-        };
-        let read = |path: &PathBuf| {
-            std::fs::read(path)
-                .map_err(|error| format!("{} cannot be read: {error}", path.display()))
-        };
-        Ok(Some(Pem {
-            certificate: read(certificate)?,
-            key: read(key)?,
-            authority: read(authority)?,
-        }))
+        Pem::read(&self.certificate, &self.key, &self.authority)
     }
 
     /// Whether this may leave the machine.
     pub fn has_tls(&self) -> bool {
         self.certificate.is_some() && self.key.is_some() && self.authority.is_some()
     }
-}
-
-/// Texts in PEM.
-pub(crate) struct Pem {
-    pub(crate) certificate: Vec<u8>,
-    pub(crate) key: Vec<u8>,
-    pub(crate) authority: Vec<u8>,
 }
 
 /// Why a client could not be opened.
