@@ -232,6 +232,7 @@ fn connected(
     match first {
         Some(Ok(())) => Ok(()),
         Some(Err(Trouble::Refused(reason))) => Err(OpenError::Refused { address, reason }),
+        Some(Err(Trouble::Distrusted(reason))) => Err(OpenError::Distrusted { address, reason }),
         Some(Err(Trouble::NoAnswer(reason))) => Err(OpenError::NoAnswer { address, reason }),
         None => Err(OpenError::NoAnswer {
             address,

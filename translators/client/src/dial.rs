@@ -151,6 +151,12 @@ fn trusting(pem: &Pem) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
+/// Whether the ends could not agree on each other, rather than reach each other.
+pub(crate) fn is_of_tls(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    inner.is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
 /// What lies beneath an error that says little.
 pub(crate) fn root_cause(error: &dyn Error) -> String {
     let mut cause = error;

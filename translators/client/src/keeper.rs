@@ -1,5 +1,6 @@
 //! Who keeps the line: connects, says Hello, gives signs of life, mends, and says Bye.
 
+use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tonic::{Response, Status};
 
 use crate::brick::Brick;
 use crate::call::read;
-use crate::dial::{Way, root_cause};
+use crate::dial::{Way, is_of_tls, root_cause};
 use crate::file::Opened;
 use crate::here;
 use crate::line::{Line, Session, State, Word};
@@ -21,6 +22,9 @@ use crate::role;
 
 /// Between two attempts, at first and at last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// So many attempts in a row that seem to fail for a certificate are enough for who has never been let in.
+const DISTRUSTED: u32 = 5;
 
 /// Who holds locks gives signs of life so often: when the server is another one, nobody gets a lock
 /// before its clients have noticed.
@@ -34,6 +38,9 @@ type Sign = Pin<Box<dyn Future<Output = Result<Response<v1::Empty>, Status>> + S
 pub(crate) enum Trouble {
     /// It may get better.
     NoAnswer(String),
+    /// One end does not take the other's certificate, as far as can be seen. A server that is about to end may
+    /// look the same.
+    Distrusted(String),
     /// It will not: the server's words.
     Refused(String),
 }
@@ -41,7 +48,9 @@ pub(crate) enum Trouble {
 impl Trouble {
     pub(crate) fn into_words(self) -> String {
         match self {
-            Trouble::NoAnswer(words) | Trouble::Refused(words) => words,
+            Trouble::NoAnswer(words) | Trouble::Distrusted(words) | Trouble::Refused(words) => {
+                words
+            }
         }
     }
 }
@@ -85,6 +94,7 @@ impl Keeper {
         let mut first = Some(first);
         let mut since = Instant::now();
         let mut pause = PAUSES.0;
+        let mut distrusted = 0;
         while let Some(line) = self.line.upgrade() {
             let trouble = match self.connect(&line).await {
                 Ok((session, grace)) => {
@@ -109,7 +119,12 @@ impl Keeper {
             };
             let over = since.elapsed() >= line.grace();
             let refused = matches!(trouble, Trouble::Refused(_));
-            if let Some(told) = first.take_if(|_| over || refused) {
+            distrusted = match trouble {
+                Trouble::Distrusted(_) => distrusted + 1,
+                _ => 0,
+            };
+            let surely = over || refused || distrusted >= DISTRUSTED;
+            if let Some(told) = first.take_if(|_| surely) {
                 return told(Err(trouble));
             }
             if (over || refused) && !matches!(&*self.state.borrow(), State::Down(_)) {
@@ -155,7 +170,10 @@ impl Keeper {
         let dialing = self.way.dial(&line.options.address, patience);
         let wire = timeout(patience, dialing).await;
         let wire = wire.map_err(|_| Trouble::NoAnswer("no connection in time".into()))?;
-        let wire = wire.map_err(|error| Trouble::NoAnswer(root_cause(&error)))?;
+        let wire = wire.map_err(|error| match is_of_tls(&error) {
+            true => Trouble::Distrusted(root_cause(&error)),
+            false => Trouble::NoAnswer(root_cause(&error)),
+        })?;
         let mut brick = Brick::new(wire);
         let given_up = line.sequence.given_up();
         let hello = v1::HelloRequest {
@@ -172,7 +190,7 @@ impl Keeper {
         };
         let reply = timeout(patience, brick.hello(hello)).await;
         let reply = reply.map_err(|_| Trouble::NoAnswer("no answer to Hello in time".into()))?;
-        let reply = reply.map_err(|status| Trouble::NoAnswer(self.unheard(&status)))?;
+        let reply = reply.map_err(|status| self.unheard(&status))?;
         let reply = reply.into_inner();
         if !reply.refusal.is_empty() || reply.version != VERSION {
             let refusal = match reply.refusal.as_str() {
@@ -206,14 +224,15 @@ impl Keeper {
 
     /// Why a server says nothing although there was a connection. One that does not take our certificate closes it
     /// without a word that would come through.
-    fn unheard(&self, status: &Status) -> String {
+    fn unheard(&self, status: &Status) -> Trouble {
         let cause = root_cause(status);
-        match self.way.has_tls() {
-            true => format!(
+        // What a server says comes without a source.
+        match self.way.has_tls() && status.source().is_some() {
+            true => Trouble::Distrusted(format!(
                 "{cause}: it closed the connection before it said anything, as servers do that do \
                  not take the certificate; is ours signed by its authority, and of this date?"
-            ),
-            false => cause,
+            )),
+            false => Trouble::NoAnswer(cause),
         }
     }
 

@@ -93,6 +93,14 @@ pub enum OpenError {
         /// What happened at the last attempt.
         reason: String,
     },
+    /// One end does not take the other's certificate.
+    #[error("there is no trust between the server at {address} and us: {reason}")]
+    Distrusted {
+        /// As the option says.
+        address: Address,
+        /// What happened.
+        reason: String,
+    },
     /// It does not want us, or we do not want it.
     #[error("the server at {address} refuses: {reason}")]
     Refused {

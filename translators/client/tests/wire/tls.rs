@@ -96,14 +96,11 @@ impl Served {
         options
     }
 
-    #[track_caller]
-    fn gets_nothing(&self, papers: Option<Papers>) {
-        match Client::open(&self.options(papers)) {
-            Err(OpenError::NoAnswer { .. }) => {}
-            Err(other) => panic!("{other}"),
-            Ok(_) => panic!("it was let in"),
-        }
+    /// Why it was not let in.
+    fn refuses(&self, options: &Options) -> OpenError {
+        let refused = Client::open(options).err().expect("it was let in");
         assert!(self.server.clients().is_empty());
+        refused
     }
 }
 
@@ -115,11 +112,20 @@ fn who_has_papers_of_the_authority_works_and_nobody_else_gets_anything() {
     let client = Client::open(&served.options(Some(good))).unwrap();
     block_on(client.root(&Context::internal(Origin::User))).unwrap();
     drop(client);
-    served.gets_nothing(None);
-    served.gets_nothing(Some(foreign.papers(place, "foreign", ours, false)));
-    served.gets_nothing(Some(ours.papers(place, "expired", ours, true)));
-    // The other way round: a server that our authority has not signed is none for us.
-    served.gets_nothing(Some(ours.papers(place, "wary", &foreign, false)));
+    let none = served.refuses(&served.options(None));
+    assert!(matches!(none, OpenError::NoAnswer { .. }), "{none}");
+    for papers in [
+        foreign.papers(place, "foreign", ours, false),
+        ours.papers(place, "expired", ours, true),
+        // The other way round: a server that our authority has not signed is none for us.
+        ours.papers(place, "wary", &foreign, false),
+    ] {
+        // It is told long before the end of the grace.
+        let mut options = served.options(Some(papers));
+        options.grace = 3600;
+        let told = served.refuses(&options);
+        assert!(matches!(told, OpenError::Distrusted { .. }), "{told}");
+    }
 }
 
 #[test]
