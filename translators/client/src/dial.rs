@@ -20,7 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{self, ClientConfig, InvalidMessage, RootCertStore};
 use tower::Service;
 
 use crate::address::Address;
@@ -151,10 +151,14 @@ fn trusting(pem: &Pem) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
-/// Whether the ends could not agree on each other, rather than reach each other.
-pub(crate) fn is_of_tls(error: &io::Error) -> bool {
-    let inner = error.get_ref();
-    inner.is_some_and(|inner| inner.is::<rustls::Error>())
+/// Why the ends do not trust each other, if that is what a connection failed for.
+pub(crate) fn distrust(error: &io::Error) -> Option<String> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            Some("it does not speak TLS".into())
+        }
+        other => Some(other.to_string()),
+    }
 }
 
 /// What lies beneath an error that says little.

@@ -14,7 +14,7 @@ use tonic::{Response, Status};
 
 use crate::brick::Brick;
 use crate::call::read;
-use crate::dial::{Way, is_of_tls, root_cause};
+use crate::dial::{Way, distrust, root_cause};
 use crate::file::Opened;
 use crate::here;
 use crate::line::{Line, Session, State, Word};
@@ -170,9 +170,9 @@ impl Keeper {
         let dialing = self.way.dial(&line.options.address, patience);
         let wire = timeout(patience, dialing).await;
         let wire = wire.map_err(|_| Trouble::NoAnswer("no connection in time".into()))?;
-        let wire = wire.map_err(|error| match is_of_tls(&error) {
-            true => Trouble::Distrusted(root_cause(&error)),
-            false => Trouble::NoAnswer(root_cause(&error)),
+        let wire = wire.map_err(|error| match distrust(&error) {
+            Some(why) => Trouble::Distrusted(why),
+            None => Trouble::NoAnswer(root_cause(&error)),
         })?;
         let mut brick = Brick::new(wire);
         let given_up = line.sequence.given_up();

@@ -129,6 +129,26 @@ fn who_has_papers_of_the_authority_works_and_nobody_else_gets_anything() {
 }
 
 #[test]
+fn a_server_without_tls_is_told_as_one() {
+    let (place, ours) = (tempfile::tempdir().unwrap(), Authority::new());
+    let volumes = vec![(
+        "brick".into(),
+        Arc::new(Memory::new()) as Arc<dyn Translator>,
+    )];
+    let plain = ServerOptions::new("127.0.0.1:0".parse().unwrap());
+    let server = Server::open(&plain, volumes, &place.path().join("state")).unwrap();
+    let papers = ours.papers(place.path(), "client", &ours, false);
+    let address = server.addresses()[0].to_string();
+    let mut options = Options::new(address.parse().unwrap(), "brick");
+    options.certificate = Some(papers.certificate);
+    options.key = Some(papers.key);
+    options.authority = Some(papers.authority);
+    let told = Client::open(&options).err().expect("it was let in");
+    assert!(matches!(told, OpenError::Distrusted { .. }), "{told}");
+    assert!(told.to_string().contains("does not speak TLS"), "{told}");
+}
+
+#[test]
 fn other_machines_are_refused_at_the_start_without_tls() {
     let place = tempfile::tempdir().unwrap();
     let options = Options::new("192.0.2.1:24007".parse().unwrap(), "brick");
