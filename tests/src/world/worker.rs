@@ -231,6 +231,9 @@ impl Worker {
     }
 
     fn step(&mut self, operation: &Operation) -> Result<(), String> {
+        if self.options.survives == Deaths::All && self.is_another_mount() {
+            self.recover(self.model.clone(), None)?;
+        }
         let before = (self.options.survives != Deaths::None).then(|| self.model.clone());
         let target = self.target(operation);
         let acted = act(&self.options.base, &mut self.held, operation);
@@ -353,6 +356,18 @@ impl Worker {
         }
     }
 
+    /// What is held is of a mount that has died, and another one has come so soon that nobody was told. It
+    /// tells what the kernel had in its cache.
+    fn is_another_mount(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let Ok(now) = std::fs::metadata(&self.options.base) else {
+            return false;
+        };
+        let slots = self.model.held.keys();
+        let held = slots.filter_map(|slot| self.held.file(*slot).ok()?.metadata().ok());
+        held.into_iter().any(|held| held.dev() != now.dev())
+    }
+
     fn read_held(&self) -> io::Result<Result<(), String>> {
         use std::os::unix::fs::FileExt;
         for slot in self.model.held.keys() {
@@ -370,6 +385,9 @@ impl Worker {
                 }
             }
             if found[..length] != expected[..] {
+                if self.options.survives == Deaths::All && self.is_another_mount() {
+                    return Err(io::Error::from_raw_os_error(libc::ENOTCONN));
+                }
                 let at = found[..length]
                     .iter()
                     .zip(expected)

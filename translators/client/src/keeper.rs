@@ -319,6 +319,8 @@ impl Keeper {
         // One at a time, and with no limit of its own: behind much that is to be written it comes late over
         // a slow line. A dead one is found by the connection.
         let mut sign: Option<Sign> = None;
+        // What was closed while there was no line.
+        self.release(session);
         loop {
             let answered = async {
                 match &mut sign {

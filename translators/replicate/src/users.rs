@@ -341,7 +341,7 @@ impl Translator for Users {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
         let [slot, dir_body] = in_dir(dir, name);
-        let mut touches = vec![slot, dir_body, attributes(inode)];
+        let mut touches = vec![slot, dir_body, attributes(inode), Touch::Names(oid(inode))];
         let mut objects = vec![dir, inode];
         let mut departures = Vec::new();
         // A name that it has: where its image stands, or will be looked for once more. Without
@@ -367,8 +367,9 @@ impl Translator for Users {
             None => {}
         }
         let _flight = self.begin(&touches, &objects, &departures).await?;
-        // From now on nothing is healed under that name before this is done. But before it was marked the
-        // object may have left it; then what was written down of its image is not true.
+        // From now on nothing is healed under that name before this is done, nor under another one that somebody gives
+        // the object meanwhile. But before it was marked it may have left that name; then what was written down of
+        // its image is not true.
         let _wide = match &known_name {
             Some((old_dir, old_name)) if !self.has_name(inode, old_dir, old_name).await => {
                 let all = self.image_of(inode, Trust::NOTHING);

@@ -396,7 +396,8 @@ impl Healer {
                 true => ledger.claim_place(oid),
                 false => ledger.claim(oid),
             };
-            (claimed, ledger.name_stands(at, &bytes, seen))
+            let stands = ledger.name_stands(at, &bytes, seen);
+            (claimed, stands && !ledger.is_named(oid))
         });
         if !claimed {
             return Err(Setback::Later(10));
@@ -526,6 +527,40 @@ mod tests {
         assert!(pair.is_walked() && pair.is_to_be_walked_below());
         pair.healer
             .ledger(|ledger| ledger.end(ticket.unwrap(), 0, 0));
+    }
+
+    /// As when one user links what another one renames meanwhile, from another host: the name that was marked for
+    /// the link is not the one that it has now.
+    #[test]
+    fn a_file_that_is_getting_another_name_is_made_when_it_has_it() {
+        let pair = Pair::new();
+        let (root, old, new) = (
+            pair.healer.source_root.clone(),
+            NameBuf::new(b"old").unwrap(),
+            NameBuf::new(b"new").unwrap(),
+        );
+        let brick = &pair.source.0;
+        let file = block_on(brick.symlink(&HEAL, &root, &old, b"target")).unwrap();
+        let known = block_on(pair.healer.known(&file.inode));
+        let name = |name: &NameBuf| Touch::Name(pair.root(), name.as_bytes().into());
+        let link = [Touch::Names(known.oid), name(&new)];
+        let (linked, renamed) = pair.healer.ledger(|ledger| {
+            let linked = ledger.begin(&link, &[], &[known.clone()], 0).unwrap();
+            (linked, ledger.begin(&[name(&old)], &[], &[], 0).unwrap())
+        });
+        pair.healer.ledger(|ledger| ledger.end(renamed, 0, 0));
+        let there = |name: &NameBuf| {
+            let sink_root = pair.healer.sink_root().unwrap();
+            let there = block_on(look(&*pair.healer.sink, &sink_root, name)).unwrap();
+            there.map(|there| there.inode.identity())
+        };
+        pair.heal();
+        assert_eq!(there(&old), None);
+        block_on(brick.link(&HEAL, &file.inode, &root, &new)).unwrap();
+        pair.healer.ledger(|ledger| ledger.end(linked, 0, 0));
+        pair.heal();
+        assert!(there(&old).is_some());
+        assert_eq!(there(&old), there(&new));
     }
 
     #[test]

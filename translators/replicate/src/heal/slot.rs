@@ -348,6 +348,10 @@ impl Healer {
                     done = self.change(&object, &there, body).await;
                 }
                 self.note_image(oid, &attr, &there.inode).await;
+                if matches!(place, Some(Place::Staged(_))) {
+                    // It had been taken away from another slot, and stands here as well.
+                    self.leave_place(oid).await?;
+                }
                 return self.finish_leaf(source, body, done).await;
             }
             self.take_away(slot.dir, slot.sink_dir, slot.name, there, Some(oid))

@@ -129,18 +129,21 @@ impl Healer {
         }
     }
 
-    /// Deletes what stands in the staging space and is nobody's image any more.
+    /// Deletes what stands in the staging space and is nobody's image any more. When all is settled nothing is:
+    /// every image stands where it belongs.
     pub(crate) async fn sweep(&self) -> Step<()> {
         let staging = self.staging().at_sink("sweep")?;
         loop {
             let mut swept = false;
             for (number, owner) in self.ledger(|ledger| ledger.stages()) {
                 let _moving = self.moves.lock().await;
-                let (handle, still) = self.ledger(|ledger| {
+                let (handle, still, settled) = self.ledger(|ledger| {
                     let still = ledger.place_of(owner) == Some(&Place::Staged(number));
-                    (ledger.placed_handle(owner), still)
+                    (ledger.placed_handle(owner), still, ledger.is_settled())
                 });
-                if !still || self.lives(owner, handle).await? || self.needed(owner).await? {
+                if !still
+                    || !settled && (self.lives(owner, handle).await? || self.needed(owner).await?)
+                {
                     continue;
                 }
                 let name = stage_name(number).at_sink("sweep")?;

@@ -147,6 +147,12 @@ impl Ledger {
         !state.copied && state.in_flight == 0
     }
 
+    /// Whether an object is getting one more name just now. Under another one its image is not to be made
+    /// until then: who makes it has to know that it is going to have several.
+    pub(crate) fn is_named(&self, oid: Oid) -> bool {
+        self.naming.contains_key(&oid)
+    }
+
     /// A piece's generation.
     pub(crate) fn generation_of(&self, oid: Oid, piece: &Piece) -> Option<u64> {
         self.state(oid, piece).map(|state| state.generation)

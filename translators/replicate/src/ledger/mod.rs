@@ -21,6 +21,7 @@ mod queue;
 mod replay;
 mod settle;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use hermitfs_api::Kind;
@@ -88,6 +89,9 @@ pub(crate) enum Touch {
         data: Option<(u64, u64)>,
         escaped: bool,
     },
+    /// The names of what is no directory: it is getting one more, wherever it has its others by then. Together with
+    /// its body.
+    Names(Oid),
     /// Where an object's image stands, of which the operation knows no name for sure: all is compared from the
     /// root on. When the image is known here that is not needed; with [`Trust::NOTHING`] it is all the same.
     Image { oid: Oid, root: Oid, trust: Trust },
@@ -128,7 +132,11 @@ pub(crate) enum Why {
 /// Pieces that an operation has in flight.
 #[derive(Debug, Default)]
 #[must_use = "an operation that is not ended stays in flight for ever"]
-pub(crate) struct Ticket(Vec<(Oid, Piece)>);
+pub(crate) struct Ticket {
+    pieces: Vec<(Oid, Piece)>,
+    /// Objects that get one more name.
+    named: Vec<Oid>,
+}
 
 /// What to heal at one object, as of the claim.
 #[derive(Clone, Debug)]
@@ -197,6 +205,8 @@ pub(crate) struct Ledger {
     /// Directories that users made before our eyes and that have no image yet: each name in them has
     /// a mark of its own, so nothing in them is unseen. In memory only; without it they are walked.
     born: HashSet<Oid>,
+    /// Objects that are getting one more name from users just now, and from how many.
+    naming: HashMap<Oid, u32>,
     /// Operations that users have begun.
     begun: u64,
     queue: BTreeSet<(u8, Millis, u64, Oid)>,
@@ -242,7 +252,10 @@ impl Ledger {
         now: Millis,
     ) -> Result<Ticket, Vec<Oid>> {
         let oid_of = |touch: &Touch| match touch {
-            Touch::Name(oid, _) | Touch::Body { oid, .. } | Touch::Image { root: oid, .. } => *oid,
+            Touch::Name(oid, _)
+            | Touch::Names(oid)
+            | Touch::Body { oid, .. }
+            | Touch::Image { root: oid, .. } => *oid,
         };
         let mut missing: Vec<Oid> = touches
             .iter()
@@ -278,16 +291,29 @@ impl Ledger {
                 Touch::Name(_, name) => self.dirty_name(oid, name, now),
                 Touch::Body { data, escaped, .. } => self.dirty_body(oid, *data, *escaped, now),
                 Touch::Image { trust, .. } => self.dirty_tree(oid, *trust, now),
+                Touch::Names(_) => {
+                    *self.naming.entry(oid).or_insert(0) += 1;
+                    ticket.named.push(oid);
+                    continue;
+                }
             };
             self.state_mut(oid, &piece, |state| state.in_flight += 1);
-            ticket.0.push((oid, piece));
+            ticket.pieces.push((oid, piece));
         }
         Ok(ticket)
     }
 
     /// An operation is over, however it ended.
     pub(crate) fn end(&mut self, ticket: Ticket, now: Millis, rest: Millis) {
-        for (oid, piece) in ticket.0 {
+        for oid in ticket.named {
+            if let Entry::Occupied(mut naming) = self.naming.entry(oid) {
+                *naming.get_mut() -= 1;
+                if *naming.get() == 0 {
+                    naming.remove();
+                }
+            }
+        }
+        for (oid, piece) in ticket.pieces {
             let generation = self.next_generation();
             self.state_mut(oid, &piece, |state| {
                 state.in_flight -= 1;

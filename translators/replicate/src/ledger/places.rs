@@ -142,6 +142,12 @@ impl Ledger {
         self.staged
     }
 
+    /// Whether nothing is left to heal, and yet something stands in the staging space.
+    pub(crate) fn is_unswept(&self) -> bool {
+        let is_staged = |(_, place): &(Option<Bytes>, Place)| matches!(place, Place::Staged(_));
+        self.is_settled() && self.places.values().any(is_staged)
+    }
+
     /// All that stands in the staging space.
     pub(crate) fn stages(&self) -> Vec<(u64, Oid)> {
         self.places

@@ -268,7 +268,7 @@ impl Replicate {
         let (mut open, mut failed) = (0, 0);
         for (sink, &goal) in self.sinks.iter().zip(&goal.0) {
             let (its_open, its_failed) = sink.leg.ledger(|ledger| ledger.left_before(goal));
-            open += its_open;
+            open += its_open + u64::from(sink.is_unswept());
             failed += its_failed;
         }
         match (open, failed) {

@@ -34,6 +34,8 @@ pub(crate) struct Sink {
     pub(super) trouble: Mutex<Option<Pause>>,
     /// One sync at a time; when the last one ended.
     syncing: Mutex<Instant>,
+    /// The last sweep of the staging space came off.
+    can_sweep: AtomicBool,
     samples: Mutex<VecDeque<(Instant, u64, u64)>>,
     /// Objects a second, the best so far: what a drain can be expected to do.
     pub(super) best_rate: AtomicU64,
@@ -98,6 +100,7 @@ impl Sink {
             answers,
             trouble: Mutex::new(None),
             syncing: Mutex::new(Instant::now()),
+            can_sweep: AtomicBool::new(true),
             samples: Mutex::default(),
             best_rate: AtomicU64::new(0),
             left: OnceLock::new(),
@@ -208,14 +211,19 @@ impl Sink {
                 self.attend();
             }
             let now = self.leg.now();
-            let (copied, open) = self.leg.ledger(|ledger| {
+            let (copied, open, unswept) = self.leg.ledger(|ledger| {
                 ledger.verified();
-                (ledger.copied(), ledger.is_open(now))
+                let open = ledger.is_open(now);
+                (ledger.copied(), open, ledger.is_unswept())
             });
             let age = self.syncing.lock().elapsed();
             let due = hurry && !open || age > SYNC_EVERY || (!open && age > SYNC_IDLE);
             if copied > 0 && due && !self.is_lost() {
                 self.sync(false);
+            }
+            if unswept && self.can_sweep.load(Ordering::Relaxed) && !self.is_lost() {
+                self.sweep();
+                self.leg.news.notify_all();
             }
             self.rest(&mut rested);
             if beat.elapsed() > Duration::from_secs(5) {
@@ -224,14 +232,24 @@ impl Sink {
                     tracing::debug!(%error, "no heartbeat");
                 }
                 self.leg.tidy();
-                if self.is_lost() {
-                    continue;
-                }
-                if let Err(setback) = block_on(self.healer.sweep()) {
-                    tracing::debug!(?setback, "the staging space is swept later");
+                if !self.is_lost() {
+                    self.sweep();
                 }
             }
         }
+    }
+
+    fn sweep(&self) {
+        let swept = block_on(self.healer.sweep());
+        self.can_sweep.store(swept.is_ok(), Ordering::Relaxed);
+        if let Err(setback) = swept {
+            tracing::debug!(?setback, "the staging space is swept later");
+        }
+    }
+
+    /// Whether all is healed, and yet what was of use for that is still to be taken off the sink, as it can be.
+    pub(super) fn is_unswept(&self) -> bool {
+        self.can_sweep.load(Ordering::Relaxed) && self.leg.ledger(|ledger| ledger.is_unswept())
     }
 
     /// Says in the journal that all is calm, when nothing has been changed for a while: a power cut

@@ -334,6 +334,13 @@ impl World {
         if !stages.is_empty() {
             wrong.push(format!("left in the staging space: {stages:?}"));
         }
+        let staged = format!("{}/{}/", MARKER_DIR.escape_ascii(), STAGING.escape_ascii());
+        let all = self.sink.tree();
+        let left = all
+            .0
+            .keys()
+            .filter(|path| path.starts_with(staged.as_bytes()));
+        wrong.extend(left.map(|path| format!("nobody's: {}", path.escape_ascii())));
         wrong
     }
 }

@@ -8,6 +8,7 @@
 //! sessions and clients are given.
 
 pub(crate) mod judge;
+mod lockers;
 pub(crate) mod recorder;
 pub(crate) mod worker;
 
@@ -62,7 +63,12 @@ struct World {
     clients: Host,
     /// What was done to them.
     story: Vec<String>,
+    /// What the server puts above the brick.
+    above: Above,
 }
+
+/// Puts something above a brick.
+type Above = Box<dyn Fn(Arc<dyn Translator>) -> Arc<dyn Translator>>;
 
 fn dialer(net: &Net, client: &'static str) -> Dialer {
     let net = net.clone();
@@ -77,7 +83,7 @@ fn dialer(net: &Net, client: &'static str) -> Dialer {
 }
 
 impl World {
-    fn new(seed: u64, weather: Weather) -> World {
+    fn new(seed: u64, weather: Weather, above: Above) -> World {
         let mut world = World {
             net: Net::new(seed, weather),
             brick: Arc::new(Memory::with_dev(1)),
@@ -87,6 +93,7 @@ impl World {
             server: None,
             clients: Host::new(),
             story: Vec::new(),
+            above,
         };
         world.start();
         world
@@ -101,6 +108,7 @@ impl World {
             rng: Mutex::new(ChaCha8Rng::seed_from_u64(self.rng.random())),
             fails: Arc::default(),
         });
+        let brick = (self.above)(brick);
         let mut options = ServerOptions::new("127.0.0.1:1".parse().unwrap());
         options.grace = SERVER_GRACE;
         let state = self.state.path().to_owned();
@@ -186,9 +194,8 @@ impl World {
     }
 }
 
-/// One run: the story, and what is wrong.
-fn run(seed: u64, harshness: Harshness) -> (Vec<String>, Vec<String>) {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+/// A world in good weather, and its clients; what the weather is going to be.
+fn begin(rng: &mut ChaCha8Rng, seed: u64, harshness: Harshness, above: Above) -> (World, Clients) {
     let mut weather = Weather {
         delay: 0..=rng.random_range(0..4),
         lost: 0,
@@ -196,13 +203,47 @@ fn run(seed: u64, harshness: Harshness) -> (Vec<String>, Vec<String>) {
         // Else nobody could connect for longer than is waited for.
         in_a_row: harshness != Harshness::Lines,
     };
-    let mut world = World::new(seed, weather.clone());
-    let clients: Vec<_> = CLIENTS.iter().map(|name| world.client(name)).collect();
+    let world = World::new(seed, weather.clone(), above);
+    let clients = CLIENTS.map(|name| world.client(name));
     if rng.random_bool(0.5) {
         weather.lost = rng.random_range(20..400);
     }
     weather.cut = rng.random_range(0..6);
     world.net.set(weather);
+    (world, clients)
+}
+
+type Clients = [Arc<Client>; 2];
+
+impl World {
+    /// Until all who work have come to an end, with trouble all the while; what is wrong.
+    fn see_through(&mut self, workers: Vec<JoinHandle<()>>, harshness: Harshness) -> Vec<String> {
+        let mut next = 0;
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            self.pass();
+            if self.net.now() >= next {
+                next = self.trouble(harshness);
+            }
+            if self.net.now() > 3_600_000 {
+                return vec!["it comes to no end".into()];
+            }
+        }
+        let mut wrong: Vec<String> = Vec::new();
+        for worker in workers {
+            if let Err(panic) = worker.now_or_never().unwrap() {
+                let panic = panic.into_panic();
+                let text = panic.downcast_ref::<String>().cloned();
+                wrong.push(text.unwrap_or_else(|| "a worker panicked".into()));
+            }
+        }
+        wrong
+    }
+}
+
+/// One run: the story, and what is wrong.
+fn run(seed: u64, harshness: Harshness) -> (Vec<String>, Vec<String>) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let (mut world, clients) = begin(&mut rng, seed, harshness, Box::new(|brick| brick));
     let calls = Arc::new(AtomicU32::new(0));
     let mut workers = Vec::new();
     for client in clients.iter().cycle().take(4) {
@@ -218,24 +259,7 @@ fn run(seed: u64, harshness: Harshness) -> (Vec<String>, Vec<String>) {
         };
         workers.push(world.clients.spawn(worker.work(40)));
     }
-    let mut next = 0;
-    while workers.iter().any(|worker| !worker.is_finished()) {
-        world.pass();
-        if world.net.now() >= next {
-            next = world.trouble(harshness);
-        }
-        if world.net.now() > 3_600_000 {
-            return (world.story, vec!["it comes to no end".into()]);
-        }
-    }
-    let mut wrong: Vec<String> = Vec::new();
-    for worker in workers {
-        if let Err(panic) = worker.now_or_never().unwrap() {
-            let panic = panic.into_panic();
-            let text = panic.downcast_ref::<String>().cloned();
-            wrong.push(text.unwrap_or_else(|| "a worker panicked".into()));
-        }
-    }
+    let mut wrong = world.see_through(workers, harshness);
     wrong.extend(judge(
         &world.log.events.lock(),
         harshness == Harshness::Lines,
@@ -245,7 +269,7 @@ fn run(seed: u64, harshness: Harshness) -> (Vec<String>, Vec<String>) {
 }
 
 /// In good weather everybody finds everything well again, and nothing of what is closed stays open.
-fn afterwards(world: &World, clients: Vec<Arc<Client>>) -> Vec<String> {
+fn afterwards(world: &World, clients: Clients) -> Vec<String> {
     world.net.set(Weather {
         delay: 0..=1,
         lost: 0,
@@ -279,7 +303,10 @@ fn afterwards(world: &World, clients: Vec<Arc<Client>>) -> Vec<String> {
     wrong
 }
 
-fn many(harshness: Harshness, count: u64) {
+/// A run: its story, and what is wrong.
+type Run = fn(u64, Harshness) -> (Vec<String>, Vec<String>);
+
+fn many(run: Run, harshness: Harshness, count: u64) {
     let number = |name: &str| std::env::var(name).ok().map(|s| s.parse::<u64>().unwrap());
     let base = number("HERMITFS_SEED").unwrap_or(0);
     let count = number("HERMITFS_RUNS").unwrap_or(count);
@@ -293,15 +320,15 @@ fn many(harshness: Harshness, count: u64) {
 
 #[test]
 fn a_network_that_cuts_for_less_than_anybody_waits_is_not_noticed() {
-    many(Harshness::Lines, 30);
+    many(run, Harshness::Lines, 30);
 }
 
 #[test]
 fn what_is_answered_was_done_once_though_servers_are_killed() {
-    many(Harshness::Servers, 40);
+    many(run, Harshness::Servers, 40);
 }
 
 #[test]
 fn what_is_not_known_is_told_when_nobody_waits_any_longer() {
-    many(Harshness::Long, 30);
+    many(run, Harshness::Long, 30);
 }
