@@ -541,11 +541,11 @@ mod tests {
         );
         let brick = &pair.source.0;
         let file = block_on(brick.symlink(&HEAL, &root, &old, b"target")).unwrap();
-        let known = block_on(pair.healer.known(&file.inode));
+        let known = [block_on(pair.healer.known(&file.inode))];
         let name = |name: &NameBuf| Touch::Name(pair.root(), name.as_bytes().into());
-        let link = [Touch::Names(known.oid), name(&new)];
+        let link = [Touch::Names(known[0].oid), name(&new)];
         let (linked, renamed) = pair.healer.ledger(|ledger| {
-            let linked = ledger.begin(&link, &[], &[known.clone()], 0).unwrap();
+            let linked = ledger.begin(&link, &[], &known, 0).unwrap();
             (linked, ledger.begin(&[name(&old)], &[], &[], 0).unwrap())
         });
         pair.healer.ledger(|ledger| ledger.end(renamed, 0, 0));

@@ -118,7 +118,7 @@ impl Locker {
     async fn work(mut self, files: usize) {
         for _ in 0..files {
             let name = self.rng.random_range(0..NAMES.len());
-            let Ok(file) = open(&*self.client, name).await else {
+            let Ok(file) = open(&self.client, name).await else {
                 sleep(Duration::from_millis(100)).await;
                 continue;
             };
@@ -128,7 +128,7 @@ impl Locker {
                 }
                 sleep(Duration::from_millis(self.rng.random_range(0..30))).await;
             }
-            close(&*self.client, &file, self.owner).await;
+            close(&self.client, &file, self.owner).await;
         }
     }
 
