@@ -249,7 +249,9 @@ impl Sink {
 
     /// Whether all is healed, and yet what was of use for that is still to be taken off the sink, as it can be.
     pub(super) fn is_unswept(&self) -> bool {
-        self.can_sweep.load(Ordering::Relaxed) && self.leg.ledger(|ledger| ledger.is_unswept())
+        self.can_sweep.load(Ordering::Relaxed)
+            && !self.is_lost()
+            && self.leg.ledger(|ledger| ledger.is_unswept())
     }
 
     /// Says in the journal that all is calm, when nothing has been changed for a while: a power cut
