@@ -269,13 +269,19 @@ impl Stand<'_> {
         migration.start();
         let [first, second, third] = self.seeds();
         self.users(&migration, first, book, &mut counters, || {
-            // Users who rename directories without a pause, on disks as slow as these, may keep it from that.
+            // Users who rename directories without a pause, on disks as slow as these, may keep it from that
+            // until they rest.
             let begun = Instant::now();
             let is_ready = || migration.status().is("ready");
             while !is_ready() && begun.elapsed() < SOON {
                 std::thread::sleep(LOOK);
             }
-            enter(if is_ready() { "ready" } else { "busy" });
+            let ready = is_ready();
+            enter(if ready { "ready" } else { "busy" });
+            ready
+        });
+        until(LONG, "the pair to be ready", || {
+            migration.status().is("ready").then_some(())
         });
         if self.scenario.calm {
             enter("resting");
@@ -285,24 +291,24 @@ impl Stand<'_> {
             enter("calm");
             std::thread::sleep(20 * LOOK);
             enter("at work again");
-            self.users(&migration, second, book, &mut counters, || {});
+            self.users(&migration, second, book, &mut counters, || true);
         }
         enter("closed");
         migration.terminate();
         migration.start();
         enter("restarted");
-        self.users(&migration, third, book, &mut counters, || {});
+        self.users(&migration, third, book, &mut counters, || true);
         migration.terminate();
     }
 
-    /// Users at work, for a while after `first` is over.
+    /// Users at work, for a while after `first` is over if that says so.
     fn users(
         &self,
         migration: &Mounted<'_>,
         seed: u64,
         book: &Book,
         counters: &mut Counters,
-        first: impl FnOnce(),
+        first: impl FnOnce() -> bool,
     ) {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -311,8 +317,9 @@ impl Stand<'_> {
             scope.spawn(|| self.sync_now_and_then(seed, &stop));
             let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let mut crew = Crew::start(self.lab, mount, &[seed], false);
-                first();
-                crew.work_for(self.scenario.work);
+                if first() {
+                    crew.work_for(self.scenario.work);
+                }
                 crew.stop_quietly();
             }));
             stop.store(true, Ordering::Relaxed);
