@@ -101,10 +101,13 @@ impl Tree {
             } else {
                 root.join(&path)
             };
-            let meta = fs::symlink_metadata(&full)?;
+            let at = |error: io::Error| {
+                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            };
+            let meta = fs::symlink_metadata(&full).map_err(at)?;
             if meta.is_dir() {
-                for entry in fs::read_dir(&full)? {
-                    let name = entry?.file_name();
+                for entry in fs::read_dir(&full).map_err(at)? {
+                    let name = entry.map_err(at)?.file_name();
                     if !(path.as_os_str().is_empty() && name == "lost+found") {
                         left.push(path.join(name));
                     }
@@ -115,7 +118,8 @@ impl Tree {
                     .or_default()
                     .insert(path.clone());
             }
-            tree.objects.insert(path, object(&full, &meta)?);
+            let object = object(&full, &meta).map_err(at)?;
+            tree.objects.insert(path, object);
         }
         for names in links.into_values() {
             for name in &names {

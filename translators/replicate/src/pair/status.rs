@@ -114,6 +114,7 @@ impl Sink {
             && !unverified
             && errors == 0
             && trouble.is_none()
+            && !self.is_unswept()
             && pending as f64 / best < READY_WITHIN;
         status.reason = status.reason.take().or(trouble);
         // Of several sinks the one that is farthest behind counts.
