@@ -28,9 +28,6 @@ use crate::writelog::WriteLog;
 
 const LONG: Duration = Duration::from_secs(180);
 
-/// So long users work before the pair counts as one that they keep from being ready.
-const SOON: Duration = Duration::from_secs(40);
-
 /// How often the logs are looked at: each look is a moment at which the power may fail.
 const LOOK: Duration = Duration::from_millis(25);
 
@@ -269,19 +266,12 @@ impl Stand<'_> {
         migration.start();
         let [first, second, third] = self.seeds();
         self.users(&migration, first, book, &mut counters, || {
-            // Users who rename directories without a pause, on disks as slow as these, may keep it from that
-            // until they rest.
             let begun = Instant::now();
-            let is_ready = || migration.status().is("ready");
-            while !is_ready() && begun.elapsed() < SOON {
-                std::thread::sleep(LOOK);
-            }
-            let ready = is_ready();
-            enter(if ready { "ready" } else { "busy" });
-            ready
-        });
-        until(LONG, "the pair to be ready", || {
-            migration.status().is("ready").then_some(())
+            until(LONG, "the pair to be ready", || {
+                migration.status().is("ready").then_some(())
+            });
+            println!("ready after {:.0?}, with users at work", begun.elapsed());
+            enter("ready");
         });
         if self.scenario.calm {
             enter("resting");
@@ -291,24 +281,24 @@ impl Stand<'_> {
             enter("calm");
             std::thread::sleep(20 * LOOK);
             enter("at work again");
-            self.users(&migration, second, book, &mut counters, || true);
+            self.users(&migration, second, book, &mut counters, || {});
         }
         enter("closed");
         migration.terminate();
         migration.start();
         enter("restarted");
-        self.users(&migration, third, book, &mut counters, || true);
+        self.users(&migration, third, book, &mut counters, || {});
         migration.terminate();
     }
 
-    /// Users at work, for a while after `first` is over if that says so.
+    /// Users at work, for a while after `first` is over.
     fn users(
         &self,
         migration: &Mounted<'_>,
         seed: u64,
         book: &Book,
         counters: &mut Counters,
-        first: impl FnOnce() -> bool,
+        first: impl FnOnce(),
     ) {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -317,9 +307,8 @@ impl Stand<'_> {
             scope.spawn(|| self.sync_now_and_then(seed, &stop));
             let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let mut crew = Crew::start(self.lab, mount, &[seed], false);
-                if first() {
-                    crew.work_for(self.scenario.work);
-                }
+                first();
+                crew.work_for(self.scenario.work);
                 crew.stop_quietly();
             }));
             stop.store(true, Ordering::Relaxed);

@@ -39,6 +39,15 @@ struct Flight<'a> {
     tickets: Vec<Ticket>,
 }
 
+impl Flight<'_> {
+    /// The operation failed: what was to go is still there.
+    fn stayed(&self) {
+        for (leg, ticket) in self.users.legs.iter().zip(&self.tickets) {
+            leg.leg.ledger(|ledger| ledger.stayed(ticket));
+        }
+    }
+}
+
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         for (leg, ticket) in self
@@ -394,8 +403,12 @@ impl Translator for Users {
         if let Ok(victim) = self.source.lookup(&HEAL, dir, name).await {
             departures.push(self.departure(&victim.inode, dir, name, Why::Dies).await);
         }
-        let _flight = self.begin(&in_dir(dir, name), &[dir], &departures).await?;
-        self.source.rmdir(cx, dir, name).await
+        let flight = self.begin(&in_dir(dir, name), &[dir], &departures).await?;
+        let removed = self.source.rmdir(cx, dir, name).await;
+        if removed.is_err() {
+            flight.stayed();
+        }
+        removed
     }
 
     async fn rename(
@@ -432,7 +445,7 @@ impl Translator for Users {
             touches.push(attributes(&other.inode));
             objects.push(&other.inode);
         }
-        let _flight = self.begin(&touches, &objects, &departures).await?;
+        let flight = self.begin(&touches, &objects, &departures).await?;
         let renamed = self
             .source
             .rename(cx, dir, name, new_dir, new_name, flags)
@@ -440,6 +453,9 @@ impl Translator for Users {
         for leg in &self.legs {
             let now = leg.leg.now();
             leg.leg.ledger(|ledger| ledger.carry(&departures, now));
+        }
+        if renamed.is_err() {
+            flight.stayed();
         }
         renamed?;
         self.relocate(&object.inode, new_dir, new_name).await;

@@ -9,8 +9,8 @@ use super::meta::Image;
 use super::several::{Done, TOGETHER};
 use super::slot::Slot;
 use super::staging::MARKER_DIR;
-use super::{HEAL, Healer, LOST_FOUND, Listed, list, look};
-use crate::ledger::{Outcome, Work};
+use super::{HEAL, Healer, LOST_FOUND, Listed, handle_of, list, look};
+use crate::ledger::{Outcome, Walk, Work};
 use crate::ranges::Ranges;
 use crate::record::{Bytes, Oid, Piece, Trust, name_of};
 use crate::trouble::{Blame, Setback, Step};
@@ -54,8 +54,8 @@ impl Healer {
         }
         self.loosen_inode(sink_dir).await;
         let mut seen = HashMap::new();
-        if let Some((_, trust)) = work.tree {
-            self.walk(dir, sink_dir, trust, &mut seen).await?;
+        if let Some((_, walk)) = work.tree {
+            self.walk(dir, sink_dir, walk, &mut seen).await?;
         }
         let mut made = self.marked_together(work, dir, sink_dir, &seen).await?;
         let mut named = Vec::new();
@@ -169,7 +169,7 @@ impl Healer {
         &self,
         dir: &Arc<Inode>,
         sink_dir: &Arc<Inode>,
-        trust: Trust,
+        walk: Walk,
         seen: &mut HashMap<Bytes, bool>,
     ) -> Step<()> {
         let at_root = self.is_source_root(dir);
@@ -189,21 +189,18 @@ impl Healer {
                 new.push(name_of(&name).at_source("list")?);
                 if new.len() == TOGETHER {
                     let new = std::mem::take(&mut new);
-                    self.walked_together(dir, sink_dir, new, trust, seen)
-                        .await?;
+                    self.walked_together(dir, sink_dir, new, walk, seen).await?;
                 }
                 continue;
             }
-            self.walked(dir, sink_dir, name, trust, absent, seen)
-                .await?;
+            self.walked(dir, sink_dir, name, walk, absent, seen).await?;
         }
-        self.walked_together(dir, sink_dir, new, trust, seen)
-            .await?;
+        self.walked_together(dir, sink_dir, new, walk, seen).await?;
         for (name, _) in there {
             if at_root && (*name == *MARKER_DIR || *name == *LOST_FOUND) {
                 continue;
             }
-            self.walked(dir, sink_dir, name, trust, false, seen).await?;
+            self.walked(dir, sink_dir, name, walk, false, seen).await?;
         }
         Ok(())
     }
@@ -213,7 +210,7 @@ impl Healer {
         dir: &Arc<Inode>,
         sink_dir: &Arc<Inode>,
         bytes: Bytes,
-        trust: Trust,
+        walk: Walk,
         absent: bool,
         seen: &mut HashMap<Bytes, bool>,
     ) -> Step<()> {
@@ -222,28 +219,30 @@ impl Healer {
         }
         self.brake.ease();
         let name = name_of(&bytes).at_source("list")?;
-        let done = self.name(dir, sink_dir, &name, Some(trust), absent).await;
+        let done = self.name(dir, sink_dir, &name, Some(walk), absent).await;
         if matches!(
             done,
             Err(Setback::Later(_) | Setback::Behind(..) | Setback::Object(_))
         ) {
-            self.go_on_below(dir, &name, trust).await;
+            self.go_on_below(dir, &name, walk).await;
         }
         self.saw(dir, bytes, done, seen).await
     }
 
     /// A name that a walk could not heal yet becomes a mark, and who heals that knows of no walk. So what was to be
     /// looked at beneath it has marks of its own.
-    async fn go_on_below(&self, dir: &Arc<Inode>, name: &Name, trust: Trust) {
+    async fn go_on_below(&self, dir: &Arc<Inode>, name: &Name, walk: Walk) {
         let Ok(Some(entry)) = look(&*self.source, dir, name).await else {
             return;
         };
         let known = self.known(&entry.inode).await;
-        let now = self.now();
+        let handle = handle_of(&*self.source, dir).await;
+        let (at, now) = (Oid::from(dir.identity()), self.now());
         self.ledger(|ledger| {
             if entry.inode.kind() == Kind::Directory {
-                ledger.ensure_tree(&known, trust, now);
-            } else if ledger.image(known.oid).is_some() && !trust.covers(entry.attr.ctime) {
+                ledger.keep(&known, at, handle, &name.as_bytes().into());
+                ledger.go_on(&known, walk, now);
+            } else if ledger.has_image(known.oid) && !walk.trust.covers(entry.attr.ctime) {
                 ledger.mark_body(&known, Some(Ranges::WHOLE), now);
             }
         });
@@ -255,7 +254,7 @@ impl Healer {
         dir: &Arc<Inode>,
         sink_dir: &Arc<Inode>,
         names: Vec<NameBuf>,
-        trust: Trust,
+        walk: Walk,
         seen: &mut HashMap<Bytes, bool>,
     ) -> Step<()> {
         names.iter().for_each(|_| self.brake.ease());
@@ -268,7 +267,7 @@ impl Healer {
                 }
                 Done::Made(done) => self.saw(dir, bytes, done, seen).await?,
                 Done::Not { absent } => {
-                    self.walked(dir, sink_dir, bytes, trust, absent, seen)
+                    self.walked(dir, sink_dir, bytes, walk, absent, seen)
                         .await?;
                 }
             }
@@ -326,14 +325,14 @@ impl Healer {
     }
 
     /// Makes one name of the sink equal: the image of what the source has under it, or nothing.
-    /// `under` is the trust of the unseen directory that it is in; `None` for a marked name.
+    /// `under` is the walk that has come to the directory that it is in; `None` for a marked name.
     /// `absent` when the sink is known to have nothing there.
     pub(super) async fn name(
         &self,
         dir: &Arc<Inode>,
         sink_dir: &Arc<Inode>,
         name: &Name,
-        under: Option<Trust>,
+        under: Option<Walk>,
         absent: bool,
     ) -> Step<()> {
         match self.make_name(dir, sink_dir, name, under, absent).await {
@@ -347,7 +346,7 @@ impl Healer {
         dir: &Arc<Inode>,
         sink_dir: &Arc<Inode>,
         name: &Name,
-        under: Option<Trust>,
+        under: Option<Walk>,
         absent: bool,
     ) -> Step<()> {
         let slot = Oid::from(dir.identity());
@@ -375,8 +374,13 @@ impl Healer {
         let oid = Oid::from(wanted.inode.identity());
         // A marked name proves nothing, also when it is met by a walk: that goes on below all the same. And one that
         // failed may have kept a walk from seeing what it leads to.
-        let failed = self.ledger(|ledger| ledger.name_failed(slot, &bytes));
-        let walk = under.or(failed.then_some(Trust::NOTHING));
+        let again = || {
+            self.ledger(|ledger| {
+                let failed = ledger.name_failed(slot, &bytes);
+                failed.then(|| ledger.ask(Trust::NOTHING))
+            })
+        };
+        let walk = under.or_else(again);
         let under =
             under.filter(|_| !self.ledger(|ledger| ledger.name_dirty(slot, name.as_bytes())));
         let at = slot;

@@ -49,11 +49,11 @@ impl Healer {
         for name in path {
             let down = self.down(&here, &image, name).await?;
             (here, image) = match down {
-                Some(down) => down,
-                None => {
-                    self.open(&here, &image, name).await?;
+                Ok(down) => down,
+                Err(next) => {
+                    self.open(&here, &image, name, next).await?;
                     let down = self.down(&here, &image, name).await?;
-                    down.ok_or(Setback::Later(5))?
+                    down.map_err(|_| Setback::Later(5))?
                 }
             };
         }
@@ -64,7 +64,7 @@ impl Healer {
         }
     }
 
-    /// One name down on both sides, from a directory and its image; `None` when the name is not
+    /// One name down on both sides, from a directory and its image; or whom the name leads to when it is not
     /// settled. What was looked at one after the other held at one moment: users and other
     /// healers go on all the while.
     async fn down(
@@ -72,7 +72,7 @@ impl Healer {
         here: &Arc<Inode>,
         image: &Arc<Inode>,
         name: &Name,
-    ) -> Step<Option<(Arc<Inode>, Arc<Inode>)>> {
+    ) -> Step<std::result::Result<(Arc<Inode>, Arc<Inode>), Oid>> {
         let (above, from) = (Oid::from(here.identity()), Oid::from(image.identity()));
         let bytes = Bytes::from(name.as_bytes());
         let found = self.ways.down(above, from, &bytes);
@@ -82,7 +82,7 @@ impl Healer {
             (holds, ledger.name_seen(above, &bytes))
         });
         if let Some(found) = found.filter(|_| holds) {
-            return Ok(Some((found.next, found.image)));
+            return Ok(Ok((found.next, found.image)));
         }
         let next = look(&*self.source, here, name).await;
         let next = next
@@ -104,7 +104,7 @@ impl Healer {
             }));
         }
         if open {
-            return Ok(None);
+            return Ok(Err(oid));
         }
         let there = look(&*self.sink, image, name).await.at_sink("look up")?;
         let stands = self.ledger(|ledger| {
@@ -127,7 +127,7 @@ impl Healer {
                 };
                 let answer = (down.next.clone(), down.image.clone());
                 self.ways.found(above, bytes, down);
-                Ok(Some(answer))
+                Ok(Ok(answer))
             }
             _ => {
                 // Settled, and yet not there: somebody was at the sink. Heal it again.
@@ -141,7 +141,13 @@ impl Healer {
 
     /// Heals a name on the way, as in a pass over its directory: nobody else does that or works
     /// in its image, and its image it still is.
-    async fn open(&self, here: &Arc<Inode>, image: &Arc<Inode>, name: &Name) -> Step<()> {
+    async fn open(
+        &self,
+        here: &Arc<Inode>,
+        image: &Arc<Inode>,
+        name: &Name,
+        next: Oid,
+    ) -> Step<()> {
         let above = Oid::from(here.identity());
         if !self.ledger(|ledger| ledger.claim(above)) {
             return Err(Setback::Later(10));
@@ -152,6 +158,10 @@ impl Healer {
         let stands = Oid::from(image.identity());
         let entered = self.ledger(|ledger| {
             if !ledger.name_dirty(above, name.as_bytes()) {
+                if ledger.place_of(next).is_none() {
+                    // Somebody has healed it meanwhile; a mark would take away that it is known to stand here.
+                    return false;
+                }
                 ledger.mark_name(&known, &name.as_bytes().into(), now);
             }
             ledger.enter(stands, above)
@@ -219,8 +229,7 @@ impl Healer {
                 };
                 let oid = Oid::from(next.inode.identity());
                 let (dirty, place) = self.ledger(|ledger| {
-                    let dirty =
-                        ledger.tree_dirty(above) || ledger.name_dirty(above, name.as_bytes());
+                    let dirty = ledger.is_lost(above) || ledger.name_dirty(above, name.as_bytes());
                     (dirty, ledger.place_of(oid).cloned())
                 });
                 match place {
@@ -388,5 +397,29 @@ impl Healer {
             self.ledger(|ledger| ledger.plant_tree(&root, Trust::NOTHING, now));
         }
         Err(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::{Translator, block_on};
+    use hermitfs_testkit::Memory;
+
+    use super::*;
+    use crate::heal::between;
+
+    #[test]
+    fn a_name_that_another_has_healed_meanwhile_gets_no_mark() {
+        let source: Arc<dyn Translator> = Arc::new(Memory::with_dev(1));
+        let sink: Arc<dyn Translator> = Arc::new(Memory::with_dev(2));
+        let healer = between(source.clone(), sink);
+        let (root, image) = (healer.source_root.clone(), healer.sink_root().unwrap());
+        let name = Name::new(b"dir").unwrap();
+        let next = block_on(source.mkdir(&HEAL, &root, name, 0o755, 0)).unwrap();
+        let next = Oid::from(next.inode.identity());
+        let opened = block_on(healer.open(&root, &image, name, next));
+        assert!(matches!(opened, Err(Setback::Later(_))), "{opened:?}");
+        let above = Oid::from(root.identity());
+        assert!(!healer.ledger(|ledger| ledger.name_dirty(above, name.as_bytes())));
     }
 }

@@ -6,7 +6,7 @@ use hermitfs_api::{Attr, Entry, Errno, Inode, Kind, Name, RenameFlags};
 
 use super::meta::Image;
 use super::{HEAL, Healer, handle_of, look};
-use crate::ledger::{BodyWork, Known};
+use crate::ledger::{BodyWork, Known, Walk};
 use crate::record::{Bytes, Oid, Place, Trust};
 use crate::trouble::{Blame, Setback, Side, Step, Trouble};
 
@@ -18,8 +18,8 @@ pub(super) struct Slot<'a> {
     pub(super) there: Option<Entry>,
     /// The ledger's epoch before the source was looked at.
     pub(super) epoch: u64,
-    /// The trust of the walk that has come here, by whatever name; `None` where there is only a mark.
-    pub(super) walk: Option<Trust>,
+    /// The walk that has come here, by whatever name; `None` where there is only a mark.
+    pub(super) walk: Option<Walk>,
 }
 
 impl Healer {
@@ -43,7 +43,7 @@ impl Healer {
         &self,
         slot: &Slot<'_>,
         wanted: &Entry,
-        under: Option<Trust>,
+        under: Option<Walk>,
     ) -> Step<()> {
         let oid = Oid::from(wanted.inode.identity());
         let at = Oid::from(slot.dir.identity());
@@ -64,7 +64,7 @@ impl Healer {
                 self.tally.file();
             }
             if is_dir && claimant == Some(oid) {
-                self.ensure(&known, slot.walk);
+                self.go_on(&known, slot.walk);
                 return Ok(());
             }
             if is_dir && claimant.is_none() && place.is_none() {
@@ -74,8 +74,8 @@ impl Healer {
                 }
                 // A directory has no content of its own: what stands there will do, when all in
                 // it is looked at. Under an unseen one we made it ourselves, or adopt it.
-                let (trust, now) = (under.unwrap_or(Trust::NOTHING), self.now());
-                self.ledger(|ledger| ledger.adopt(&known, stands, trust, now));
+                let now = self.now();
+                self.ledger(|ledger| ledger.adopt(&known, stands, under, now));
                 return Ok(());
             }
             self.take_away(slot.dir, slot.sink_dir, slot.name, entry, Some(oid))
@@ -84,7 +84,7 @@ impl Healer {
         }
         debug_assert!(there.is_none());
         if self.bring(slot, wanted).await? {
-            self.plant(&known, slot.walk);
+            self.go_on(&known, slot.walk);
             return Ok(());
         }
         // Its attributes come at the end of its own walk.
@@ -92,15 +92,14 @@ impl Healer {
             .fresh(&wanted.inode, &wanted.attr, slot.sink_dir, slot.name)
             .await?;
         body?;
-        let born = self.ledger(|ledger| {
-            ledger.unplace(oid);
-            ledger.take_born(oid)
-        });
-        if born && self.new_directory(wanted, &image).await.is_ok() {
+        let born = self.ledger(|ledger| ledger.take_born(oid));
+        // What was brought into it may have to be compared all the same.
+        let trusted = slot.walk.is_none_or(|walk| walk.trust == Trust::ALL);
+        if born && trusted && self.new_directory(wanted, &image).await.is_ok() {
             return Ok(());
         }
-        // All that it has is new here; what a kill leaves half done was made by us.
-        self.plant(&known, Some(Trust::ALL));
+        let now = self.now();
+        self.ledger(|ledger| ledger.plant_new(&known, slot.walk, now));
         Ok(())
     }
 
@@ -128,21 +127,14 @@ impl Healer {
             .await
     }
 
-    fn ensure(&self, known: &Known, trust: Option<Trust>) {
+    fn go_on(&self, known: &Known, walk: Option<Walk>) {
         let now = self.now();
-        if let Some(trust) = trust {
-            self.ledger(|ledger| ledger.ensure_tree(known, trust, now));
+        if let Some(walk) = walk {
+            self.ledger(|ledger| ledger.go_on_in_known(known, walk, now));
         }
     }
 
-    fn plant(&self, known: &Known, trust: Option<Trust>) {
-        let now = self.now();
-        if let Some(trust) = trust {
-            self.ledger(|ledger| ledger.plant_tree(known, trust, now));
-        }
-    }
-
-    /// Brings an image that stands elsewhere into this free slot. `false` when there is none.
+    /// Brings an image that stands elsewhere into this free slot. `false` when there is none, and none is known.
     async fn bring(&self, slot: &Slot<'_>, wanted: &Entry) -> Step<bool> {
         let oid = Oid::from(wanted.inode.identity());
         let is_dir = wanted.inode.kind() == Kind::Directory;
@@ -187,6 +179,8 @@ impl Healer {
         };
         let found = self.stand(&place, 0).await?;
         let Some(found) = found.filter(|f| f.entry.inode.kind() == wanted.inode.kind()) else {
+            // While nobody can stage it: whatever is there still is nobody's image from now on.
+            self.ledger(|ledger| ledger.unplace(oid));
             return Ok(false);
         };
         let staged = matches!(place, Place::Staged(_));
@@ -211,8 +205,8 @@ impl Healer {
         } else {
             let mut left = None;
             if let Place::At { dir, handle, name } = &place {
-                // An image is moved only while both names are marked; and marked once more after
-                // it, as the times of the directory that it left have to be set again.
+                // An image is moved only while both names are marked; and after it the directory that it left
+                // is, as its times have to be set again.
                 left = Some((
                     Known {
                         oid: *dir,
@@ -243,7 +237,10 @@ impl Healer {
                 Err(error) if error.errno() == Errno::EINVAL => return Err(Setback::Later(50)),
                 moved => moved.at_sink("move")?,
             }
-            self.mark_left(&left);
+            if let Some((dir, _)) = &left {
+                let now = self.now();
+                self.ledger(|ledger| ledger.mark_body(dir, None, now));
+            }
             if flags {
                 self.mark_attributes(&wanted.inode).await;
             }
@@ -290,7 +287,7 @@ impl Healer {
         &self,
         slot: &Slot<'_>,
         wanted: &Entry,
-        under: Option<Trust>,
+        under: Option<Walk>,
     ) -> Step<()> {
         let oid = Oid::from(wanted.inode.identity());
         let at = Oid::from(slot.dir.identity());
@@ -336,8 +333,8 @@ impl Healer {
                 && self.adoptable(source, &attr, there).await?;
             if proven || adopted {
                 let mut done = Ok(());
-                if let Some(trust) = slot.walk {
-                    done = self.compare(source, &attr, there, trust).await;
+                if let Some(walk) = slot.walk {
+                    done = self.compare(source, &attr, there, walk.trust).await;
                 }
                 if let (Ok(()), Some(body)) = (&done, &body) {
                     let mut there = there.clone();
@@ -364,8 +361,8 @@ impl Healer {
             let mut there = there.ok_or(Setback::Later(10))?;
             self.note_image(oid, &attr, &there.inode).await;
             let mut done = Ok(());
-            if let Some(trust) = slot.walk {
-                done = self.compare(source, &attr, &there, trust).await;
+            if let Some(walk) = slot.walk {
+                done = self.compare(source, &attr, &there, walk.trust).await;
                 let now = self.sink.getattr(&HEAL, &there.inode, None).await;
                 there.attr = now.at_sink("read attributes")?;
             }
@@ -374,7 +371,6 @@ impl Healer {
             }
             return self.finish_leaf(source, body, done).await;
         }
-        self.ledger(|ledger| ledger.unplace(oid));
         if self.unseen(source, escaped).await? {
             return Err(Setback::Later(500));
         }

@@ -1,6 +1,6 @@
 //! Marks: what is made dirty, and what is clean.
 
-use super::{Body, CRAWL, Known, Ledger, Mark, Millis, State, TOUCHED, URGENT};
+use super::{Body, Known, Ledger, Mark, Millis, State, TOUCHED};
 use crate::ranges::{Ranges, rounded};
 use crate::record::{Bytes, Oid, Piece, Record, Trust, kind_code};
 
@@ -108,59 +108,6 @@ impl Ledger {
         }
     }
 
-    /// Everything below this directory is unseen. Heals soon, newest first, so that the frontier
-    /// of a crawl stays short.
-    pub(crate) fn plant_tree(&mut self, known: &Known, trust: Trust, now: Millis) {
-        self.admit(known, now);
-        self.born.remove(&known.oid);
-        let generation = self.next_generation();
-        let mut grown = 0;
-        let mut record = None;
-        if let Some(mark) = self.marks.get_mut(&known.oid) {
-            let wider = match &mut mark.tree {
-                None => {
-                    mark.tree = Some((Self::fresh(generation), trust));
-                    grown = 1;
-                    true
-                }
-                Some((state, old)) => {
-                    if state.copied {
-                        grown = 1;
-                    }
-                    Self::redirty(state, generation);
-                    let wider = trust < *old;
-                    *old = trust.min(*old);
-                    wider
-                }
-            };
-            if wider {
-                let trust = mark.tree.as_ref().map(|(_, trust)| *trust);
-                record = Some(Self::mark_record(known.oid, mark, None, trust, vec![]));
-            }
-        }
-        self.trees += grown;
-        self.records.extend(record);
-        self.unwaive(known.oid, &Piece::Tree);
-        match self.wanted.remove(&known.oid) {
-            true => self.enqueue(known.oid, URGENT, 0),
-            false => self.enqueue(known.oid, CRAWL, now),
-        }
-    }
-
-    /// The same of one that has a mark, or is admitted.
-    pub(super) fn dirty_tree(&mut self, oid: Oid, trust: Trust, now: Millis) -> Piece {
-        if let Some(mark) = self.marks.get(&oid) {
-            let known = Known {
-                oid,
-                kind: mark.kind,
-                locator: mark.locator.clone(),
-                dir: mark.dir,
-            };
-            self.plant_tree(&known, trust, now);
-        }
-        Piece::Tree
-    }
-
     /// A user has just made this directory, and the name that it was made under is marked.
     pub(crate) fn bear(&mut self, oid: Oid) {
         self.born.insert(oid);
@@ -170,35 +117,6 @@ impl Ledger {
     /// now, so this is asked only once.
     pub(crate) fn take_born(&mut self, oid: Oid) -> bool {
         self.born.remove(&oid)
-    }
-
-    /// The same for a directory whose image is and stays where it is: a walk that is to come, and trusts no
-    /// more than this one, will do. One that is under way may have passed what this one is for.
-    pub(crate) fn ensure_tree(&mut self, known: &Known, trust: Trust, now: Millis) {
-        let tree = self
-            .marks
-            .get(&known.oid)
-            .and_then(|mark| mark.tree.as_ref());
-        let comes = |(state, old): &(State, Trust)| Self::dirty(state) && *old <= trust;
-        if !tree.is_some_and(comes) || self.busy.contains(&known.oid) {
-            self.plant_tree(known, trust, now);
-        }
-    }
-
-    /// This directory of the sink becomes the image, whatever it was before: all in it is unseen,
-    /// also for those who work in what was the image so far, and nothing that is known to stand
-    /// in the old one stands here.
-    pub(crate) fn adopt(&mut self, known: &Known, sink: Oid, trust: Trust, now: Millis) {
-        let elsewhere = self
-            .in_use
-            .iter()
-            .any(|(image, owner)| *owner == known.oid && *image != sink);
-        match elsewhere {
-            true => self.plant_tree(known, trust, now),
-            false => self.ensure_tree(known, trust, now),
-        }
-        let lost: Vec<Oid> = self.claims_in(known.oid).collect();
-        lost.into_iter().for_each(|oid| self.unplace(oid));
     }
 
     /// A mark that no user's operation made: something found to differ.
@@ -240,9 +158,10 @@ impl Ledger {
             return;
         }
         if mark.tree.as_ref().is_some_and(|(state, _)| !state.copied) {
-            self.trees -= 1;
+            self.less_trees();
         }
         self.marks.remove(&oid);
+        self.walked.remove(&oid);
         self.dequeue(oid);
         let all = (oid, Piece::Body)..;
         let gone: Vec<_> = self
@@ -269,13 +188,6 @@ impl Ledger {
             .get(&dir)
             .and_then(|m| m.names.get(name))
             .is_some_and(Self::dirty)
-    }
-
-    /// How much the walks trust that are still to come to one of these directories, or on from there.
-    pub(super) fn unseen(&self, chain: &[Oid]) -> Option<Trust> {
-        let trees = chain.iter().filter_map(|above| self.marks.get(above)?.tree);
-        let dirty = trees.filter(|(state, _)| Self::dirty(state));
-        dirty.map(|(_, trust)| trust).min()
     }
 
     /// Whether this very directory is unseen.

@@ -9,8 +9,10 @@
 //!   unchanged and no operation in flight.
 //! - A name is *clean* when neither it nor its directory nor anything above is dirty: then the
 //!   sink has the image of its object at the same path.
-//! - Each live directory is covered by a dirty tree (its own or above), or its image can be found:
-//!   by its [`Place`], or at its own clean path. Who takes a place away plants a tree.
+//! - The image of a directory is what stands at its [`Place`], or under its name in the image of the directory
+//!   above when that name is not dirty, or there is none. Trees say what is unseen, not where it stands; but for
+//!   those that began in an image that was another's ([`Ledger::is_lost`]).
+//! - A directory whose image changes is unseen. Who takes a place away plants a tree, or makes a new image.
 //! - A slot (directory, name) of the sink is claimed by one object at most.
 
 mod claims;
@@ -20,6 +22,7 @@ mod places;
 mod queue;
 mod replay;
 mod settle;
+mod walks;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -27,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use hermitfs_api::Kind;
 
 pub(crate) use claims::Moment;
+pub(crate) use walks::Walk;
 
 use crate::ranges::Ranges;
 use crate::record::{Bytes, Locator, Oid, Piece, Place, Record, Trust};
@@ -72,7 +76,7 @@ struct Mark {
     /// The directory in which the locator has it, as long as that is known.
     dir: Option<Oid>,
     body: Option<Body>,
-    tree: Option<(State, Trust)>,
+    tree: Option<(State, Walk)>,
     names: BTreeMap<Bytes, State>,
     touched: Millis,
     since: Millis,
@@ -136,6 +140,8 @@ pub(crate) struct Ticket {
     pieces: Vec<(Oid, Piece)>,
     /// Objects that get one more name.
     named: Vec<Oid>,
+    /// Directories that are to go, and where their images stand: known no more by a name that is changed.
+    going: Vec<(Known, Place)>,
 }
 
 /// What to heal at one object, as of the claim.
@@ -145,7 +151,7 @@ pub(crate) struct Work {
     pub(crate) kind: Kind,
     pub(crate) locator: Locator,
     pub(crate) body: Option<BodyWork>,
-    pub(crate) tree: Option<(u64, Trust)>,
+    pub(crate) tree: Option<(u64, Walk)>,
     pub(crate) names: Vec<(Bytes, u64)>,
 }
 
@@ -219,6 +225,8 @@ pub(crate) struct Ledger {
     resting: bool,
     /// Directories that were looked at before a walk had come to them.
     wanted: HashSet<Oid>,
+    /// The last walk that has passed each directory. In memory only, and while there is any.
+    walked: HashMap<Oid, Walk>,
     copied: Vec<(Oid, Piece, u64)>,
     generation: u64,
     epoch: u64,
@@ -268,11 +276,11 @@ impl Ledger {
             return Err(missing);
         }
         self.begun += 1;
+        let mut ticket = Ticket::default();
         // Before the touches: they make the names dirty that are asked about here.
         for departure in departures {
-            self.depart(departure, now);
+            ticket.going.extend(self.depart(departure, now));
         }
-        let mut ticket = Ticket::default();
         for touch in touches {
             // A place is forgotten when what stands there is healed; an image stays known.
             if let Touch::Image { oid, trust, .. } = touch
@@ -301,6 +309,15 @@ impl Ledger {
             ticket.pieces.push((oid, piece));
         }
         Ok(ticket)
+    }
+
+    /// What was to go has stayed, before the end of the operation that failed.
+    pub(crate) fn stayed(&mut self, ticket: &Ticket) {
+        for (object, place) in &ticket.going {
+            if !self.places.contains_key(&object.oid) {
+                self.place(object, place.clone());
+            }
+        }
     }
 
     /// An operation is over, however it ended.

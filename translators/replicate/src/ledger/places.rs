@@ -5,10 +5,12 @@ use std::ops::Bound;
 use hermitfs_api::Kind;
 
 use super::{Departure, Known, Ledger, Mark, Millis, Why};
+use crate::ranges::Ranges;
 use crate::record::{Bytes, Oid, Place, Record, Trust};
 
 impl Ledger {
-    pub(super) fn depart(&mut self, departure: &Departure, now: Millis) {
+    /// An object is about to leave a name. One that is to go, and where its image stands.
+    pub(super) fn depart(&mut self, departure: &Departure, now: Millis) -> Option<(Known, Place)> {
         let Departure {
             object,
             chain,
@@ -22,7 +24,7 @@ impl Ledger {
             if is_dir && *why == Why::Moves && !self.born.contains(&object.oid) {
                 self.plant_tree(object, Trust::NOTHING, now);
             }
-            return;
+            return None;
         };
         let here = || Place::At {
             dir,
@@ -30,46 +32,73 @@ impl Ledger {
             name: name.clone(),
         };
         let clean = self.clean(chain, name);
+        // A directory that walks are to come to stands where they would find it.
+        let stands = is_dir
+            && !chain.iter().any(|above| self.is_lost(*above))
+            && !self.name_dirty(dir, name)
+            && !self.places.contains_key(&object.oid)
+            && self.claimant(dir, name).is_none();
         match why {
             // Of a directory that dies only the way to what came out of it is of use.
             Why::Dies => {
                 self.born.remove(&object.oid);
-                if clean && self.has_claims_in(object.oid) {
-                    self.place(object, here());
+                if clean || stands {
+                    match self.has_claims_in(object.oid) {
+                        true => self.place(object, here()),
+                        false => return Some((object.clone(), here())),
+                    }
                 }
             }
             Why::Linked if self.places.contains_key(&object.oid) => {}
             Why::Linked if self.images.contains_key(&object.oid) => {}
             _ if clean => self.place(object, here()),
             // There is no image yet that could be lost.
-            Why::Moves if self.born.contains(&object.oid) => {}
-            Why::Moves if is_dir && !self.places.contains_key(&object.oid) => {
-                self.plant_tree(object, Trust::NOTHING, now);
-            }
-            // A walk that is still to come here goes along.
+            Why::Moves if self.born.contains(&object.oid) => self.take_along(object, chain, now),
             Why::Moves if is_dir => {
-                if let Some(trust) = self.unseen(chain) {
-                    self.plant_tree(object, trust, now);
+                if stands {
+                    self.place(object, here());
+                }
+                match self.places.contains_key(&object.oid) {
+                    true => self.take_along(object, chain, now),
+                    false => self.plant_tree(object, Trust::NOTHING, now),
                 }
             }
-            Why::Moves | Why::Linked => {}
+            Why::Moves => self.take_along(object, chain, now),
+            Why::Linked => {}
         }
+        None
     }
 
-    /// Directories were moved: walks that were to come to them where they stood, also those that were asked for
+    /// Objects were moved: walks that were to come to them where they stood, also those that were asked for
     /// while they were moved, come to them where they are. Before that is over no walk can have passed their
     /// old names.
     pub(crate) fn carry(&mut self, departures: &[Departure], now: Millis) {
         for departure in departures {
             let Departure { object, chain, .. } = departure;
-            let moved = object.kind == Kind::Directory && departure.why == Why::Moves;
-            if moved
-                && !self.born.contains(&object.oid)
-                && let Some(trust) = self.unseen(chain)
-            {
-                self.plant_tree(object, trust, now);
+            if departure.why == Why::Moves {
+                self.take_along(object, chain, now);
             }
         }
+    }
+
+    /// Walks that are still to come to where this object stands go with it. What is no directory is healed
+    /// under its new name without a look at what it has already: so that has a mark.
+    fn take_along(&mut self, object: &Known, chain: &[Oid], now: Millis) {
+        let Some(walk) = self.to_come(chain) else {
+            return;
+        };
+        // All in one that was made before our eyes has marks.
+        let born = self.born.contains(&object.oid) && walk.trust == Trust::ALL;
+        if object.kind == Kind::Directory && !born {
+            self.go_on(object, walk, now);
+        } else if self.has_image(object.oid) && walk.trust != Trust::ALL {
+            self.mark_body(object, Some(Ranges::WHOLE), now);
+        }
+    }
+
+    /// Whether it is known where the image of what is no directory is, wherever its names are.
+    pub(crate) fn has_image(&self, oid: Oid) -> bool {
+        self.places.contains_key(&oid) || self.images.contains_key(&oid)
     }
 
     pub(super) fn place(&mut self, object: &Known, place: Place) {
@@ -183,6 +212,16 @@ impl Ledger {
         self.records.push(Record::Image { oid, sink, handle });
     }
 
+    /// What a walk has met under a name, and could not look at. That name is marked next: so it is written down
+    /// that a directory stands there which was not moved.
+    pub(crate) fn keep(&mut self, object: &Known, dir: Oid, handle: Option<Bytes>, name: &Bytes) {
+        let moved = self.name_dirty(dir, name) || self.places.contains_key(&object.oid);
+        if !moved && !self.is_lost(dir) && self.claimant(dir, name).is_none() {
+            let name = name.clone();
+            self.place(object, Place::At { dir, handle, name });
+        }
+    }
+
     /// Forgets an image.
     pub(crate) fn drop_image(&mut self, oid: Oid) {
         if let Some((sink, _)) = self.images.remove(&oid) {
@@ -207,6 +246,7 @@ impl Ledger {
             self.doubt_images();
             self.set_unverified();
         }
+        self.find_lost();
         self.plant_tree(root, trust, 0);
     }
 

@@ -175,7 +175,7 @@ impl Ledger {
                 data: body.data.clone(),
                 escaped: body.escaped,
             }),
-            tree: tree.map(|(state, trust)| (state.generation, *trust)),
+            tree: tree.map(|(state, walk)| (state.generation, *walk)),
             names,
         };
         (work.body.is_some() || work.tree.is_some() || !work.names.is_empty()).then_some(work)

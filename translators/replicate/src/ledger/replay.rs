@@ -14,8 +14,14 @@ impl Ledger {
         !self.records.is_empty()
     }
 
-    /// Makes one change from the journal again.
-    pub(crate) fn replay(&mut self, record: Record) {
+    /// Makes all changes from a journal again.
+    pub(crate) fn replay(&mut self, records: impl IntoIterator<Item = Record>) {
+        records.into_iter().for_each(|record| self.redo(record));
+        self.find_lost();
+        self.records.clear();
+    }
+
+    fn redo(&mut self, record: Record) {
         match record {
             Record::Mark {
                 oid,
@@ -42,14 +48,14 @@ impl Ledger {
                     .iter()
                     .for_each(|name| drop(self.dirty_name(oid, name, 0)));
                 if let Some(trust) = tree {
-                    self.plant_tree(&known, trust, 0);
+                    self.replant(&known, trust);
                 }
                 self.enqueue(oid, TOUCHED, 0);
             }
             Record::Moved { oid, whence } => self.relocate(oid, None, whence),
             Record::Settled { oid, piece } => {
                 if piece == Piece::Tree && self.tree_dirty(oid) {
-                    self.trees -= 1;
+                    self.less_trees();
                 }
                 self.drop_piece(oid, &piece);
             }
@@ -68,7 +74,6 @@ impl Ledger {
             Record::Unverified => self.unverified = true,
             Record::Verified => self.unverified = false,
         }
-        self.records.clear();
     }
 
     /// The shortest list of records that gives this ledger back: what a new journal begins with.
@@ -79,7 +84,7 @@ impl Ledger {
                 .body
                 .as_ref()
                 .map(|body| (body.journaled.clone(), body.escaped));
-            let tree = mark.tree.as_ref().map(|(_, trust)| *trust);
+            let tree = mark.tree.as_ref().map(|(_, walk)| walk.trust);
             let names = mark.names.keys().cloned().collect();
             records.push(Self::mark_record(*oid, mark, body, tree, names));
         }

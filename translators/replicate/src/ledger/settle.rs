@@ -1,7 +1,7 @@
 //! How healing came out: copied, then settled by a sync.
 
 use super::{Ledger, Millis, Outcome, Work};
-use crate::record::{Oid, Piece, Record, Trust};
+use crate::record::{Oid, Piece, Record};
 use crate::trouble::{Side, Trouble};
 
 /// Milliseconds until a piece is looked at again that waits for one that failed.
@@ -43,7 +43,7 @@ impl Ledger {
                 }
                 self.state_mut(oid, piece, |state| state.copied = true);
                 if *piece == Piece::Tree {
-                    self.trees -= 1;
+                    self.passed(oid);
                 }
                 let epoch = self.epoch;
                 if *piece == Piece::Body
@@ -153,18 +153,9 @@ impl Ledger {
                 self.drop_piece(oid, &piece);
                 self.records.push(Record::Settled { oid, piece });
             } else {
-                self.state_mut(oid, &piece, |state| state.copied = false);
-                if piece == Piece::Tree {
-                    self.trees += 1;
-                    if let Some((_, trust)) =
-                        self.marks.get_mut(&oid).and_then(|mark| mark.tree.as_mut())
-                    {
-                        *trust = Trust::NOTHING;
-                    }
-                    let record = self.marks.get(&oid).map(|mark| {
-                        Self::mark_record(oid, mark, None, Some(Trust::NOTHING), vec![])
-                    });
-                    self.records.extend(record);
+                match piece {
+                    Piece::Tree => self.walk_again(oid),
+                    _ => self.state_mut(oid, &piece, |state| state.copied = false),
                 }
                 self.requeue(oid, now);
             }

@@ -349,10 +349,7 @@ async fn go_on(
         .as_ref()
         .is_some_and(|found| found.header.suspect && found.header.boot == moment.boot);
     if let (Found::Marked(_), Some(found)) = (&seen.state, journal) {
-        found
-            .records
-            .into_iter()
-            .for_each(|record| ledger.replay(record));
+        ledger.replay(found.records);
     }
     let known = crate::heal::known(&*source.0, &Default::default(), &source.1).await;
     // Where the source has no handles, marks do not lead back: the whole tree is compared.

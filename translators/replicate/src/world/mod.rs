@@ -20,6 +20,7 @@ mod kernel;
 mod power;
 mod random;
 mod several;
+mod walks;
 
 pub(crate) use kernel::Act;
 use kernel::{Kernel, perform};
@@ -140,10 +141,7 @@ impl World {
             })))
         };
         let mut ledger = Ledger::default();
-        records
-            .iter()
-            .cloned()
-            .for_each(|record| ledger.replay(record));
+        ledger.replay(records.iter().cloned());
         let root = block_on(source.root(&ROOT)).unwrap().inode;
         if let Some(trust) = doubt {
             let known = block_on(crate::heal::known(&*source, &Default::default(), &root));
@@ -334,7 +332,7 @@ impl World {
         if !stages.is_empty() {
             wrong.push(format!("left in the staging space: {stages:?}"));
         }
-        let staged = format!("{}/{}/", MARKER_DIR.escape_ascii(), STAGING.escape_ascii());
+        let staged = format!("/{}/{}/", MARKER_DIR.escape_ascii(), STAGING.escape_ascii());
         let all = self.sink.tree();
         let left = all
             .0

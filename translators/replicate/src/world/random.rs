@@ -43,6 +43,22 @@ impl World {
         }
         format!("sync {good}")
     }
+
+    /// Something goes wrong on the sink past everybody, and then somebody wants all to be compared.
+    fn rot(&mut self, rng: &mut ChaCha8Rng, paths: &[&'static str]) -> String {
+        let path = *paths.choose(rng).unwrap();
+        let act = match rng.random_range(0..3) {
+            0 => Act::Write(path, 0, rng.random()),
+            1 => Act::Truncate(path, 1),
+            _ => Act::Chmod(path, 0o666),
+        };
+        let done = block_on(perform(&*self.sink, &Kernel::default(), act.clone()));
+        self.heal_turns.give(Turns::ALL);
+        let known = block_on(self.healer.known(&self.healer.source_root));
+        self.leg
+            .ledger(|ledger| ledger.plant_tree(&known, Trust::NOTHING, 0));
+        format!("on the sink: {act:?}: {}", done.is_ok())
+    }
 }
 
 /// A brick may be wrong about where an object was last seen.
@@ -82,7 +98,7 @@ fn run(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
         steps.push("settled".into());
     }
     for _ in 0..rng.random_range(1..25) {
-        match rng.random_range(0..if kills { 26 } else { 24 }) {
+        match rng.random_range(0..if kills { 27 } else { 25 }) {
             0..10 => {
                 if world.has_user() {
                     world.step_user(Turns::ALL);
@@ -112,6 +128,7 @@ fn run(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
                 steps.push(format!("heal {n} objects"));
             }
             22..24 => steps.push(world.sync_at_random(&mut rng)),
+            24 => steps.push(world.rot(&mut rng, PATHS)),
             _ => {
                 steps.push("kill".into());
                 world = world.kill();
@@ -147,7 +164,7 @@ fn storm(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
         steps.push("settled".into());
     }
     for _ in 0..rng.random_range(20..200) {
-        match rng.random_range(0..if kills { 201 } else { 200 }) {
+        match rng.random_range(0..if kills { 202 } else { 201 }) {
             0..60 => {
                 let who = rng.random_range(0..USERS);
                 if world.tasks[who].is_none() {
@@ -184,6 +201,7 @@ fn storm(seed: u64, kills: bool) -> (Vec<String>, Vec<String>) {
                 steps.push(format!("healer {which} {turns}: {any}"));
             }
             195..200 => steps.push(world.sync_at_random(&mut rng)),
+            200 => steps.push(world.rot(&mut rng, DEEP)),
             _ => {
                 steps.push("kill".into());
                 world = world.kill();
