@@ -9,13 +9,14 @@ use tower::util::BoxCloneSyncService;
 
 /// A brick behind a server, with a client in front; all of it goes when it is dropped.
 pub(crate) struct Wire {
-    pub(crate) place: TempDir,
     pub(crate) volume: Arc<dyn Translator>,
     /// `None` while it is away.
     pub(crate) server: Option<Server>,
     pub(crate) client: Arc<Client>,
     /// Seconds for which the next server keeps what clients have.
     pub(crate) grace: Option<u64>,
+    // The last to go: nobody works in it any more.
+    pub(crate) place: TempDir,
 }
 
 impl Wire {

@@ -59,9 +59,10 @@ impl Authority {
 }
 
 struct Served {
-    place: TempDir,
     authority: Authority,
     server: Server,
+    // The last to go: nobody works in it any more.
+    place: TempDir,
 }
 
 impl Served {

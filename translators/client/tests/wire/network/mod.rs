@@ -56,7 +56,6 @@ struct World {
     net: Net,
     brick: Arc<Memory>,
     log: Arc<Log>,
-    state: TempDir,
     rng: ChaCha8Rng,
     /// `None` while it is away.
     server: Option<Host>,
@@ -65,6 +64,8 @@ struct World {
     story: Vec<String>,
     /// What the server puts above the brick.
     above: Above,
+    // The last to go: nobody works in it any more.
+    state: TempDir,
 }
 
 /// Puts something above a brick.
