@@ -111,6 +111,19 @@ pub(crate) struct Known {
     pub(crate) dir: Option<Oid>,
 }
 
+#[cfg(test)]
+impl Known {
+    /// A directory of which a test needs to know no more.
+    fn of_dir(oid: Oid) -> Known {
+        Known {
+            oid,
+            kind: Kind::Directory,
+            locator: Locator::default(),
+            dir: None,
+        }
+    }
+}
+
 /// Where an object is about to leave from, and the directories above, nearest first.
 #[derive(Clone, Debug)]
 pub(crate) struct Departure {

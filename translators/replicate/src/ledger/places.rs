@@ -246,7 +246,7 @@ impl Ledger {
             self.doubt_images();
             self.set_unverified();
         }
-        self.find_lost();
+        self.clear_lost();
         self.plant_tree(root, trust, 0);
     }
 
@@ -263,41 +263,31 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::ledger::Touch;
-    use crate::record::Locator;
 
     const ROOT: Oid = Oid(1, 1);
     const TO: Oid = Oid(1, 2);
     const MOVED: Oid = Oid(1, 3);
-
-    fn known(oid: Oid) -> Known {
-        Known {
-            oid,
-            kind: Kind::Directory,
-            locator: Locator::default(),
-            dir: None,
-        }
-    }
 
     /// Whether a walk is to come to a directory that a user has moved, when one of where it stood was asked for
     /// before that, or meanwhile.
     fn is_walked(before: bool, meanwhile: bool) -> bool {
         let name = Bytes::from(&b"name"[..]);
         let departures = [Departure {
-            object: known(MOVED),
+            object: Known::of_dir(MOVED),
             chain: vec![ROOT],
             handle: None,
             name: name.clone(),
             why: Why::Moves,
         }];
         let mut ledger = Ledger::default();
-        let walk = |ledger: &mut Ledger| ledger.plant_tree(&known(ROOT), Trust::NOTHING, 0);
+        let walk = |ledger: &mut Ledger| ledger.plant_tree(&Known::of_dir(ROOT), Trust::NOTHING, 0);
         if before {
             // Its image is known to stand elsewhere, so that nothing else asks for a walk.
             ledger.set_place(MOVED, None, Place::Staged(1));
             walk(&mut ledger);
         }
         let touches = [Touch::Name(ROOT, name.clone()), Touch::Name(TO, name)];
-        let known = [known(ROOT), known(TO)];
+        let known = [Known::of_dir(ROOT), Known::of_dir(TO)];
         let ticket = ledger.begin(&touches, &departures, &known, 0).unwrap();
         if meanwhile {
             walk(&mut ledger);

@@ -17,7 +17,7 @@ impl Ledger {
     /// Makes all changes from a journal again.
     pub(crate) fn replay(&mut self, records: impl IntoIterator<Item = Record>) {
         records.into_iter().for_each(|record| self.redo(record));
-        self.find_lost();
+        self.clear_lost();
         self.records.clear();
     }
 

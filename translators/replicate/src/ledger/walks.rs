@@ -181,7 +181,7 @@ impl Ledger {
     }
 
     /// Where nothing is known to stand anywhere nothing of it can be wrong.
-    pub(super) fn find_lost(&mut self) {
+    pub(super) fn clear_lost(&mut self) {
         if self.places.is_empty() {
             let trees = self
                 .marks
@@ -248,25 +248,14 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use hermitfs_api::Kind;
-
     use super::*;
     use crate::ledger::{Departure, Outcome, Why};
-    use crate::record::{Bytes, Locator, Place};
+    use crate::record::{Bytes, Place};
 
     const ROOT: Oid = Oid(1, 1);
     const DIR: Oid = Oid(1, 2);
     const ABOVE: Oid = Oid(1, 3);
     const IMAGE: Oid = Oid(9, 9);
-
-    fn known(oid: Oid) -> Known {
-        Known {
-            oid,
-            kind: Kind::Directory,
-            locator: Locator::default(),
-            dir: None,
-        }
-    }
 
     fn name() -> Bytes {
         b"name"[..].into()
@@ -277,7 +266,7 @@ mod tests {
         let (_, walk) = ledger.marks[&dir].tree.unwrap();
         below
             .iter()
-            .for_each(|child| ledger.go_on(&known(*child), walk, 0));
+            .for_each(|child| ledger.go_on(&Known::of_dir(*child), walk, 0));
         let generation = ledger.generation_of(dir, &Piece::Tree).unwrap();
         assert!(ledger.finish(dir, &Piece::Tree, generation, Outcome::Equal, 0));
     }
@@ -285,7 +274,7 @@ mod tests {
     /// A user moves a directory away from below these, nearest first.
     fn leaves(ledger: &mut Ledger, dir: Oid, chain: &[Oid]) {
         let departures = [Departure {
-            object: known(dir),
+            object: Known::of_dir(dir),
             chain: chain.to_vec(),
             handle: None,
             name: name(),
@@ -299,7 +288,7 @@ mod tests {
     /// A walk from the root, which has come to one directory and not yet to that one's neighbour.
     fn passed(trust: Trust) -> Ledger {
         let mut ledger = Ledger::default();
-        ledger.plant_tree(&known(ROOT), trust, 0);
+        ledger.plant_tree(&Known::of_dir(ROOT), trust, 0);
         pass(&mut ledger, ROOT, &[ABOVE, DIR]);
         pass(&mut ledger, DIR, &[]);
         ledger
@@ -317,11 +306,11 @@ mod tests {
     #[test]
     fn another_walk_does() {
         let mut ledger = passed(Trust::NOTHING);
-        ledger.plant_tree(&known(ROOT), Trust::NOTHING, 0);
+        ledger.plant_tree(&Known::of_dir(ROOT), Trust::NOTHING, 0);
         leaves(&mut ledger, DIR, &[ABOVE, ROOT]);
         assert!(ledger.tree_dirty(DIR), "asked for after that");
         let mut ledger = passed(Trust::ALL);
-        ledger.plant_tree(&known(ABOVE), Trust::NOTHING, 0);
+        ledger.plant_tree(&Known::of_dir(ABOVE), Trust::NOTHING, 0);
         leaves(&mut ledger, DIR, &[ABOVE, ROOT]);
         assert!(ledger.tree_dirty(DIR), "trusts less");
     }
@@ -350,7 +339,7 @@ mod tests {
     #[test]
     fn what_a_walk_has_not_come_to_stands_where_it_stands() {
         let mut ledger = Ledger::default();
-        ledger.plant_tree(&known(ROOT), Trust::NOTHING, 0);
+        ledger.plant_tree(&Known::of_dir(ROOT), Trust::NOTHING, 0);
         leaves(&mut ledger, DIR, &[ABOVE, ROOT]);
         let here = Place::At {
             dir: ABOVE,
@@ -365,7 +354,7 @@ mod tests {
     fn below_another_image_than_before_nothing_is_known_to_stand() {
         let mut ledger = Ledger::default();
         // By a name that users have changed: what stands there was never this directory's image.
-        ledger.adopt(&known(ROOT), IMAGE, None, 0);
+        ledger.adopt(&Known::of_dir(ROOT), IMAGE, None, 0);
         assert!(ledger.is_lost(ROOT));
         leaves(&mut ledger, DIR, &[ABOVE, ROOT]);
         assert_eq!(ledger.place_of(DIR), None);
@@ -378,7 +367,7 @@ mod tests {
         };
         ledger.set_place(moved, None, here);
         let (_, walk) = ledger.marks[&ROOT].tree.unwrap();
-        ledger.adopt(&known(ABOVE), Oid(9, 8), Some(walk), 0);
+        ledger.adopt(&Known::of_dir(ABOVE), Oid(9, 8), Some(walk), 0);
         assert!(ledger.is_lost(ABOVE));
         assert_eq!(ledger.place_of(moved), None);
     }
@@ -394,7 +383,7 @@ mod tests {
             name: name(),
         };
         ledger.set_place(moved, None, here.clone());
-        ledger.adopt(&known(ABOVE), IMAGE, Some(walk), 0);
+        ledger.adopt(&Known::of_dir(ABOVE), IMAGE, Some(walk), 0);
         assert!(ledger.tree_dirty(ABOVE) && !ledger.is_lost(ABOVE));
         assert_eq!(ledger.place_of(moved), Some(&here));
     }
@@ -404,12 +393,12 @@ mod tests {
         for (changed, lost) in [(false, false), (true, false), (false, true)] {
             let mut ledger = Ledger::default();
             if changed {
-                ledger.mark_name(&known(ROOT), &name(), 0);
+                ledger.mark_name(&Known::of_dir(ROOT), &name(), 0);
             }
             if lost {
-                ledger.adopt(&known(ROOT), IMAGE, None, 0);
+                ledger.adopt(&Known::of_dir(ROOT), IMAGE, None, 0);
             }
-            ledger.keep(&known(DIR), ROOT, None, &name());
+            ledger.keep(&Known::of_dir(DIR), ROOT, None, &name());
             assert_eq!(ledger.place_of(DIR).is_some(), !changed && !lost);
         }
     }
@@ -418,7 +407,7 @@ mod tests {
     fn a_restart_with_images_elsewhere_is_careful() {
         for placed in [false, true] {
             let mut ledger = Ledger::default();
-            ledger.plant_tree(&known(ROOT), Trust::ALL, 0);
+            ledger.plant_tree(&Known::of_dir(ROOT), Trust::ALL, 0);
             if placed {
                 ledger.set_place(DIR, None, Place::Staged(1));
             }
@@ -434,9 +423,9 @@ mod tests {
         for asked in [None, Some(Trust::NOTHING)] {
             let mut ledger = Ledger::default();
             let walk = asked.map(|trust| ledger.ask(trust));
-            ledger.plant_new(&known(ABOVE), walk, 0);
+            ledger.plant_new(&Known::of_dir(ABOVE), walk, 0);
             let (_, walk) = ledger.marks[&ABOVE].tree.unwrap();
-            ledger.go_on_in_known(&known(DIR), walk, 0);
+            ledger.go_on_in_known(&Known::of_dir(DIR), walk, 0);
             assert_eq!(ledger.tree_dirty(DIR), asked.is_some());
         }
     }
