@@ -7,7 +7,6 @@ use hermitfs_api::Translator;
 use hermitfs_client::Client;
 use hermitfs_replicate::{OpenError, Rate, Replicate};
 use hermitfs_server::{Near, Server};
-use tower::util::BoxCloneSyncService;
 
 use crate::exit::{Code, Failure, Result};
 use crate::kinds::Settings;
@@ -211,7 +210,7 @@ impl Building<'_> {
             }
             Settings::Client(options) => {
                 let client = match self.near(options) {
-                    Some(near) => Client::near(options, BoxCloneSyncService::new(near)),
+                    Some(near) => Client::near(options, Arc::new(near)),
                     None => Client::open(options),
                 };
                 Arc::new(client.map_err(|error| Failure::configuration(error.to_string()))?)

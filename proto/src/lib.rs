@@ -16,6 +16,7 @@ pub mod admin {
 
 /// Bricks over the wire.
 pub mod brick {
+    mod calls;
     mod compound;
     mod convert;
     mod laden;

@@ -1,41 +1,71 @@
 //! All calls that a server knows.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use hermitfs_proto::brick::v1::brick_client::BrickClient;
+use hermitfs_proto::brick::v1::brick_server;
 use hermitfs_proto::brick::{CONTENT_TYPE, Heard, MAX_MESSAGE, Pieces, READ, WRITE, v1};
+use hermitfs_proto::each_brick_call;
 use http::header::{HeaderValue, TE};
 use prost::Message;
 use tonic::body::Body;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tower::Service;
 
 use crate::wire::Wire;
 
-/// Tonic's client, but for the two calls that carry much content: these say and hear it as it lies.
+/// A server of this process: it works on a call where the call is waited for. What is said are the same messages
+/// as over a connection, but nobody has to write or read them.
+pub type Near = Arc<dyn brick_server::Brick>;
+
+/// A server.
 #[derive(Clone)]
-pub(crate) struct Brick {
+pub(crate) enum Brick {
+    Far(Box<Far>),
+    Near(Near),
+}
+
+macro_rules! calls {
+    ($($method:ident: $request:ident => $reply:ident;)*) => {
+        impl Brick {
+            $(pub(crate) async fn $method(
+                &mut self,
+                request: v1::$request,
+            ) -> Result<Response<v1::$reply>, Status> {
+                match self {
+                    // Apart: it is large, and the other is often called.
+                    Brick::Far(far) => Box::pin(far.$method(request)).await,
+                    Brick::Near(near) => near.$method(Request::new(request)).await,
+                }
+            })*
+        }
+    };
+}
+
+each_brick_call!(calls);
+
+/// Over a connection. Tonic's client, but for the two calls that carry much content: these say and hear it as it lies.
+#[derive(Clone)]
+pub(crate) struct Far {
     calls: BrickClient<Wire>,
     wire: Wire,
 }
 
-impl Brick {
-    pub(crate) fn new(wire: Wire) -> Brick {
+impl Far {
+    pub(crate) fn new(wire: Wire) -> Far {
         let calls = BrickClient::new(wire.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Brick { calls, wire }
+        Far { calls, wire }
     }
 
-    pub(crate) async fn read(
-        &mut self,
-        request: v1::ReadRequest,
-    ) -> Result<Response<v1::DataReply>, Status> {
+    async fn read(&mut self, request: v1::ReadRequest) -> Result<Response<v1::DataReply>, Status> {
         let said = Pieces::plain(&request);
         self.converse(READ, said).await
     }
 
-    pub(crate) async fn write(
+    async fn write(
         &mut self,
         request: v1::WriteRequest,
     ) -> Result<Response<v1::CountReply>, Status> {
@@ -75,7 +105,7 @@ impl Brick {
     }
 }
 
-impl Deref for Brick {
+impl Deref for Far {
     type Target = BrickClient<Wire>;
 
     fn deref(&self) -> &BrickClient<Wire> {
@@ -83,7 +113,7 @@ impl Deref for Brick {
     }
 }
 
-impl DerefMut for Brick {
+impl DerefMut for Far {
     fn deref_mut(&mut self) -> &mut BrickClient<Wire> {
         &mut self.calls
     }

@@ -12,7 +12,7 @@ use hermitfs_proto::brick::{MAX_DATA, Malformed, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::Address;
-use crate::brick::Brick;
+use crate::brick::{Brick, Near};
 use crate::call::Answered;
 use crate::call::Nature::{self, Again, Once, Reads};
 use crate::dial::{Dialer, Way};
@@ -24,7 +24,6 @@ use crate::options::{OpenError, Options};
 use crate::role;
 use crate::table::Table;
 use crate::waits::Asking;
-use crate::wire::Near;
 
 /// One call: `call!(self, cx, NATURE method, Request { fields })`, and where the request needs the
 /// numbers of open files, `; field = opened` for each.

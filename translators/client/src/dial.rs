@@ -24,8 +24,9 @@ use tokio_rustls::rustls::{self, ClientConfig, InvalidMessage, RootCertStore};
 use tower::Service;
 
 use crate::address::Address;
+use crate::brick::{Brick, Far, Near};
 use crate::options::Options;
-use crate::wire::{Far, Near, Pulse, Wire};
+use crate::wire::{Pulse, Wire};
 
 /// So many ping timeouts pass before a server is gone that says nothing over TCP. Two MiB that stand
 /// before its answer come through in this time where a line has a megabit a second or more.
@@ -76,7 +77,7 @@ impl Way {
     }
 
     /// Connects.
-    pub(crate) async fn dial(&self, address: &Address, patience: Duration) -> io::Result<Wire> {
+    pub(crate) async fn dial(&self, address: &Address, patience: Duration) -> io::Result<Brick> {
         let brisk = Pulse {
             every: patience / 2,
             within: patience / 2,
@@ -85,27 +86,28 @@ impl Way {
             within: patience * SILENT,
             ..brisk
         };
-        let far = match (self, address) {
-            (Way::Near(near), _) => return Ok(Wire::Near(near.clone())),
+        let wire = match (self, address) {
+            (Way::Near(near), _) => return Ok(Brick::Near(near.clone())),
             // Where it leads is the connector's affair.
-            (Way::Other(dialer), _) => Far::over(dialer().await?, Scheme::HTTP, brisk).await,
+            (Way::Other(dialer), _) => Wire::over(dialer().await?, Scheme::HTTP, brisk).await,
             (_, Address::Unix(path)) => {
                 let stream = UnixStream::connect(path).await?;
                 widen(&stream);
-                Far::over(stream, Scheme::HTTP, brisk).await
+                Wire::over(stream, Scheme::HTTP, brisk).await
             }
             (way, Address::Tcp(..)) => {
                 let stream = connect(address, patience).await?;
                 match way {
                     Way::Tls(tls, name) => {
                         let stream = tls.connect(name.clone(), stream).await?;
-                        Far::over(stream, Scheme::HTTPS, patient).await
+                        Wire::over(stream, Scheme::HTTPS, patient).await
                     }
-                    _ => Far::over(stream, Scheme::HTTP, patient).await,
+                    _ => Wire::over(stream, Scheme::HTTP, patient).await,
                 }
             }
         };
-        far.map(Wire::Far).map_err(io::Error::other)
+        let brick = wire.map(|wire| Brick::Far(Box::new(Far::new(wire))));
+        brick.map_err(io::Error::other)
     }
 }
 

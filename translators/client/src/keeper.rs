@@ -168,13 +168,12 @@ impl Keeper {
     async fn connect(&mut self, line: &Line) -> Result<(Session, Duration), Trouble> {
         let patience = line.options.ping_timeout();
         let dialing = self.way.dial(&line.options.address, patience);
-        let wire = timeout(patience, dialing).await;
-        let wire = wire.map_err(|_| Trouble::NoAnswer("no connection in time".into()))?;
-        let wire = wire.map_err(|error| match distrust(&error) {
+        let brick = timeout(patience, dialing).await;
+        let brick = brick.map_err(|_| Trouble::NoAnswer("no connection in time".into()))?;
+        let mut brick = brick.map_err(|error| match distrust(&error) {
             Some(why) => Trouble::Distrusted(why),
             None => Trouble::NoAnswer(root_cause(&error)),
         })?;
-        let mut brick = Brick::new(wire);
         let given_up = line.sequence.given_up();
         let hello = v1::HelloRequest {
             versions: vec![VERSION],

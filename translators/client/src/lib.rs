@@ -22,7 +22,7 @@ mod waits;
 mod wire;
 
 pub use address::{Address, BadAddress};
+pub use brick::Near;
 pub use client::Client;
 pub use dial::{Connection, Dialer};
 pub use options::{OpenError, Options};
-pub use wire::Near;

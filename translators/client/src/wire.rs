@@ -1,4 +1,4 @@
-//! What carries calls: HTTP/2 over a connection, or nothing at all to a server of this process.
+//! What carries calls to another process: HTTP/2 over a connection.
 //!
 //! Most of what a small call costs is switches between threads. So a connection's own thread does all of
 //! it: a request is written whole, its head together with what it says, and who waits is woken once, when the
@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong, Reason, SendStream};
 use hermitfs_proto::brick::{MAX_DATA, Pieces};
@@ -25,7 +24,6 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
-use tower::util::BoxCloneSyncService;
 
 use crate::dial::Connection;
 
@@ -38,20 +36,9 @@ pub(crate) struct Pulse {
     pub(crate) within: Duration,
 }
 
-/// A server of this process: it works on a call where the call is waited for. What it says goes by the same
-/// words as over a connection.
-pub type Near = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
-
-/// What calls go out by.
-#[derive(Clone)]
-pub(crate) enum Wire {
-    Far(Far),
-    Near(Near),
-}
-
 /// A connection. It ends when the last copy is dropped and the last answer is there.
 #[derive(Clone)]
-pub(crate) struct Far {
+pub(crate) struct Wire {
     requests: SendRequest<Bytes>,
     scheme: Scheme,
     authority: Authority,
@@ -59,13 +46,13 @@ pub(crate) struct Far {
     runtime: Handle,
 }
 
-impl Far {
+impl Wire {
     /// Over a connection, driven on this runtime.
     pub(crate) async fn over(
         connection: impl Connection,
         scheme: Scheme,
         pulse: Pulse,
-    ) -> Result<Far, h2::Error> {
+    ) -> Result<Wire, h2::Error> {
         let (requests, mut driven) = h2::client::Builder::new()
             .enable_push(false)
             .max_frame_size(MAX_DATA as u32)
@@ -85,7 +72,7 @@ impl Far {
                 () = silence(pings, pulse) => tracing::debug!("a connection gives no sign of life"),
             }
         });
-        Ok(Far {
+        Ok(Wire {
             requests,
             scheme,
             authority: Authority::from_static("brick"),
@@ -161,44 +148,21 @@ async fn silence(pings: Option<PingPong>, pulse: Pulse) {
     }
 }
 
-/// All that is said in an answer.
-async fn heard(mut near: Near, request: Request<Body>) -> Result<Response<Pieces>, Status> {
-    let (head, mut body) = near.call(request).await?.into_parts();
-    let mut answer = Pieces::default();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        answer.push(frame?);
-    }
-    Ok(Response::from_parts(head, answer))
-}
-
-/// A call that is under way; given up when it is dropped.
-pub(crate) enum Calling {
-    /// Driven by the connection's thread.
-    Far(JoinHandle<Result<Response<Pieces>, Status>>),
-    Near(BoxFuture<'static, Result<Response<Pieces>, Status>>),
-}
+/// A call that is under way, driven by the connection's thread; given up when it is dropped.
+pub(crate) struct Calling(JoinHandle<Result<Response<Pieces>, Status>>);
 
 impl Future for Calling {
     type Output = Result<Response<Pieces>, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut *self {
-            Calling::Near(calling) => calling.as_mut().poll(cx),
-            Calling::Far(task) => {
-                let ended = ready!(Pin::new(task).poll(cx));
-                Poll::Ready(
-                    ended.unwrap_or_else(|_| Err(Status::unavailable("the client has ended"))),
-                )
-            }
-        }
+        let ended = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(ended.unwrap_or_else(|_| Err(Status::unavailable("the client has ended"))))
     }
 }
 
 impl Drop for Calling {
     fn drop(&mut self) {
-        if let Calling::Far(task) = self {
-            task.abort();
-        }
+        self.0.abort();
     }
 }
 
@@ -212,10 +176,7 @@ impl Service<Request<Body>> for Wire {
     }
 
     fn call(&mut self, request: Request<Body>) -> Calling {
-        match self {
-            Wire::Far(far) => Calling::Far(far.runtime.spawn(far.clone().converse(request))),
-            Wire::Near(near) => Calling::Near(Box::pin(heard(near.clone(), request))),
-        }
+        Calling(self.runtime.spawn(self.clone().converse(request)))
     }
 }
 

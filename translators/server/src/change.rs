@@ -97,10 +97,10 @@ impl Changes {
         })
     }
 
-    /// A client says Hello.
-    pub(crate) fn hello(&self, id: ClientId, answered: u64, next: u64) {
+    /// A client says Hello. `outlives`: it may ask the next server what became of its calls.
+    pub(crate) fn hello(&self, id: ClientId, answered: u64, next: u64, outlives: bool) {
         let mut kept = self.kept.lock();
-        if kept.replies.hello(id, answered, next) {
+        if kept.replies.hello(id, answered, next, outlives) {
             let known = kept.add(id, 0, What::Known(next));
             if let Err(error) = known {
                 tracing::error!("a client cannot be recorded: {error}");
@@ -395,8 +395,9 @@ impl Shared {
         F: Future<Output = Result<T>> + Send,
     {
         let mut taken = None;
+        let outlives = !call.session().near;
         if let Plan::Once(_) = &plan {
-            *recorded = true;
+            *recorded = outlives;
             if let Some(verdict) = &verdict {
                 match verdict.became() {
                     Became::Untouched => {}
@@ -421,6 +422,10 @@ impl Shared {
         match plan {
             Plan::Harmless(places) if places.is_empty() => {}
             Plan::Harmless(places) => taken = Some(self.changes.turns.take(places).await),
+            // Nobody will ask the next server for it; but others are judged by these places.
+            Plan::Once(intent) if !outlives => {
+                taken = Some(self.changes.turns.take(intent.places()).await);
+            }
             Plan::Once(mut intent) => {
                 taken = Some(self.changes.turns.take(intent.places()).await);
                 match look(call.export(), &call.cx, &intent).await {

@@ -123,13 +123,26 @@ impl Process {
         let shared = Shared::open(&options, volumes, state.path()).unwrap();
         Process {
             runtime,
-            door: Door(shared),
+            door: Door {
+                shared,
+                near: false,
+            },
             brick,
             halted,
         }
     }
 
     fn client(&self, id: u8, next: u64) -> Client {
+        self.client_by(&self.door, id, next)
+    }
+
+    /// One of the server's process.
+    fn near_client(&self, id: u8) -> Client {
+        let shared = self.door.shared.clone();
+        self.client_by(&Door { shared, near: true }, id, 1)
+    }
+
+    fn client_by(&self, door: &Door, id: u8, next: u64) -> Client {
         let hello = v1::HelloRequest {
             versions: vec![VERSION],
             client: Bytes::from(vec![id; 16]),
@@ -137,7 +150,7 @@ impl Process {
             next,
             ..v1::HelloRequest::default()
         };
-        let reply = Brick::hello(&self.door, Request::new(hello));
+        let reply = Brick::hello(door, Request::new(hello));
         let session = self.runtime.block_on(reply).unwrap().into_inner().session;
         let head = Some(v1::Head {
             session,
@@ -230,7 +243,13 @@ impl Process {
                         file,
                         datasync: false,
                     };
-                    let opened = door.0.sessions.enter(client.session).unwrap().0.file(file);
+                    let opened = door
+                        .shared
+                        .sessions
+                        .enter(client.session)
+                        .unwrap()
+                        .0
+                        .file(file);
                     assert!(opened.is_ok(), "{fsync:?}");
                 }
                 outcome(reply)
@@ -591,6 +610,47 @@ fn an_attribute_is_not_set_by_others_while_somebody_adds_it() {
     let send = |client, call| world.process.send(client, 1, true, call, None);
     assert_eq!(send(&sets, &set), Some(0));
     assert_eq!(send(&adds, &add), Some(libc::EEXIST), "and nobody's is");
+}
+
+#[test]
+fn who_ends_with_the_server_leaves_no_records_and_waits_for_those_who_are_judged_by_theirs() {
+    let mut world = World::new(&[]);
+    let (far, near) = (world.process.client(2, 1), world.process.near_client(3));
+    let records = world.state.path().join("replies");
+    let before = std::fs::read(&records).unwrap();
+    for (act, seq) in [
+        Act::Create("b"),
+        Act::Rename("b", "c", RenameFlags::Replace),
+    ]
+    .iter()
+    .zip(1..)
+    {
+        world.others(&near, seq, act);
+    }
+    assert_eq!(world.tree().0.len(), 2, "the root and the file");
+    assert_eq!(std::fs::read(&records).unwrap(), before);
+
+    let create = Call {
+        act: Act::Create("a"),
+        object: None,
+    };
+    let killed = world
+        .process
+        .send(&far, 1, false, &create, Some(Point::Before));
+    assert_eq!(killed, None);
+    let waits = world.process.runtime.block_on(async {
+        let near = world
+            .process
+            .request(&near, near.head(3, false), &create, 0);
+        tokio::time::timeout(std::time::Duration::from_millis(100), near).await
+    });
+    assert!(
+        waits.is_err(),
+        "what it makes would be taken for the other's"
+    );
+    world.kill();
+    let far = world.process.client(2, 2);
+    assert_eq!(world.process.send(&far, 1, true, &create, None), Some(0));
 }
 
 #[test]

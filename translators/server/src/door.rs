@@ -21,13 +21,18 @@ use crate::record::{Intent, Kind};
 use crate::replies::MOST_CALLS;
 use crate::roles::{Asked, Given};
 use crate::server::Shared;
+use crate::sessions::Who;
 use crate::state;
 
 /// Entries of a directory in one answer.
 const MAX_ENTRIES: usize = 4096;
 
 #[derive(Clone)]
-pub(crate) struct Door(pub(crate) Arc<Shared>);
+pub(crate) struct Door {
+    pub(crate) shared: Arc<Shared>,
+    /// Who comes by it is of this process.
+    pub(crate) near: bool,
+}
 
 fn harmless(_: &Call) -> Plan {
     Plan::Harmless(Vec::new())
@@ -59,7 +64,7 @@ impl Door {
         }
         let client = <[u8; 16]>::try_from(&request.client[..]);
         let client = client.map_err(|_| "a client says 16 bytes of its own in its Hello")?;
-        let exports = &self.0.exports;
+        let exports = &self.shared.exports;
         let export = exports.get(&request.volume).ok_or_else(|| {
             let names: Vec<&str> = exports.keys().map(String::as_str).collect();
             format!(
@@ -70,15 +75,24 @@ impl Door {
         })?;
         let boot_id = state::boot_id();
         let local = request.boot_id == boot_id && request.pid_namespace == state::pid_namespace();
-        let sessions = &self.0.sessions;
-        let session = sessions.begin(client, export, &request.who, local);
-        self.0.changes.hello(client, request.answered, request.next);
+        let sessions = &self.shared.sessions;
+        let who = Who {
+            client,
+            called: &request.who,
+            local,
+            near: self.near,
+        };
+        let session = sessions.begin(&who, export);
+        let (answered, next) = (request.answered, request.next);
+        self.shared
+            .changes
+            .hello(client, answered, next, !self.near);
         Ok(v1::HelloReply {
             version: VERSION,
             refusal: String::new(),
             capabilities: vec![REPLIES.into()],
             session: session.number,
-            incarnation: Bytes::copy_from_slice(&self.0.incarnation),
+            incarnation: Bytes::copy_from_slice(&self.shared.incarnation),
             boot_id,
             machine: state::machine().into(),
             grace_ms: sessions.grace().as_millis() as u64,
@@ -127,7 +141,7 @@ impl Brick for Door {
             ));
         }
         if reply.is_ok() && !given_up.is_empty() {
-            let settled = self.0.changes.give_up(client, &given_up);
+            let settled = self.shared.changes.give_up(client, &given_up);
             let settled = tokio::time::timeout(SETTLED_WITHIN, settled).await;
             settled.map_err(|_| Status::unavailable("what was given up is under way still"))?;
         }
@@ -143,15 +157,15 @@ impl Brick for Door {
     async fn ping(&self, request: Request<v1::PingRequest>) -> Answer<v1::Empty> {
         let head = request.into_inner().head;
         let ping = |call: Arc<Call>| async move {
-            self.0.claims.has_claimed(call.session().client);
+            self.shared.claims.has_claimed(call.session().client);
             Ok(DONE)
         };
-        self.0.answer(head, Pace::Quick, ping).await
+        self.shared.answer(head, Pace::Quick, ping).await
     }
 
     async fn bye(&self, request: Request<v1::ByeRequest>) -> Answer<v1::Empty> {
         let head = request.into_inner().head;
-        let shared = &self.0;
+        let shared = &self.shared;
         let bye = move |call: Arc<Call>| async move {
             let files = shared.sessions.end(call.session().number);
             shared.changes.left(call.session().client, true);
@@ -170,7 +184,7 @@ impl Brick for Door {
             let root = call.volume().root(&call.cx).await?;
             call.export().entry(&call.cx, &root).await
         };
-        self.0.answer(head, Pace::Quick, root).await
+        self.shared.answer(head, Pace::Quick, root).await
     }
 
     async fn lookup(&self, request: Request<v1::LookupRequest>) -> Answer<v1::Entry> {
@@ -181,7 +195,7 @@ impl Brick for Door {
             let entry = call.volume().lookup(&call.cx, &dir, name).await?;
             call.export().entry(&call.cx, &entry).await
         };
-        self.0.answer(request.head, Pace::Quick, lookup).await
+        self.shared.answer(request.head, Pace::Quick, lookup).await
     }
 
     async fn resolve(&self, request: Request<v1::ObjectRequest>) -> Answer<v1::Entry> {
@@ -190,7 +204,7 @@ impl Brick for Door {
             let entry = call.export().resolve(&call.cx, &request.object).await?;
             call.export().entry(&call.cx, &entry).await
         };
-        self.0.answer(request.head, Pace::Quick, resolve).await
+        self.shared.answer(request.head, Pace::Quick, resolve).await
     }
 
     async fn locate(&self, request: Request<v1::ObjectRequest>) -> Answer<v1::LocateReply> {
@@ -204,7 +218,7 @@ impl Brick for Door {
                 path: path.collect(),
             })
         };
-        self.0.answer(request.head, Pace::Quick, locate).await
+        self.shared.answer(request.head, Pace::Quick, locate).await
     }
 
     async fn whence(&self, request: Request<v1::ObjectRequest>) -> Answer<v1::WhenceReply> {
@@ -219,7 +233,7 @@ impl Brick for Door {
                 name: Bytes::copy_from_slice(name.as_bytes()),
             })
         };
-        self.0.answer(request.head, Pace::Quick, whence).await
+        self.shared.answer(request.head, Pace::Quick, whence).await
     }
 
     async fn getattr(&self, request: Request<v1::GetattrRequest>) -> Answer<v1::Attr> {
@@ -233,7 +247,7 @@ impl Brick for Door {
                 .await?;
             Ok((&attr).into())
         };
-        self.0.answer(request.head, Pace::Quick, getattr).await
+        self.shared.answer(request.head, Pace::Quick, getattr).await
     }
 
     async fn setattr(&self, request: Request<v1::SetattrRequest>) -> Answer<v1::Attr> {
@@ -252,7 +266,7 @@ impl Brick for Door {
                 .await?;
             Ok((&attr).into())
         };
-        self.0.change(head, Pace::Quick, plan, setattr).await
+        self.shared.change(head, Pace::Quick, plan, setattr).await
     }
 
     async fn readlink(&self, request: Request<v1::ObjectRequest>) -> Answer<v1::DataReply> {
@@ -264,7 +278,9 @@ impl Brick for Door {
                 data: target.into(),
             })
         };
-        self.0.answer(request.head, Pace::Quick, readlink).await
+        self.shared
+            .answer(request.head, Pace::Quick, readlink)
+            .await
     }
 
     async fn mknod(&self, request: Request<v1::MknodRequest>) -> Answer<v1::Entry> {
@@ -281,7 +297,7 @@ impl Brick for Door {
             let entry = call.volume().mknod(&call.cx, &dir, name, &make).await?;
             call.export().entry(&call.cx, &entry).await
         };
-        self.0.change(head, Pace::Quick, plan, mknod).await
+        self.shared.change(head, Pace::Quick, plan, mknod).await
     }
 
     async fn mkdir(&self, request: Request<v1::MkdirRequest>) -> Answer<v1::Entry> {
@@ -301,7 +317,9 @@ impl Brick for Door {
                 .await?;
             call.export().entry(&call.cx, &entry).await
         };
-        self.0.change(request.head, Pace::Quick, plan, mkdir).await
+        self.shared
+            .change(request.head, Pace::Quick, plan, mkdir)
+            .await
     }
 
     async fn symlink(&self, request: Request<v1::SymlinkRequest>) -> Answer<v1::Entry> {
@@ -317,7 +335,7 @@ impl Brick for Door {
             let entry = call.volume().symlink(&call.cx, &dir, name, target).await?;
             call.export().entry(&call.cx, &entry).await
         };
-        self.0
+        self.shared
             .change(request.head, Pace::Quick, plan, symlink)
             .await
     }
@@ -337,7 +355,9 @@ impl Brick for Door {
             let entry = call.volume().link(&call.cx, &inode, &dir, name).await?;
             call.export().entry(&call.cx, &entry).await
         };
-        self.0.change(request.head, Pace::Quick, plan, link).await
+        self.shared
+            .change(request.head, Pace::Quick, plan, link)
+            .await
     }
 
     async fn unlink(&self, request: Request<v1::NameRequest>) -> Answer<v1::UnlinkReply> {
@@ -357,7 +377,9 @@ impl Brick for Door {
                 gone: Some(gone.identity),
             })
         };
-        self.0.change(request.head, Pace::Quick, plan, unlink).await
+        self.shared
+            .change(request.head, Pace::Quick, plan, unlink)
+            .await
     }
 
     async fn rmdir(&self, request: Request<v1::NameRequest>) -> Answer<v1::UnlinkReply> {
@@ -377,7 +399,9 @@ impl Brick for Door {
                 gone: Some(gone.identity),
             })
         };
-        self.0.change(request.head, Pace::Quick, plan, rmdir).await
+        self.shared
+            .change(request.head, Pace::Quick, plan, rmdir)
+            .await
     }
 
     async fn rename(&self, request: Request<v1::RenameRequest>) -> Answer<v1::RenameReply> {
@@ -414,7 +438,9 @@ impl Brick for Door {
                 other: other.map(|other| other.identity),
             })
         };
-        self.0.change(request.head, Pace::Quick, plan, rename).await
+        self.shared
+            .change(request.head, Pace::Quick, plan, rename)
+            .await
     }
 
     async fn create(&self, request: Request<v1::CreateRequest>) -> Answer<v1::CreateReply> {
@@ -436,7 +462,9 @@ impl Brick for Door {
                 entry: Some(call.export().entry(cx, &entry).await?),
             })
         };
-        self.0.change(request.head, Pace::Quick, plan, create).await
+        self.shared
+            .change(request.head, Pace::Quick, plan, create)
+            .await
     }
 
     async fn open(&self, request: Request<v1::OpenRequest>) -> Answer<v1::OpenReply> {
@@ -451,9 +479,12 @@ impl Brick for Door {
         };
         if OpenFlags(request.flags).truncates() {
             let plan = harmless;
-            return self.0.change(request.head, Pace::Quick, plan, open).await;
+            return self
+                .shared
+                .change(request.head, Pace::Quick, plan, open)
+                .await;
         }
-        self.0.answer(request.head, Pace::Quick, open).await
+        self.shared.answer(request.head, Pace::Quick, open).await
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Answer<v1::DataReply> {
@@ -461,7 +492,7 @@ impl Brick for Door {
         let read = move |call: Arc<Call>| async move {
             check::range(request.at, request.len.into())?;
             let file = call.file(request.file)?;
-            let mut buffer = self.0.buffers.take(check::data(request.len as usize)?);
+            let mut buffer = self.shared.buffers.take(check::data(request.len as usize)?);
             let volume = call.volume();
             let room = buffer.room();
             let len = volume.read(&call.cx, &file, request.at, room).await?;
@@ -469,7 +500,7 @@ impl Brick for Door {
                 data: buffer.filled(len),
             })
         };
-        self.0.answer(request.head, Pace::Quick, read).await
+        self.shared.answer(request.head, Pace::Quick, read).await
     }
 
     async fn write(&self, request: Request<v1::WriteRequest>) -> Answer<v1::CountReply> {
@@ -490,7 +521,9 @@ impl Brick for Door {
                 count: count as u64,
             })
         };
-        self.0.change(request.head, Pace::Quick, plan, write).await
+        self.shared
+            .change(request.head, Pace::Quick, plan, write)
+            .await
     }
 
     async fn flush(&self, request: Request<v1::FlushRequest>) -> Answer<v1::Empty> {
@@ -500,7 +533,7 @@ impl Brick for Door {
             call.volume().flush(&call.cx, &file, request.owner).await?;
             Ok(DONE)
         };
-        self.0.answer(request.head, Pace::Quick, flush).await
+        self.shared.answer(request.head, Pace::Quick, flush).await
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Answer<v1::Empty> {
@@ -516,7 +549,7 @@ impl Brick for Door {
             }
             released
         };
-        self.0.answer(request.head, Pace::Quick, release).await
+        self.shared.answer(request.head, Pace::Quick, release).await
     }
 
     async fn fsync(&self, request: Request<v1::FsyncRequest>) -> Answer<v1::Empty> {
@@ -528,7 +561,7 @@ impl Brick for Door {
                 .await?;
             Ok(DONE)
         };
-        self.0.answer(request.head, Pace::Slow, fsync).await
+        self.shared.answer(request.head, Pace::Slow, fsync).await
     }
 
     async fn fsyncdir(&self, request: Request<v1::FsyncdirRequest>) -> Answer<v1::Empty> {
@@ -540,7 +573,7 @@ impl Brick for Door {
                 .await?;
             Ok(DONE)
         };
-        self.0.answer(request.head, Pace::Slow, fsyncdir).await
+        self.shared.answer(request.head, Pace::Slow, fsyncdir).await
     }
 
     async fn readdir(&self, request: Request<v1::ReaddirRequest>) -> Answer<v1::ReaddirReply> {
@@ -566,14 +599,14 @@ impl Brick for Door {
             }
             Ok(v1::ReaddirReply { entries })
         };
-        self.0.answer(request.head, Pace::Quick, readdir).await
+        self.shared.answer(request.head, Pace::Quick, readdir).await
     }
 
     async fn snapshot(&self, request: Request<v1::SnapshotRequest>) -> Answer<v1::SnapshotReply> {
         let mut request = request.into_inner();
         let head = request.head.take();
         let snapshot = |call: Arc<Call>| async move { compound::snapshot(&call, request).await };
-        self.0.answer(head, Pace::Quick, snapshot).await
+        self.shared.answer(head, Pace::Quick, snapshot).await
     }
 
     async fn make_whole(
@@ -585,7 +618,7 @@ impl Brick for Door {
         // Half of them may be there after a kill: whoever heals looks again.
         let plan = once(Intent::new(Kind::Blind));
         let make = move |call: Arc<Call>| async move { compound::make_whole(&call, request).await };
-        self.0.change(head, Pace::Quick, plan, make).await
+        self.shared.change(head, Pace::Quick, plan, make).await
     }
 
     async fn getxattr(&self, request: Request<v1::XattrRequest>) -> Answer<v1::DataReply> {
@@ -596,7 +629,9 @@ impl Brick for Door {
             let value = call.volume().getxattr(&call.cx, &inode, name).await?;
             Ok(v1::DataReply { data: value.into() })
         };
-        self.0.answer(request.head, Pace::Quick, getxattr).await
+        self.shared
+            .answer(request.head, Pace::Quick, getxattr)
+            .await
     }
 
     async fn listxattr(&self, request: Request<v1::ObjectRequest>) -> Answer<v1::DataReply> {
@@ -606,7 +641,9 @@ impl Brick for Door {
             let names = call.volume().listxattr(&call.cx, &inode).await?;
             Ok(v1::DataReply { data: names.into() })
         };
-        self.0.answer(request.head, Pace::Quick, listxattr).await
+        self.shared
+            .answer(request.head, Pace::Quick, listxattr)
+            .await
     }
 
     async fn setxattr(&self, request: Request<v1::SetxattrRequest>) -> Answer<v1::Empty> {
@@ -632,7 +669,7 @@ impl Brick for Door {
                 .await?;
             Ok(DONE)
         };
-        self.0
+        self.shared
             .change(request.head, Pace::Quick, plan, setxattr)
             .await
     }
@@ -650,7 +687,7 @@ impl Brick for Door {
             call.volume().removexattr(&call.cx, &inode, name).await?;
             Ok(DONE)
         };
-        self.0
+        self.shared
             .change(request.head, Pace::Quick, plan, removexattr)
             .await
     }
@@ -662,7 +699,9 @@ impl Brick for Door {
             let flags = call.volume().get_flags(&call.cx, &inode).await?;
             Ok(v1::FlagsReply { flags })
         };
-        self.0.answer(request.head, Pace::Quick, get_flags).await
+        self.shared
+            .answer(request.head, Pace::Quick, get_flags)
+            .await
     }
 
     async fn set_flags(&self, request: Request<v1::SetFlagsRequest>) -> Answer<v1::Empty> {
@@ -675,7 +714,7 @@ impl Brick for Door {
                 .await?;
             Ok(DONE)
         };
-        self.0
+        self.shared
             .change(request.head, Pace::Quick, plan, set_flags)
             .await
     }
@@ -698,7 +737,7 @@ impl Brick for Door {
                 .await?;
             Ok(DONE)
         };
-        self.0
+        self.shared
             .change(request.head, Pace::Quick, plan, fallocate)
             .await
     }
@@ -714,7 +753,7 @@ impl Brick for Door {
                 .await?;
             Ok(v1::CountReply { count })
         };
-        self.0.answer(request.head, Pace::Quick, lseek).await
+        self.shared.answer(request.head, Pace::Quick, lseek).await
     }
 
     async fn copy_file_range(&self, request: Request<v1::CopyRequest>) -> Answer<v1::CountReply> {
@@ -731,7 +770,9 @@ impl Brick for Door {
                 count: count.await?,
             })
         };
-        self.0.change(request.head, Pace::Slow, plan, copy).await
+        self.shared
+            .change(request.head, Pace::Slow, plan, copy)
+            .await
     }
 
     async fn statfs(&self, request: Request<v1::ObjectRequest>) -> Answer<v1::StatfsReply> {
@@ -740,7 +781,7 @@ impl Brick for Door {
             let inode = call.object(&request.object).await?;
             Ok(call.volume().statfs(&call.cx, &inode).await?.into())
         };
-        self.0.answer(request.head, Pace::Quick, statfs).await
+        self.shared.answer(request.head, Pace::Quick, statfs).await
     }
 
     async fn getlk(&self, request: Request<v1::LockRequest>) -> Answer<v1::GetlkReply> {
@@ -749,13 +790,13 @@ impl Brick for Door {
             let lock = request.lock.ok_or(Malformed("no lock"));
             let lock = malformed(lock.and_then(TryInto::try_into))?;
             let file = call.file(request.file)?;
-            self.0.claims.settled().await;
+            self.shared.claims.settled().await;
             let held = call.volume().getlk(&call.cx, &file, &lock).await?;
             Ok(v1::GetlkReply {
                 lock: held.as_ref().map(Into::into),
             })
         };
-        self.0.answer(request.head, Pace::Quick, getlk).await
+        self.shared.answer(request.head, Pace::Quick, getlk).await
     }
 
     async fn setlk(&self, request: Request<v1::LockRequest>) -> Answer<v1::Empty> {
@@ -777,10 +818,10 @@ impl Brick for Door {
             let take = async {
                 let client = call.session().client;
                 if request.claim {
-                    self.0.claims.may_claim(client)?;
+                    self.shared.claims.may_claim(client)?;
                 } else if lock.kind != LockKind::Unlock {
-                    self.0.claims.settled().await;
-                    self.0.claims.locks(client)?;
+                    self.shared.claims.settled().await;
+                    self.shared.claims.locks(client)?;
                 }
                 let volume = call.volume();
                 volume.setlk(&call.cx, &file, &lock, request.wait).await
@@ -791,7 +832,7 @@ impl Brick for Door {
                 () = ended => Err(Errno::EINTR.into()),
             }
         };
-        self.0.answer(request.head, Pace::Quick, setlk).await
+        self.shared.answer(request.head, Pace::Quick, setlk).await
     }
 
     async fn end_setlk(&self, request: Request<v1::EndSetlkRequest>) -> Answer<v1::Empty> {
@@ -800,7 +841,7 @@ impl Brick for Door {
             call.session().waiting.end(request.ticket).await;
             Ok(DONE)
         };
-        self.0.answer(request.head, Pace::Quick, end).await
+        self.shared.answer(request.head, Pace::Quick, end).await
     }
 
     async fn quiet(&self, request: Request<v1::ObjectRequest>) -> Answer<v1::QuietReply> {
@@ -810,7 +851,7 @@ impl Brick for Door {
             let quiet = call.volume().quiet(&call.cx, &inode).await?;
             Ok(v1::QuietReply { quiet })
         };
-        self.0.answer(request.head, Pace::Quick, quiet).await
+        self.shared.answer(request.head, Pace::Quick, quiet).await
     }
 
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Answer<v1::Empty> {
@@ -819,12 +860,12 @@ impl Brick for Door {
             call.volume().sync(&call.cx).await?;
             Ok(DONE)
         };
-        self.0.answer(head, Pace::Slow, sync).await
+        self.shared.answer(head, Pace::Slow, sync).await
     }
 
     async fn role(&self, request: Request<v1::RoleRequest>) -> Answer<v1::RoleReply> {
         let mut request = request.into_inner();
-        let (head, roles) = (request.head.take(), &self.0.roles);
+        let (head, roles) = (request.head.take(), &self.shared.roles);
         let role = move |call: Arc<Call>| async move {
             let role = malformed(v1::Role::read(request.role))?;
             let (name, client) = (&call.export().name, call.session().client);
@@ -861,6 +902,6 @@ impl Brick for Door {
                 holder: None,
             })
         };
-        self.0.answer(head, Pace::Slow, role).await
+        self.shared.answer(head, Pace::Slow, role).await
     }
 }

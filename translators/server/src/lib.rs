@@ -33,6 +33,6 @@ mod crashes;
 
 pub use given::Connection;
 pub use listen::{Address, BadAddress};
-pub use near::{Calling, Near};
+pub use near::Near;
 pub use options::{OpenError, Options};
 pub use server::Server;

@@ -56,6 +56,8 @@ enum State {
 
 #[derive(Debug, Default)]
 struct Client {
+    /// It is in the file, as it may outlive this server.
+    is_kept: bool,
     /// What was sent for the first time from this number on is here, if it was begun.
     known_from: u64,
     answered: u64,
@@ -79,7 +81,8 @@ impl Replies {
             let clients = &mut replies.0;
             match record.what {
                 Some(What::Known(from)) => {
-                    clients.entry(id).or_default().known_from = from;
+                    let client = clients.entry(id).or_default();
+                    (client.is_kept, client.known_from) = (true, from);
                 }
                 Some(What::Gone(_)) => drop(clients.remove(&id)),
                 Some(what) => {
@@ -106,7 +109,7 @@ impl Replies {
     /// What a new file has to say, so that it says all that matters.
     pub(crate) fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();
-        for (id, client) in &self.0 {
+        for (id, client) in self.0.iter().filter(|(_, client)| client.is_kept) {
             let record = |seq, what| Record {
                 client: id.to_vec(),
                 seq,
@@ -126,12 +129,14 @@ impl Replies {
         records
     }
 
-    /// A client says Hello. `next` is the number that its next call will have. True when he was not
-    /// known, which has to be recorded.
-    pub(crate) fn hello(&mut self, id: ClientId, answered: u64, next: u64) -> bool {
-        let new = !self.0.contains_key(&id);
+    /// A client says Hello. `next` is the number that its next call will have. True when he is not in
+    /// the file and has to be, as he may ask the next server as well.
+    pub(crate) fn hello(&mut self, id: ClientId, answered: u64, next: u64, outlives: bool) -> bool {
+        let is_known = self.0.contains_key(&id);
         let client = self.0.entry(id).or_default();
-        if new {
+        let new = outlives && !client.is_kept;
+        client.is_kept |= outlives;
+        if new || !is_known {
             client.known_from = next;
         }
         client.gone = None;
@@ -279,7 +284,7 @@ mod tests {
 
     fn known() -> Replies {
         let mut replies = Replies::default();
-        assert!(replies.hello(ID, 0, 1));
+        assert!(replies.hello(ID, 0, 1, true));
         replies
     }
 
@@ -351,7 +356,7 @@ mod tests {
     #[test]
     fn what_was_sent_before_the_client_was_known_is_unknown_when_that_matters() {
         let mut replies = Replies::default();
-        replies.hello(ID, 0, 10);
+        replies.hello(ID, 0, 10, true);
         assert!(matches!(
             replies.turn(ID, coming(9, true)),
             Turn::Unknown(_)
@@ -367,8 +372,29 @@ mod tests {
             "waited for this server"
         );
         assert_eq!(replies.turn(ID, coming(10, true)), Turn::Do);
-        assert!(!replies.hello(ID, 0, 99), "he is known from 10 on");
+        assert!(!replies.hello(ID, 0, 99, true), "he is known from 10 on");
         assert_eq!(replies.turn(ID, coming(11, true)), Turn::Do);
+    }
+
+    #[test]
+    fn who_ends_with_the_server_is_in_no_file_until_he_comes_by_another_way() {
+        let mut replies = Replies::default();
+        assert!(!replies.hello(ID, 0, 1, false));
+        assert_eq!(replies.turn(ID, coming(1, false)), Turn::Do);
+        replies.ended(ID, 1, reply(0), false);
+        assert_eq!(replies.turn(ID, coming(1, true)), Turn::Answered(reply(0)));
+        assert!(replies.records().is_empty());
+        // Should he live on all the same, nothing is done twice.
+        let mut next = Replies::replay(replies.records(), Instant::now());
+        next.hello(ID, 1, 2, false);
+        assert!(matches!(next.turn(ID, coming(1, true)), Turn::Unknown(_)));
+
+        assert!(replies.hello(ID, 1, 2, true));
+        assert!(!replies.hello(ID, 1, 2, true));
+        let mut next = Replies::replay(replies.records(), Instant::now());
+        assert!(!next.hello(ID, 1, 3, true));
+        assert!(matches!(next.turn(ID, coming(1, true)), Turn::Unknown(_)));
+        assert_eq!(next.turn(ID, coming(2, true)), Turn::Do, "it never came");
     }
 
     #[test]
@@ -377,7 +403,7 @@ mod tests {
         let mut replies = known();
         replies.left(ID, false, start);
         assert!(replies.sweep(start + KEPT).is_empty());
-        replies.hello(ID, 0, 5);
+        replies.hello(ID, 0, 5, true);
         assert!(replies.sweep(start + 9 * KEPT).is_empty());
         replies.left(ID, false, start);
         assert_eq!(replies.sweep(start + 9 * KEPT), [ID]);

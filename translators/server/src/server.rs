@@ -267,9 +267,12 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// What answers, by whatever way a call comes.
-pub(crate) fn service(shared: &Arc<Shared>) -> Answering {
-    let door = Door(shared.clone());
+/// What answers over a connection.
+fn service(shared: &Arc<Shared>) -> Answering {
+    let door = Door {
+        shared: shared.clone(),
+        near: false,
+    };
     let calls = BrickServer::new(door.clone())
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);

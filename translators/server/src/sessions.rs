@@ -24,12 +24,23 @@ pub(crate) struct Session {
     pub(crate) export: Arc<Export>,
     /// Process numbers mean something here: the same machine and pid namespace.
     pub(crate) local: bool,
+    /// The client is of this process, and ends with it.
+    pub(crate) near: bool,
     files: Mutex<Files>,
     pub(crate) waiting: Waiting,
     /// Calls that are being worked on.
     at_work: AtomicUsize,
     /// Milliseconds since the server's start.
     last_sign: AtomicU64,
+}
+
+/// A client that says Hello.
+pub(crate) struct Who<'a> {
+    pub(crate) client: [u8; 16],
+    /// For people.
+    pub(crate) called: &'a str,
+    pub(crate) local: bool,
+    pub(crate) near: bool,
 }
 
 #[derive(Default)]
@@ -105,16 +116,10 @@ impl Sessions {
     }
 
     /// The session of a client that says Hello: the one that it has already, or a new one.
-    pub(crate) fn begin(
-        &self,
-        client: [u8; 16],
-        export: &Arc<Export>,
-        who: &str,
-        local: bool,
-    ) -> Arc<Session> {
+    pub(crate) fn begin(&self, who: &Who<'_>, export: &Arc<Export>) -> Arc<Session> {
         let mut sessions = self.by_number.write();
         let same = |session: &&Arc<Session>| {
-            session.client == client && Arc::ptr_eq(&session.export, export)
+            session.client == who.client && Arc::ptr_eq(&session.export, export)
         };
         if let Some(session) = sessions.values().find(same) {
             session.sign(self.start);
@@ -126,11 +131,12 @@ impl Sessions {
         }
         let session = Arc::new(Session {
             number,
-            client,
+            client: who.client,
             known_as: self.last_known_as.fetch_add(1, Ordering::Relaxed) + 1,
-            who: who.into(),
+            who: who.called.into(),
             export: export.clone(),
-            local,
+            local: who.local,
+            near: who.near,
             files: Mutex::default(),
             waiting: Waiting::default(),
             at_work: AtomicUsize::new(0),

@@ -5,7 +5,6 @@ use hermitfs_api::Translator;
 use hermitfs_client::{Client, Options};
 use hermitfs_server::{Options as ServerOptions, Server};
 use tempfile::TempDir;
-use tower::util::BoxCloneSyncService;
 
 /// A brick behind a server, with a client in front; all of it goes when it is dropped.
 pub(crate) struct Wire {
@@ -36,8 +35,7 @@ impl Wire {
     pub(crate) fn near(volume: Arc<dyn Translator>, change: impl FnOnce(&mut Options)) -> Wire {
         Wire::by(volume, |server, mut options| {
             change(&mut options);
-            let near = BoxCloneSyncService::new(server.near().unwrap());
-            Client::near(&options, near).unwrap()
+            Client::near(&options, Arc::new(server.near().unwrap())).unwrap()
         })
     }
 
