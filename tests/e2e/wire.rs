@@ -9,13 +9,14 @@ mod stopped;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hermitfs_tests::bricks::{self, Bricks};
 use hermitfs_tests::crew::{self, Crew};
 use hermitfs_tests::disk::{Disk, Format};
 use hermitfs_tests::hermitfs::exit;
 use hermitfs_tests::lab::Lab;
+use hermitfs_tests::locker::Locker;
 use hermitfs_tests::migration::Migration;
 use hermitfs_tests::mounted::Mounted;
 use hermitfs_tests::odd::Odd;
@@ -95,6 +96,28 @@ fn four_processes_work_through_a_loopback_pair_that_is_killed() {
     migration.wait_ready(Duration::from_secs(240));
     migration.assert_bricks_equal();
     migration.cut_over();
+}
+
+#[test]
+fn who_comes_after_a_loopback_pair_was_killed_does_not_wait_for_its_locks() {
+    let lab = Lab::new("wire-locks-near");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 256),
+        lab.disk("new", Format::Ext4, 256),
+    );
+    let mut migration = loopback(&lab, &old, &new, By::Calls);
+    migration.start();
+    let file = migration.mount().join("file");
+    fs::write(&file, "x").unwrap();
+    let lock = "lock f record exclusive 0 10 try";
+    let mut holder = Locker::on(&file);
+    holder.done(lock);
+    migration.kill();
+    migration.start();
+    let asked = Instant::now();
+    Locker::on(&file).done(lock);
+    // A server waits a minute for those who may have outlived it.
+    assert!(asked.elapsed() < Duration::from_secs(20));
 }
 
 #[test]

@@ -98,20 +98,25 @@ fn gate(score: &mut Score) -> Result<()> {
     suite(score, "namespaces", &mut alone)?;
     // Alone: it works in a mount namespace of its own, which keeps the mounts of whoever else is
     // there from being taken away.
-    let mut power = cargo(&[
-        "run",
-        "--quiet",
-        "-p",
-        "hermitfs-tests",
-        "--bin",
-        "power",
-        "--",
-    ]);
-    power
-        .args(["--source", "xfs", "--cuts", "5", "--work", "2"])
-        .args(["--calm", "no"])
-        .env("HERMITFS_BIN", target.join("debug/hermitfs"));
-    step(score, "power cuts", &mut power);
+    for (name, stack, source, cuts) in [
+        ("power cuts", "plain", "xfs", "5"),
+        ("power cuts of a loopback pair", "loopback", "ext4", "3"),
+    ] {
+        let mut power = cargo(&[
+            "run",
+            "--quiet",
+            "-p",
+            "hermitfs-tests",
+            "--bin",
+            "power",
+            "--",
+        ]);
+        power
+            .args(["--stack", stack, "--source", source, "--cuts", cuts])
+            .args(["--work", "2", "--calm", "no"])
+            .env("HERMITFS_BIN", target.join("debug/hermitfs"));
+        step(score, name, &mut power);
+    }
     Ok(())
 }
 

@@ -5,7 +5,8 @@
 //! by then is on the disks and of the rest some is; the file systems are mounted again, and the
 //! same command goes on. Then both bricks must be equal, and nothing gone that an fsync promised.
 //!
-//! `cargo power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs|btrfs] [--calm yes|no]`
+//! `cargo power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs|btrfs] [--calm yes|no]
+//! [--stack plain|loopback]`
 // A test says that it has failed by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -24,7 +25,7 @@ use hermitfs_tests::disk::Format;
 use hermitfs_tests::{need, setup};
 
 use crate::boot::Boot;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Stack};
 
 /// Sources, and how they are mounted.
 const SOURCES: [(Format, &str); 5] = [
@@ -41,12 +42,14 @@ struct Options {
     seed: u64,
     source: Option<String>,
     calm: bool,
+    stack: Stack,
 }
 
 fn main() -> ExitCode {
     let Some(options) = options(std::env::args().skip(1)) else {
         eprintln!(
-            "usage: power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs|btrfs] [--calm yes|no]"
+            "usage: power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs|btrfs] [--calm yes|no] \
+             [--stack plain|loopback]"
         );
         return ExitCode::from(64);
     };
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
             work: options.work,
             cuts: (options.cuts - cuts).div_ceil(sources.len() - n),
             calm: options.calm,
+            stack: options.stack,
         };
         let report = scenario.run(&boot);
         cuts += report.cuts;
@@ -105,6 +109,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Option<Options> {
         },
         source: None,
         calm: true,
+        stack: Stack::Plain,
     };
     while let Some(name) = arguments.next() {
         let value = arguments.next()?;
@@ -113,6 +118,8 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Option<Options> {
             "--work" => options.work = Duration::from_secs(value.parse().ok()?),
             "--seed" => options.seed = value.parse().ok()?,
             "--calm" => options.calm = value == "yes",
+            "--stack" if value == "plain" => options.stack = Stack::Plain,
+            "--stack" if value == "loopback" => options.stack = Stack::Loopback,
             "--source" if SOURCES.iter().any(|(format, _)| format.name() == value) => {
                 options.source = Some(value);
             }

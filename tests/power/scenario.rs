@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hermitfs_tests::bricks;
 use hermitfs_tests::crew::{self, Crew};
 use hermitfs_tests::disk::Format;
 use hermitfs_tests::hermitfs::exit;
@@ -42,6 +43,16 @@ pub(crate) struct Scenario {
     pub(crate) cuts: usize,
     /// Whether users rest for so long that the journal says that all is calm.
     pub(crate) calm: bool,
+    pub(crate) stack: Stack,
+}
+
+/// What migrates.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stack {
+    /// Both bricks as they are.
+    Plain,
+    /// Both behind a server in the same process.
+    Loopback,
 }
 
 /// The three disks: name, MiB.
@@ -211,11 +222,25 @@ impl Stand<'_> {
 
     fn migration(&self) -> Mounted<'_> {
         let mut mounted = Mounted::prepare(self.lab, "data");
-        let paths = [self.path("old"), self.path("new"), self.path("data")];
-        let mut arguments = vec!["migrate".into()];
-        arguments.extend(paths.map(|path| path.into()));
-        arguments.push("--no-wait".into());
-        mounted.use_arguments(arguments);
+        match self.scenario.stack {
+            Stack::Plain => {
+                let paths = [self.path("old"), self.path("new"), self.path("data")];
+                let mut arguments = vec!["migrate".into()];
+                arguments.extend(paths.map(|path| path.into()));
+                arguments.push("--no-wait".into());
+                mounted.use_arguments(arguments);
+            }
+            Stack::Loopback => {
+                let place = |name: &str, at| format!("{name}={}", self.path(at).display());
+                let set = [
+                    place("old", "old"),
+                    place("new", "new"),
+                    place("socket", "bricks.sock"),
+                ];
+                let set: Vec<&str> = set.iter().map(String::as_str).collect();
+                mounted.use_volfile(&bricks::loopback(), &set);
+            }
+        }
         mounted
     }
 

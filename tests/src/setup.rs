@@ -22,7 +22,7 @@ pub fn build_release() -> Result<()> {
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--quiet", "--workspace", "--bins"])
+        .args(["build", "--release", "--workspace", "--bins"])
         .current_dir(project_root())
         .stdin(Stdio::null())
         .status()

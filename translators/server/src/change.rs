@@ -25,6 +25,7 @@ use crate::judge::{judge, look};
 use crate::record::{Became, Before, Intent, Record, Reply, Verdict, What};
 use crate::replies::{ClientId, Coming, Replies, Turn};
 use crate::server::Shared;
+use crate::sessions::EndsWith;
 use crate::turns::{Place, Taken, Turns};
 
 /// What it means to do a call twice.
@@ -395,7 +396,7 @@ impl Shared {
         F: Future<Output = Result<T>> + Send,
     {
         let mut taken = None;
-        let outlives = !call.session().near;
+        let outlives = call.session().ends_with != EndsWith::Process;
         if let Plan::Once(_) = &plan {
             *recorded = outlives;
             if let Some(verdict) = &verdict {

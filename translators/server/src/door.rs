@@ -21,7 +21,7 @@ use crate::record::{Intent, Kind};
 use crate::replies::MOST_CALLS;
 use crate::roles::{Asked, Given};
 use crate::server::Shared;
-use crate::sessions::Who;
+use crate::sessions::{EndsWith, Who};
 use crate::state;
 
 /// Entries of a directory in one answer.
@@ -74,13 +74,18 @@ impl Door {
             )
         })?;
         let boot_id = state::boot_id();
-        let local = request.boot_id == boot_id && request.pid_namespace == state::pid_namespace();
+        let here = !boot_id.is_empty() && request.boot_id == boot_id;
+        let local = here && request.pid_namespace == state::pid_namespace();
         let sessions = &self.shared.sessions;
         let who = Who {
             client,
             called: &request.who,
             local,
-            near: self.near,
+            ends_with: match (self.near, here) {
+                (true, _) => EndsWith::Process,
+                (false, true) => EndsWith::Boot,
+                (false, false) => EndsWith::Unknown,
+            },
         };
         let session = sessions.begin(&who, export);
         let (answered, next) = (request.answered, request.next);
@@ -816,12 +821,14 @@ impl Brick for Door {
                 }
             };
             let take = async {
-                let client = call.session().client;
+                let session = call.session();
                 if request.claim {
-                    self.shared.claims.may_claim(client)?;
+                    self.shared.claims.may_claim(session.client)?;
                 } else if lock.kind != LockKind::Unlock {
                     self.shared.claims.settled().await;
-                    self.shared.claims.locks(client)?;
+                    self.shared
+                        .claims
+                        .locks(session.client, session.ends_with)?;
                 }
                 let volume = call.volume();
                 volume.setlk(&call.cx, &file, &lock, request.wait).await
@@ -874,6 +881,7 @@ impl Brick for Door {
                 had: request.had,
                 instead_of: request.instead_of,
                 process: request.process.unwrap_or_default(),
+                ends_with: call.session().ends_with,
             };
             let claim = match role {
                 Role::Plain => {

@@ -3,7 +3,8 @@
 //!
 //! It is kept in a file, so that it outlives the process. Who falls silent for longer than the grace
 //! can have it again as he had it, until somebody else has claimed it, or changed something: after
-//! that his marks are not the whole truth, and he has to begin anew.
+//! that his marks are not the whole truth, and he has to begin anew. Who cannot have outlived the last server, or its
+//! machine's last boot, is not waited for.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,6 +19,7 @@ use prost::Message;
 use tokio::sync::{RwLock, RwLockReadGuard};
 use tokio::time::{Instant, timeout};
 
+use crate::sessions::EndsWith;
 use crate::state;
 
 /// A client, as it calls itself.
@@ -28,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Roles {
     path: PathBuf,
+    /// This one of the machine.
+    boot: String,
     grace: Duration,
     volumes: BTreeMap<String, Volume>,
     /// One after the other.
@@ -58,6 +62,19 @@ struct Kept {
     /// Seconds since 1970.
     #[prost(uint64, tag = "6")]
     since: u64,
+    /// The server's boot, when the client cannot have outlived that.
+    #[prost(string, tag = "7")]
+    boot: String,
+    /// Nor the server.
+    #[prost(bool, tag = "8")]
+    is_near: bool,
+}
+
+impl Kept {
+    /// Whether whoever has it is dead, seen from another server, in this boot.
+    fn is_over(&self, boot: &str) -> bool {
+        self.is_near || !self.boot.is_empty() && self.boot != boot
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -89,6 +106,7 @@ pub(crate) struct Asked {
     /// The claim of one who is known to be dead, or 0.
     pub(crate) instead_of: u64,
     pub(crate) process: v1::Process,
+    pub(crate) ends_with: EndsWith,
 }
 
 /// What he gets.
@@ -103,6 +121,7 @@ pub(crate) enum Given {
 impl Roles {
     pub(crate) fn open<'a>(
         state: &Path,
+        boot: &str,
         grace: Duration,
         volumes: impl Iterator<Item = &'a String>,
     ) -> io::Result<Roles> {
@@ -119,7 +138,11 @@ impl Roles {
                 volume: name.clone(),
                 ..Kept::default()
             });
-            let claim = Claim { kept, there: until };
+            let there = match kept.is_over(boot) {
+                true => There::No,
+                false => until,
+            };
+            let claim = Claim { kept, there };
             let volume = Volume {
                 claim: Mutex::new(claim),
                 changes: RwLock::default(),
@@ -128,6 +151,7 @@ impl Roles {
         };
         Ok(Roles {
             path,
+            boot: boot.to_owned(),
             grace,
             volumes: volumes.map(volume).collect(),
             writing: Mutex::default(),
@@ -179,6 +203,11 @@ impl Roles {
                 role: v1::Role::number(asked.role),
                 process: Some(asked.process),
                 since: now(),
+                boot: match asked.ends_with {
+                    EndsWith::Process | EndsWith::Boot => self.boot.clone(),
+                    EndsWith::Unknown => String::new(),
+                },
+                is_near: asked.ends_with == EndsWith::Process,
             };
             self.keep(&mut claim, taken)?;
         } else if asked.role != Role::Away {
@@ -335,7 +364,11 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(3600);
 
     fn open(state: &Path, grace: Duration) -> Roles {
-        Roles::open(state, grace, ["old".to_owned()].iter()).unwrap()
+        open_in("this boot", state, grace)
+    }
+
+    fn open_in(boot: &str, state: &Path, grace: Duration) -> Roles {
+        Roles::open(state, boot, grace, ["old".to_owned()].iter()).unwrap()
     }
 
     fn asks(had: u64, instead_of: u64) -> Asked {
@@ -347,6 +380,7 @@ mod tests {
                 who: "a host".into(),
                 ..v1::Process::default()
             },
+            ends_with: EndsWith::Unknown,
         }
     }
 
@@ -438,6 +472,36 @@ mod tests {
         assert_eq!(gets(&third, B, 0), first + 1);
         let fourth = open(state.path(), Duration::ZERO);
         assert_eq!(claim(&fourth, A, first).unwrap_err().errno(), Errno::ESTALE);
+    }
+
+    #[test]
+    fn nobody_waits_for_who_cannot_have_outlived_the_server_or_the_boot() {
+        let tokio = tokio();
+        let _inside = tokio.enter();
+        for (ends_with, boot, is_waited_for) in [
+            (EndsWith::Process, "this boot", false),
+            (EndsWith::Process, "the next boot", false),
+            (EndsWith::Boot, "this boot", true),
+            (EndsWith::Boot, "the next boot", false),
+            (EndsWith::Unknown, "the next boot", true),
+        ] {
+            let state = tempfile::tempdir().unwrap();
+            let asked = Asked {
+                ends_with,
+                ..asks(0, 0)
+            };
+            let first = open(state.path(), GRACE);
+            assert!(matches!(
+                block_on(first.claim("old", A, asked)).unwrap(),
+                Given::Claim(_)
+            ));
+            is_refused(&first, B);
+            let next = open_in(boot, state.path(), GRACE);
+            match is_waited_for {
+                true => drop(is_refused(&next, B)),
+                false => assert_eq!(gets(&next, B, 0), 2, "{ends_with:?}, {boot}"),
+            }
+        }
     }
 
     #[test]

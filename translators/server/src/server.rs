@@ -86,11 +86,11 @@ impl Shared {
                 path: state.to_owned(),
                 source,
             })?;
-        let claims = Claims::open(state).map_err(|source| OpenError::State {
+        let claims = Claims::open(state, &boot).map_err(|source| OpenError::State {
             path: state.to_owned(),
             source,
         })?;
-        let roles = Roles::open(state, options.grace(), exports.keys());
+        let roles = Roles::open(state, &boot, options.grace(), exports.keys());
         let roles = roles.map_err(|source| OpenError::State {
             path: state.to_owned(),
             source,

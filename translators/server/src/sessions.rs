@@ -24,8 +24,7 @@ pub(crate) struct Session {
     pub(crate) export: Arc<Export>,
     /// Process numbers mean something here: the same machine and pid namespace.
     pub(crate) local: bool,
-    /// The client is of this process, and ends with it.
-    pub(crate) near: bool,
+    pub(crate) ends_with: EndsWith,
     files: Mutex<Files>,
     pub(crate) waiting: Waiting,
     /// Calls that are being worked on.
@@ -40,7 +39,18 @@ pub(crate) struct Who<'a> {
     /// For people.
     pub(crate) called: &'a str,
     pub(crate) local: bool,
-    pub(crate) near: bool,
+    pub(crate) ends_with: EndsWith,
+}
+
+/// What a client cannot outlive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndsWith {
+    /// The server: it is of this process.
+    Process,
+    /// This boot of the server's machine.
+    Boot,
+    /// Nothing that is known here.
+    Unknown,
 }
 
 #[derive(Default)]
@@ -136,7 +146,7 @@ impl Sessions {
             who: who.called.into(),
             export: export.clone(),
             local: who.local,
-            near: who.near,
+            ends_with: who.ends_with,
             files: Mutex::default(),
             waiting: Waiting::default(),
             at_work: AtomicUsize::new(0),

@@ -1,6 +1,7 @@
 //! Locks over the wire, and what becomes of them when a server ends and comes back.
 
 use std::fs;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +42,7 @@ fn locks_are_kept_as_promised_to_a_client_of_the_servers_process() {
     });
 }
 
-fn with_locks(memory: &Arc<Memory>) -> Arc<dyn Translator> {
+pub(crate) fn with_locks(memory: &Arc<Memory>) -> Arc<dyn Translator> {
     Arc::new(Locks::new(memory.clone(), Options::default()))
 }
 
@@ -53,7 +54,7 @@ fn restart(wire: &mut Wire, memory: &Arc<Memory>, meanwhile: impl FnOnce(&mut Wi
     wire.start();
 }
 
-fn open(volume: &dyn Translator) -> Arc<File> {
+pub(crate) fn open(volume: &dyn Translator) -> Arc<File> {
     let name = Name::new(b"f").unwrap();
     block_on(async {
         let root = volume.root(&CX).await?.inode;
@@ -70,7 +71,7 @@ fn open(volume: &dyn Translator) -> Arc<File> {
     .unwrap()
 }
 
-fn lock(kind: LockKind) -> Lock {
+pub(crate) fn lock(kind: LockKind) -> Lock {
     Lock {
         owner: 1,
         pid: 1,
@@ -244,7 +245,12 @@ fn a_lock_that_cannot_be_had_again_is_told() {
     set(&*one, &locked, lock(LockKind::Exclusive), false).unwrap();
     restart(&mut wire, &memory, |wire| {
         // As after a time that was too long: the server expects nobody.
-        fs::remove_file(wire.place.path().join("state/lockers")).unwrap();
+        let kept = fs::read_dir(wire.place.path().join("state")).unwrap();
+        let is_of_lockers = |path: &PathBuf| path.to_string_lossy().contains("/lockers");
+        let lockers = kept
+            .map(|entry| entry.unwrap().path())
+            .filter(is_of_lockers);
+        lockers.for_each(|path| fs::remove_file(path).unwrap());
     });
     let written = block_on(one.write(&CX, &locked, 0, b"as if nothing had been"));
     assert_eq!(errno(written), Some(Errno::EIO));

@@ -1,6 +1,8 @@
 //! A client and its server in one process, without a connection.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use hermitfs_testkit::Memory;
 use parking_lot::Mutex;
 
 use crate::common::Wire;
+use crate::locks::{lock, open, with_locks};
 
 /// Which threads the brick is worked on by.
 struct Threads {
@@ -87,4 +90,27 @@ fn a_server_that_has_ended_is_waited_for_and_then_it_is_eio() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+#[test]
+fn locks_of_who_ended_with_the_server_are_not_waited_for() {
+    let memory = Arc::new(Memory::new());
+    let mut wire = Wire::near(with_locks(&memory), |options| options.grace = 1);
+    let cx = Context::internal(Origin::User);
+    let file = open(&*wire.client);
+    block_on(
+        wire.client
+            .setlk(&cx, &file, &lock(LockKind::Exclusive), false),
+    )
+    .unwrap();
+    // What it had went with its process, and so did the lock.
+    wire.stop();
+    wire.volume = with_locks(&memory);
+    wire.start();
+    let next = wire.another_client();
+    let file = open(&next);
+    let lock = lock(LockKind::Exclusive);
+    let mut asked = pin!(next.setlk(&cx, &file, &lock, true));
+    let had = poll_for(asked.as_mut(), Duration::from_secs(10));
+    assert!(matches!(had, Poll::Ready(Ok(()))), "the grace is a minute");
 }

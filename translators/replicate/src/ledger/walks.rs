@@ -373,6 +373,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_walk_has_found_out_below_another_image_is_known_to_the_next_one() {
+        let mut ledger = Ledger::default();
+        ledger.adopt(&Known::of_dir(ROOT), IMAGE, None, 0);
+        pass(&mut ledger, ROOT, &[]);
+        assert!(!ledger.is_lost(ROOT), "no walk is to come");
+        ledger.plant_tree(&Known::of_dir(ROOT), Trust::ALL, 0);
+        assert!(ledger.tree_dirty(ROOT) && !ledger.is_lost(ROOT));
+        // Unless that cannot be relied on.
+        pass(&mut ledger, ROOT, &[]);
+        let cut = ledger.cut();
+        ledger.seal(cut, false, 0);
+        assert!(ledger.is_lost(ROOT));
+    }
+
+    #[test]
     fn a_walk_that_adopts_what_stood_there_before_leaves_what_is_known_of_it() {
         let mut ledger = Ledger::default();
         let walk = ledger.ask(Trust::NOTHING);
