@@ -893,9 +893,12 @@ impl Brick for Door {
                     return Err(Error::with_story(Errno::EBUSY, story));
                 }
                 Role::Source | Role::Sink | Role::Away => {
-                    match roles.claim(name, client, asked).await? {
+                    let sessions = &self.shared.sessions;
+                    let has_signed = |client, then| sessions.has_signed_since(client, then);
+                    let given = roles.claim_when_known(name, client, asked, has_signed);
+                    match given.await? {
                         Given::Claim(number) => number,
-                        Given::Taken(holder) => {
+                        Given::Taken(_, holder) => {
                             return Ok(v1::RoleReply {
                                 claim: 0,
                                 holder: Some(holder),

@@ -17,7 +17,7 @@ use hermitfs_proto::brick::v1;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{RwLock, RwLockReadGuard};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::sessions::EndsWith;
 use crate::state;
@@ -27,6 +27,9 @@ type Client = [u8; 16];
 
 /// For so long a claim waits for changes by others that are under way.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether somebody lives.
+const LOOK: Duration = Duration::from_millis(200);
 
 pub(crate) struct Roles {
     path: PathBuf,
@@ -99,6 +102,7 @@ enum There {
 }
 
 /// What a client asks for.
+#[derive(Clone)]
 pub(crate) struct Asked {
     pub(crate) role: Role,
     /// The number of the claim that he has, or 0.
@@ -115,7 +119,7 @@ pub(crate) enum Given {
     /// It is his, by this number.
     Claim(u64),
     /// Somebody else has it.
-    Taken(v1::Holder),
+    Taken(Client, v1::Holder),
 }
 
 impl Roles {
@@ -168,7 +172,7 @@ impl Roles {
         let is_new = |claim: &Claim| !claim.is_of(client);
         let as_it_is = volume.claim.lock().clone();
         if asked.had == 0 && is_new(&as_it_is) && as_it_is.keeps_out(&asked) {
-            return Ok(Given::Taken(as_it_is.holder(self.grace)));
+            return Ok(as_it_is.taken(self.grace));
         }
         let _nobody = match is_new(&as_it_is) && asked.had == 0 {
             false => None,
@@ -194,7 +198,7 @@ impl Roles {
         }
         if is_new(&claim) {
             if claim.keeps_out(&asked) {
-                return Ok(Given::Taken(claim.holder(self.grace)));
+                return Ok(claim.taken(self.grace));
             }
             let taken = Kept {
                 volume: name.to_owned(),
@@ -215,6 +219,37 @@ impl Roles {
         }
         claim.there = There::Yes;
         Ok(Given::Claim(claim.kept.number))
+    }
+
+    /// The same for one who is in no hurry. When somebody else has the volume who may be dead, the answer comes when
+    /// that is known: with his next sign of life, or when his time is over. So a machine that has booted again does
+    /// not have to ask twice. Who can see for himself has his answer at once.
+    pub(crate) async fn claim_when_known(
+        &self,
+        name: &str,
+        client: Client,
+        asked: Asked,
+        has_signed_since: impl Fn(Client, Instant) -> bool,
+    ) -> Result<Given> {
+        let begun = Instant::now();
+        loop {
+            let given = self.claim(name, client, asked.clone()).await?;
+            let Given::Taken(holder, told) = &given else {
+                return Ok(given);
+            };
+            let seen = told
+                .process
+                .as_ref()
+                .is_none_or(|it| sees(&asked.process, it));
+            let is_over = begun.elapsed() > self.grace + PATIENCE;
+            if seen || is_over || has_signed_since(*holder, begun) {
+                return Ok(given);
+            }
+            if begun.elapsed() < LOOK {
+                tracing::info!(of = name, "waits for a sign of life: {}", told.refusal);
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Whether it is his.
@@ -344,13 +379,21 @@ impl Claim {
         )
     }
 
-    fn holder(&self, grace: Duration) -> v1::Holder {
-        v1::Holder {
+    fn taken(&self, grace: Duration) -> Given {
+        let holder = v1::Holder {
             claim: self.kept.number,
             process: self.kept.process.clone(),
             refusal: self.words(grace),
-        }
+        };
+        let client = Client::try_from(&self.kept.client[..]);
+        Given::Taken(client.unwrap_or_default(), holder)
     }
+}
+
+/// Whether one process can see for itself whether the other one lives.
+fn sees(process: &v1::Process, other: &v1::Process) -> bool {
+    let place = |process: &v1::Process| (process.boot_id.clone(), process.pid_namespace);
+    !process.boot_id.is_empty() && place(process) == place(other)
 }
 
 #[cfg(test)]
@@ -392,7 +435,7 @@ mod tests {
     fn gets(roles: &Roles, client: Client, had: u64) -> u64 {
         match claim(roles, client, had).unwrap() {
             Given::Claim(number) => number,
-            Given::Taken(holder) => panic!("{holder:?}"),
+            Given::Taken(_, holder) => panic!("{holder:?}"),
         }
     }
 
@@ -400,7 +443,7 @@ mod tests {
     fn is_refused(roles: &Roles, client: Client) -> v1::Holder {
         match claim(roles, client, 0).unwrap() {
             Given::Claim(number) => panic!("it got {number}"),
-            Given::Taken(holder) => holder,
+            Given::Taken(_, holder) => holder,
         }
     }
 
@@ -515,7 +558,63 @@ mod tests {
         let instead = block_on(roles.claim("old", B, asks(0, dead))).unwrap();
         assert!(matches!(instead, Given::Claim(number) if number == first + 1));
         let late = block_on(roles.claim("old", A, asks(0, dead))).unwrap();
-        assert!(matches!(late, Given::Taken(_)), "that one is another's");
+        assert!(matches!(late, Given::Taken(..)), "that one is another's");
+    }
+
+    #[test]
+    fn who_cannot_see_whether_the_other_one_lives_waits_until_that_is_known() {
+        const SHORT: Duration = Duration::from_secs(60);
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let tokio = builder.enable_time().start_paused(true).build().unwrap();
+        let of = |boot: &str| {
+            let mut asked = asks(0, 0);
+            asked.process.boot_id = boot.to_owned();
+            asked
+        };
+        // Whether he who has it gives a sign after 20 s, or dies for good; who asks; when he is answered, and how.
+        for (lives, asking, seconds, gets) in [
+            (true, "another machine", 20, false),
+            (false, "another machine", 60, true),
+            (true, "a machine", 0, false),
+            (false, "a machine", 0, false),
+        ] {
+            let state = tempfile::tempdir().unwrap();
+            tokio.block_on(async {
+                let roles = open(state.path(), SHORT);
+                roles.claim("old", A, of("a machine")).await.unwrap();
+                let begun = Instant::now();
+                let ends = async {
+                    sleep(SHORT).await;
+                    roles.gone("old", A, false);
+                    std::future::pending::<()>().await;
+                };
+                let has_signed = |client, _| {
+                    assert_eq!(client, A);
+                    lives && begun.elapsed().as_secs() >= 20
+                };
+                let given = tokio::select! {
+                    given = roles.claim_when_known("old", B, of(asking), has_signed) => given,
+                    () = ends => unreachable!(),
+                };
+                assert_eq!(matches!(given, Ok(Given::Claim(_))), gets, "{given:?}");
+                assert_eq!(begun.elapsed().as_secs(), seconds);
+            });
+        }
+    }
+
+    #[test]
+    fn who_is_silent_and_has_it_all_the_same_is_not_waited_for_for_ever() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let tokio = builder.enable_time().start_paused(true).build().unwrap();
+        let state = tempfile::tempdir().unwrap();
+        tokio.block_on(async {
+            let roles = open(state.path(), Duration::from_secs(5));
+            roles.claim("old", A, asks(0, 0)).await.unwrap();
+            let given = roles
+                .claim_when_known("old", B, asks(0, 0), |_, _| false)
+                .await;
+            assert!(matches!(given, Ok(Given::Taken(..))), "{given:?}");
+        });
     }
 
     #[test]
@@ -538,7 +637,7 @@ mod tests {
             assert_eq!(late.errno(), Errno::EBUSY);
             // Who is refused anyway waits for nobody, and keeps nobody waiting.
             let refused = roles.claim("old", B, asks(0, 0)).await.unwrap();
-            assert!(matches!(refused, Given::Taken(_)));
+            assert!(matches!(refused, Given::Taken(..)));
             drop(changing);
             roles.claim("old", B, asks(0, first)).await.unwrap();
             let after = roles.change("old", A).await;

@@ -186,6 +186,19 @@ impl Sessions {
         ended.map(|(_, session)| session).collect()
     }
 
+    /// Whether a client has given a sign of life since then.
+    pub(crate) fn has_signed_since(&self, client: [u8; 16], then: Instant) -> bool {
+        let then = then.duration_since(self.start).as_millis() as u64;
+        let sessions = self.by_number.read();
+        sessions
+            .values()
+            .filter(|session| session.client == client)
+            .any(|session| {
+                session.at_work.load(Ordering::Relaxed) > 0
+                    || session.last_sign.load(Ordering::Relaxed) > then
+            })
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
         self.by_number.read().values().cloned().collect()
     }
