@@ -6,7 +6,7 @@
 //! same command goes on. Then both bricks must be equal, and nothing gone that an fsync promised.
 //!
 //! `cargo power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs|btrfs] [--calm yes|no]
-//! [--stack plain|loopback]`
+//! [--stack plain|loopback|socket]`
 // A test says that it has failed by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let Some(options) = options(std::env::args().skip(1)) else {
         eprintln!(
             "usage: power [--cuts N] [--work SECONDS] [--seed N] [--source ext4|ext3|xfs|btrfs] [--calm yes|no] \
-             [--stack plain|loopback]"
+             [--stack plain|loopback|socket]"
         );
         return ExitCode::from(64);
     };
@@ -120,6 +120,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Option<Options> {
             "--calm" => options.calm = value == "yes",
             "--stack" if value == "plain" => options.stack = Stack::Plain,
             "--stack" if value == "loopback" => options.stack = Stack::Loopback,
+            "--stack" if value == "socket" => options.stack = Stack::Socket,
             "--source" if SOURCES.iter().any(|(format, _)| format.name() == value) => {
                 options.source = Some(value);
             }

@@ -53,6 +53,8 @@ pub(crate) enum Stack {
     Plain,
     /// Both behind a server in the same process.
     Loopback,
+    /// The same by the server's socket.
+    Socket,
 }
 
 /// The three disks: name, MiB.
@@ -230,7 +232,7 @@ impl Stand<'_> {
                 arguments.push("--no-wait".into());
                 mounted.use_arguments(arguments);
             }
-            Stack::Loopback => {
+            stack => {
                 let place = |name: &str, at| format!("{name}={}", self.path(at).display());
                 let set = [
                     place("old", "old"),
@@ -238,7 +240,11 @@ impl Stand<'_> {
                     place("socket", "bricks.sock"),
                 ];
                 let set: Vec<&str> = set.iter().map(String::as_str).collect();
-                mounted.use_volfile(&bricks::loopback(), &set);
+                let volfile = match stack {
+                    Stack::Socket => bricks::loopback_by_socket(self.lab),
+                    _ => bricks::loopback(),
+                };
+                mounted.use_volfile(&volfile, &set);
             }
         }
         mounted
