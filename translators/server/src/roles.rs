@@ -97,6 +97,9 @@ enum There {
     Yes,
     /// He had it from the last server, and has until then to come back.
     Until(Instant),
+    /// He had it, and is dead. Whoever claims it has it; until then nobody else changes anything, so that the next
+    /// one of the same pair misses nothing.
+    Dead(Instant),
     /// He was silent for too long.
     No,
 }
@@ -135,7 +138,7 @@ impl Roles {
             read => read?,
         };
         let file = File::decode(&bytes[..]).map_err(io::Error::other)?;
-        let until = There::Until(Instant::now() + grace);
+        let end = Instant::now() + grace;
         let volume = |name: &String| {
             let kept = file.volumes.iter().find(|kept| kept.volume == *name);
             let kept = kept.cloned().unwrap_or_else(|| Kept {
@@ -143,8 +146,8 @@ impl Roles {
                 ..Kept::default()
             });
             let there = match kept.is_over(boot) {
-                true => There::No,
-                false => until,
+                true => There::Dead(end),
+                false => There::Until(end),
             };
             let claim = Claim { kept, there };
             let volume = Volume {
@@ -264,7 +267,7 @@ impl Roles {
         if claim.is_of(client) {
             return self.clear(&mut claim);
         }
-        match claim.is_alive() {
+        match claim.is_kept() {
             true => Err(Error::with_story(Errno::EBUSY, claim.words(self.grace))),
             false => Ok(()),
         }
@@ -298,7 +301,7 @@ impl Roles {
         if claim.is_of(client) {
             return Ok(under_way);
         }
-        if claim.is_alive() {
+        if claim.is_kept() {
             return Err(Error::with_story(Errno::EROFS, claim.words(self.grace)));
         }
         if !claim.kept.client.is_empty() {
@@ -350,14 +353,15 @@ impl Claim {
 
     /// Whether somebody who asks for the first time is refused.
     fn keeps_out(&self, asked: &Asked) -> bool {
-        self.is_alive() && asked.instead_of != self.kept.number
+        let is_dead = matches!(self.there, There::Dead(_));
+        self.is_kept() && !is_dead && asked.instead_of != self.kept.number
     }
 
-    fn is_alive(&self) -> bool {
+    fn is_kept(&self) -> bool {
         !self.kept.client.is_empty()
             && match self.there {
                 There::Yes => true,
-                There::Until(end) => Instant::now() < end,
+                There::Until(end) | There::Dead(end) => Instant::now() < end,
                 There::No => false,
             }
     }
@@ -540,6 +544,8 @@ mod tests {
             ));
             is_refused(&first, B);
             let next = open_in(boot, state.path(), GRACE);
+            let refused = change(&next, B);
+            assert_eq!(refused, Some(Errno::EROFS), "the next one would not know");
             match is_waited_for {
                 true => drop(is_refused(&next, B)),
                 false => assert_eq!(gets(&next, B, 0), 2, "{ends_with:?}, {boot}"),
