@@ -172,8 +172,7 @@ impl Building<'_> {
         }
         let state = format!("{}.{}", self.circumstances.slot, node.name.value);
         let state = self.circumstances.state_dir.join("servers").join(state);
-        Server::open(options, volumes, &state)
-            .map_err(|error| Failure::configuration(error.to_string()))
+        Server::open(options, volumes, &state).map_err(unheard)
     }
 
     fn layer(&mut self, at: usize) -> Result<Arc<dyn Translator>> {
@@ -213,7 +212,7 @@ impl Building<'_> {
                     Some(near) => Client::near(options, Arc::new(near)),
                     None => Client::open(options),
                 };
-                Arc::new(client.map_err(|error| Failure::configuration(error.to_string()))?)
+                Arc::new(client.map_err(unreached)?)
             }
             Settings::Server(_) => {
                 let name = &node.name.value;
@@ -254,6 +253,24 @@ fn is_served_elsewhere(graph: &Graph, at: usize) -> bool {
             children.any(|&child| is_served_elsewhere(graph, child))
         }
     }
+}
+
+/// What a service manager should try again: a machine that is not up yet is no wrong volfile.
+fn unreached(error: hermitfs_client::OpenError) -> Failure {
+    let code = match error {
+        hermitfs_client::OpenError::NoAnswer { .. } => Code::TryAgain,
+        _ => Code::Configuration,
+    };
+    Failure::new(code, error.to_string())
+}
+
+/// The same of a network that is not up yet.
+fn unheard(error: hermitfs_server::OpenError) -> Failure {
+    let code = match error {
+        hermitfs_server::OpenError::Listen { .. } => Code::TryAgain,
+        _ => Code::Configuration,
+    };
+    Failure::new(code, error.to_string())
 }
 
 fn refused(error: OpenError) -> Failure {

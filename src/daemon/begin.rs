@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hermitfs_fuse::{Mount, MountError, Placement};
 use hermitfs_replicate::Rate;
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
@@ -35,6 +36,7 @@ impl Serving {
         slot.prepare()?;
         let lock = take(&slot, &order.mountpoint)?;
         place::unused(&slot, &bricks)?;
+        succeeded(&order.mountpoint, &bricks)?;
         let mut continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
         raise_descriptors();
         let (runtime, signals) = Signals::hear()?;
@@ -147,6 +149,27 @@ fn open(
         moved: moved.and_then(|(brick, place)| Some((brick?.directory.as_path(), place))),
     };
     build::build(graph, circumstances)
+}
+
+/// A cut-over that was killed in its last moment is brought to its end, and there is nothing to begin.
+fn succeeded(point: &Path, bricks: &[Brick]) -> Result<()> {
+    let mounts = mounts()?;
+    let Some(sink) = place::successor(point, bricks, &mounts) else {
+        return Ok(());
+    };
+    if !hermitfs_fuse::is_dead(point) {
+        return Ok(());
+    }
+    let (at, new) = (point.display(), sink.directory.display());
+    unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(|error| {
+        Failure::other(format!(
+            "the dead mount at {at} cannot be taken away: {error}"
+        ))
+    })?;
+    Err(Failure::configuration(format!(
+        "the cut-over of {at} was killed in its last moment, and is over now: {at} is {new}, which is complete and is \
+         all that is to be used from here on; remove {new}/.hermitfs, and put the line for {at} into fstab"
+    )))
 }
 
 /// The old brick is as it was, unless a dead mount of ours still covers it.

@@ -226,6 +226,31 @@ pub(crate) fn unused(slot: &Slot, bricks: &[Brick]) -> Result<()> {
     Ok(())
 }
 
+/// The sink that a cut-over had put beneath our mount when it was killed, before that one went away. It was marked as
+/// the source's successor by then, and nobody has changed the source since: users are to have it.
+pub(crate) fn successor<'a>(
+    point: &Path,
+    bricks: &'a [Brick],
+    mounts: &Mounts,
+) -> Option<&'a Brick> {
+    let ours = mounts.at(point).filter(|mount| mount.is_ours())?;
+    let beneath = mounts.by_id(ours.parent)?;
+    if beneath.point != point || beneath.is_ours() {
+        return None;
+    }
+    bricks
+        .iter()
+        .skip(1)
+        .filter(|brick| !brick.far)
+        .find(|brick| {
+            let its = mounts.containing(&brick.directory);
+            its.is_some_and(|its| {
+                its.device == beneath.device
+                    && its.inside(&brick.directory).as_ref() == Some(&beneath.root)
+            })
+        })
+}
+
 /// Whether a dead mount was this very volume's: then nobody can have come to the source by it
 /// meanwhile. Another volume's dead mount is not ours to take away.
 pub(crate) fn continues(
@@ -264,6 +289,42 @@ mod tests {
             one_file_system: false,
             far: false,
         }
+    }
+
+    #[test]
+    fn what_a_killed_cut_over_put_beneath_its_mount_is_the_successor() {
+        const TABLE: &str = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n\
+            2 1 8:2 / /srv rw - ext4 /dev/sdb rw\n\
+            3 1 8:3 / /new rw - btrfs /dev/sdc rw\n\
+            4 1 8:3 /deep /data rw - btrfs /dev/sdc rw\n\
+            5 4 0:44 / /data rw - fuse.hermitfs hermitfs rw\n\
+            6 1 0:45 / /free rw - fuse.hermitfs hermitfs rw\n";
+        let mounts = Mounts::parse(TABLE.as_bytes());
+        let of = |point: &str, bricks: &[&str]| {
+            let bricks: Vec<Brick> = bricks.iter().map(|directory| brick(directory)).collect();
+            let found = successor(point.as_ref(), &bricks, &mounts);
+            found.map(|brick| brick.name.clone())
+        };
+        assert_eq!(
+            of("/data", &["/srv/old", "/srv/x", "/new/deep"]),
+            Some("/new/deep".into())
+        );
+        assert_eq!(
+            of("/data", &["/srv/old", "/new"]),
+            None,
+            "another directory"
+        );
+        assert_eq!(of("/data", &["/new/deep", "/srv/old"]), None, "no sink");
+        assert_eq!(
+            of("/free", &["/srv/old", "/new/deep"]),
+            None,
+            "nothing beneath"
+        );
+        assert_eq!(
+            of("/new", &["/srv/old", "/new/deep"]),
+            None,
+            "no mount of ours"
+        );
     }
 
     #[test]

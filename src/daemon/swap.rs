@@ -11,7 +11,8 @@
 //! Until NEW is visible every failure leads back to serving. From then on nothing can fail that a
 //! user would see: what is open has got its counterpart on NEW before. A kill before that moment
 //! leaves OLD complete, one after it NEW; who has something open then gets ENOTCONN. NEW's marker
-//! says so before it can be seen: no start after such a kill takes NEW for a sink again.
+//! says so before it can be seen: no start after such a kill takes NEW for a sink again. NEW is put beneath the mount,
+//! which then goes away; killed between these two, the next start takes the dead mount away (`begin.rs`).
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -11,6 +11,8 @@ use hermitfs_tests::crew::soak;
 use hermitfs_tests::disk::Format;
 use hermitfs_tests::hermitfs::{built, exit};
 use hermitfs_tests::lab::Lab;
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -115,6 +117,44 @@ fn whoever_works_without_a_pause_notices_nothing_of_ten_cut_overs() {
     );
 }
 
+/// What stands at a path; nothing where a dead mount does.
+fn device(path: &Path) -> Option<(u64, u64)> {
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+#[test]
+fn a_cut_over_that_is_killed_between_its_last_two_steps_is_brought_to_its_end() {
+    let lab = Lab::new("cutover-last-step");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 128),
+        lab.disk("new", Format::Ext4, 128),
+    );
+    fs::write(old.join("file"), "content").unwrap();
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    migration.kill();
+    let marker = new.join(".hermitfs/volume.json");
+    let text = fs::read_to_string(&marker).unwrap();
+    fs::write(&marker, text.replace("\"sink\"", "\"successor\"")).unwrap();
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, new.path(), flags).unwrap();
+    // MOVE_MOUNT_BENEATH
+    let beneath = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::from_bits_retain(0x200);
+    move_mount(&tree, c"", CWD, migration.mount(), beneath).unwrap();
+    drop(tree);
+    assert_eq!(device(migration.mount()), None, "the dead mount is on top");
+    for words in ["in its last moment", "already"] {
+        let outcome = migration.try_start(&[]);
+        outcome.refused(exit::CONFIGURATION, &[words]);
+        assert_eq!(device(migration.mount()), device(new.path()));
+        assert_eq!(fs::read(migration.join("file")).unwrap(), b"content");
+    }
+    hermitfs_tests::shell::run("umount", &[migration.mount()]);
+    assert!(fs::read_dir(migration.mount()).unwrap().next().is_none());
+}
+
 #[test]
 fn a_kill_at_any_moment_of_a_cut_over_leaves_one_brick_that_is_right() {
     let lab = Lab::new("cutover-killed");
@@ -138,8 +178,14 @@ fn a_kill_at_any_moment_of_a_cut_over_leaves_one_brick_that_is_right() {
             migration.kill();
         });
         drop(held);
-        let device = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
-        if device(migration.mount()).ok() == device(&to).ok() {
+        let at = migration.mount().to_owned();
+        let is_over = || device(&at) == device(&to);
+        // When the new brick lies beneath the dead mount already, the next start brings it to its end.
+        let started = (!is_over()).then(|| migration.try_start(&[]));
+        if is_over() {
+            if let Some(refused) = started {
+                refused.refused(exit::CONFIGURATION, &["in its last moment"]);
+            }
             // Users may have been there by now: it is no sink any more, whatever is left of us.
             after += 1;
             fs::write(migration.join("newer"), "than the old brick").unwrap();
@@ -148,7 +194,7 @@ fn a_kill_at_any_moment_of_a_cut_over_leaves_one_brick_that_is_right() {
             assert_eq!(fs::read(to.join("newer")).unwrap(), b"than the old brick");
         } else {
             before += 1;
-            migration.start();
+            started.unwrap().expect(exit::OK);
             migration.wait_ready(LONG);
             let done = migration.command("cutover", &["--timeout", "60s"]);
             done.expect(exit::OK);
@@ -156,6 +202,11 @@ fn a_kill_at_any_moment_of_a_cut_over_leaves_one_brick_that_is_right() {
             assert!(!to.join(".hermitfs").exists());
             hermitfs_tests::shell::run("umount", &[migration.mount()]);
         }
+        assert_ne!(
+            device(migration.mount()),
+            device(&to),
+            "nothing of it is left"
+        );
         assert_eq!(fs::read(to.join("deep/er/file")).unwrap(), b"content");
         assert_eq!(fs::read(from.join("deep/er/file")).unwrap(), b"content");
     }

@@ -33,6 +33,24 @@ fn work(mount: &Mounted<'_>, rounds: usize) {
 }
 
 #[test]
+fn a_server_that_is_not_there_yet_is_to_be_tried_again() {
+    let lab = Lab::new("wire-late");
+    let disk = lab.disk("disk", Format::Ext4, 128);
+    fs::write(disk.join("file"), b"there").unwrap();
+    let mut bricks = Bricks::serve(&lab, "late", &[("brick", disk.path())]);
+    let volfile = lab.file("client.vol", &bricks.client("brick", "grace = 1"));
+    let mut mount = Mounted::prepare(&lab, "mnt");
+    mount.use_volfile(&volfile, &[]);
+    bricks.kill();
+    // A service manager gives up where a volfile is wrong.
+    let refused = mount.try_start(&[]);
+    refused.refused(exit::TRY_AGAIN, &["does not answer"]);
+    bricks.start();
+    mount.start();
+    assert_eq!(fs::read(mount.join("file")).unwrap(), b"there");
+}
+
+#[test]
 fn a_server_that_is_stopped_is_waited_for_and_no_other_brick_hangs() {
     let lab = Lab::new("wire-stopped");
     let disk = lab.disk("disk", Format::Ext4, 256);
