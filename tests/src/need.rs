@@ -8,11 +8,23 @@ pub struct Program {
     pub name: &'static str,
     /// Debian's package.
     pub package: &'static str,
+    /// The one that another release of Debian has it in.
+    pub elsewhere: Option<&'static str>,
 }
 
 const fn program(name: &'static str, package: &'static str) -> Program {
-    Program { name, package }
+    Program {
+        name,
+        package,
+        elsewhere: None,
+    }
 }
+
+/// In `qemu-system-common` up to Debian 12.
+const STORAGE_DAEMON: Program = Program {
+    elsewhere: Some("qemu-system-common"),
+    ..program("qemu-storage-daemon", "qemu-utils")
+};
 
 /// What the demo calls.
 pub const FOR_DEMO: &[Program] = &[
@@ -31,7 +43,7 @@ pub const FOR_TESTS: &[Program] = &[
     program("mount", "mount"),
     program("setpriv", "util-linux"),
     program("debugfs", "e2fsprogs"),
-    program("qemu-storage-daemon", "qemu-utils"),
+    STORAGE_DAEMON,
     program("unshare", "util-linux"),
     program("ip", "iproute2"),
     program("systemd-analyze", "systemd"),
@@ -42,7 +54,7 @@ pub const FOR_TESTS: &[Program] = &[
     program("pg_ctl", "postgresql"),
     program("pg_checksums", "postgresql"),
     program("pgbench", "postgresql"),
-    program("qemu-storage-daemon", "qemu-utils"),
+    STORAGE_DAEMON,
 ];
 
 /// What `cargo power` calls.
@@ -52,7 +64,7 @@ pub const FOR_POWER: &[Program] = &[
     program("mkfs.xfs", "xfsprogs"),
     program("mount", "mount"),
     program("setpriv", "util-linux"),
-    program("qemu-storage-daemon", "qemu-utils"),
+    STORAGE_DAEMON,
 ];
 
 /// What the benchmark calls.
@@ -87,14 +99,20 @@ pub fn find(name: &str) -> Option<PathBuf> {
 
 /// The packages that bring what is missing of a list, each once.
 pub fn missing_packages(list: &[Program]) -> Vec<&'static str> {
-    let mut missing: Vec<_> = list
-        .iter()
-        .filter(|program| find(program.name).is_none())
-        .map(|program| program.package)
-        .collect();
-    missing.sort_unstable();
-    missing.dedup();
-    missing
+    packages(list, |program| Some(program.package))
+}
+
+/// Those that bring it in another release of Debian.
+pub fn missing_elsewhere(list: &[Program]) -> Vec<&'static str> {
+    packages(list, |program| program.elsewhere)
+}
+
+fn packages(list: &[Program], of: impl Fn(&Program) -> Option<&'static str>) -> Vec<&'static str> {
+    let missing = list.iter().filter(|program| find(program.name).is_none());
+    let mut packages: Vec<_> = missing.filter_map(of).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
 }
 
 /// What stops a mount on this machine, as a sentence; `None` when nothing does.

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::need::{Program, find, missing_packages};
+use crate::need::{Program, find, missing_elsewhere, missing_packages};
 
 /// The root of the project.
 pub fn project_root() -> PathBuf {
@@ -63,9 +63,15 @@ pub fn install_packages(list: &[Program]) -> Result<()> {
         Ok(())
     };
     quiet(&["update", "-q"])?;
-    let mut install = vec!["install", "-q", "-y", "--no-install-recommends"];
-    install.extend(&missing);
-    quiet(&install)?;
+    let install = |packages: &[&str]| {
+        let install = ["install", "-q", "-y", "--no-install-recommends"];
+        quiet(&[&install, packages].concat())
+    };
+    install(&missing)?;
+    match missing_elsewhere(list).as_slice() {
+        [] => {}
+        others => install(others)?,
+    }
     match missing_packages(list).as_slice() {
         [] => Ok(()),
         still => bail!(
