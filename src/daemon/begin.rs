@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use hermitfs_fuse::{Mount, MountError, Placement};
 use hermitfs_replicate::Rate;
-use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
@@ -16,7 +15,6 @@ use super::serve::{Daemon, Serving, Signals};
 use super::{place, status};
 use crate::build::{self, Brick, Circumstances, Volume};
 use crate::exit::{Code, Failure, Result};
-use crate::mounts::Mounts;
 use crate::order::Order;
 use crate::over::Over;
 use crate::run::{Lock, Record, Slot};
@@ -36,12 +34,11 @@ impl Serving {
         slot.prepare()?;
         let lock = take(&slot, &order.mountpoint)?;
         place::unused(&slot, &bricks)?;
-        succeeded(&order.mountpoint, &bricks)?;
         let mut continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
         raise_descriptors();
         let (runtime, signals) = Signals::hear()?;
         let mut over = None;
-        if place::is_over(&order, &bricks, &mounts()?) {
+        if place::is_over(&order, &bricks, &place::mounts()?) {
             let (taken, dead) = Over::begin(&slot, &order.state_dir, &order.mountpoint)?;
             continuous &= dead;
             over = Some(taken);
@@ -151,27 +148,6 @@ fn open(
     build::build(graph, circumstances)
 }
 
-/// A cut-over that was killed in its last moment is brought to its end, and there is nothing to begin.
-fn succeeded(point: &Path, bricks: &[Brick]) -> Result<()> {
-    let mounts = mounts()?;
-    let Some(sink) = place::successor(point, bricks, &mounts) else {
-        return Ok(());
-    };
-    if !hermitfs_fuse::is_dead(point) {
-        return Ok(());
-    }
-    let (at, new) = (point.display(), sink.directory.display());
-    unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(|error| {
-        Failure::other(format!(
-            "the dead mount at {at} cannot be taken away: {error}"
-        ))
-    })?;
-    Err(Failure::configuration(format!(
-        "the cut-over of {at} was killed in its last moment, and is over now: {at} is {new}, which is complete and is \
-         all that is to be used from here on; remove {new}/.hermitfs, and put the line for {at} into fstab"
-    )))
-}
-
 /// The old brick is as it was, unless a dead mount of ours still covers it.
 fn give_up(over: Option<&Over>) {
     if let Some(over) = over {
@@ -185,11 +161,6 @@ fn take_away(mount: &Mount) {
         drop(mount.detach_lazy());
         mount.wait_for(Duration::from_secs(2));
     }
-}
-
-fn mounts() -> Result<Mounts> {
-    Mounts::read()
-        .map_err(|error| Failure::other(format!("/proc/self/mountinfo cannot be read: {error}")))
 }
 
 fn take(slot: &Slot, mountpoint: &Path) -> Result<Lock> {

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 
 use crate::build::Brick;
 use crate::exit::{Code, Failure, Result};
@@ -31,8 +31,8 @@ pub(crate) fn log(order: &Order) -> Result<PathBuf> {
 /// Looks at everything, and refuses what cannot go well. Tells whether a dead mount of ours is in
 /// the way, which will be replaced.
 pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
-    let mounts = Mounts::read()
-        .map_err(|error| Failure::other(format!("/proc/self/mountinfo cannot be read: {error}")))?;
+    succeeded(order, bricks)?;
+    let mounts = mounts()?;
     let over = is_over(order, bricks, &mounts);
     let mut places = Vec::new();
     for (n, brick) in bricks.iter().enumerate().filter(|(_, brick)| !brick.far) {
@@ -226,13 +226,46 @@ pub(crate) fn unused(slot: &Slot, bricks: &[Brick]) -> Result<()> {
     Ok(())
 }
 
+/// All that is mounted.
+pub(crate) fn mounts() -> Result<Mounts> {
+    Mounts::read()
+        .map_err(|error| Failure::other(format!("/proc/self/mountinfo cannot be read: {error}")))
+}
+
+/// A cut-over that was killed in its last moment is brought to its end, and there is nothing to begin.
+fn succeeded(order: &Order, bricks: &[Brick]) -> Result<()> {
+    let point = &order.mountpoint;
+    let is_so = || -> Result<bool> {
+        Ok(successor(point, bricks, &mounts()?).is_some() && hermitfs_fuse::is_dead(point))
+    };
+    if !is_so()? {
+        return Ok(());
+    }
+    // Nobody else is about to do the same: what he would take away then is the new brick.
+    let slot = Slot::new(&order.state_dir, point);
+    slot.prepare()?;
+    let failed = |what: &str, error: &dyn std::fmt::Display| {
+        Failure::other(format!("{what} {}: {error}", point.display()))
+    };
+    let lock = slot
+        .lock()
+        .map_err(|error| failed("the lock cannot be taken of", &error))?;
+    let table = mounts()?;
+    let (Some(_lock), true, Some(sink)) = (lock, is_so()?, successor(point, bricks, &table)) else {
+        return Ok(());
+    };
+    unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+        .map_err(|error| failed("the dead mount cannot be taken away at", &error))?;
+    let (at, new) = (point.display(), sink.directory.display());
+    Err(Failure::configuration(format!(
+        "the cut-over of {at} was killed in its last moment, and is over now: {at} is {new}, which is complete and is \
+         all that is to be used from here on; remove {new}/.hermitfs, and put the line for {at} into fstab"
+    )))
+}
+
 /// The sink that a cut-over had put beneath our mount when it was killed, before that one went away. It was marked as
 /// the source's successor by then, and nobody has changed the source since: users are to have it.
-pub(crate) fn successor<'a>(
-    point: &Path,
-    bricks: &'a [Brick],
-    mounts: &Mounts,
-) -> Option<&'a Brick> {
+fn successor<'a>(point: &Path, bricks: &'a [Brick], mounts: &Mounts) -> Option<&'a Brick> {
     let ours = mounts.at(point).filter(|mount| mount.is_ours())?;
     let beneath = mounts.by_id(ours.parent)?;
     if beneath.point != point || beneath.is_ours() {

@@ -12,7 +12,7 @@
 //! user would see: what is open has got its counterpart on NEW before. A kill before that moment
 //! leaves OLD complete, one after it NEW; who has something open then gets ENOTCONN. NEW's marker
 //! says so before it can be seen: no start after such a kill takes NEW for a sink again. NEW is put beneath the mount,
-//! which then goes away; killed between these two, the next start takes the dead mount away (`begin.rs`).
+//! which then goes away; killed between these two, the next start takes the dead mount away (`place.rs`).
 
 use std::io;
 use std::os::fd::OwnedFd;

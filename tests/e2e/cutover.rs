@@ -11,6 +11,7 @@ use hermitfs_tests::crew::soak;
 use hermitfs_tests::disk::Format;
 use hermitfs_tests::hermitfs::{built, exit};
 use hermitfs_tests::lab::Lab;
+use hermitfs_tests::migration::Migration;
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
@@ -123,15 +124,8 @@ fn device(path: &Path) -> Option<(u64, u64)> {
     Some((meta.dev(), meta.ino()))
 }
 
-#[test]
-fn a_cut_over_that_is_killed_between_its_last_two_steps_is_brought_to_its_end() {
-    let lab = Lab::new("cutover-last-step");
-    let (old, new) = (
-        lab.disk("old", Format::Ext4, 128),
-        lab.disk("new", Format::Ext4, 128),
-    );
-    fs::write(old.join("file"), "content").unwrap();
-    let mut migration = lab.migration(old.path(), new.path());
+/// As a cut-over leaves it that is killed when NEW is beneath the mount, and that is still there.
+fn kill_between_the_last_two_steps(migration: &mut Migration, new: &Path) {
     migration.start();
     migration.wait_ready(LONG);
     migration.kill();
@@ -139,20 +133,39 @@ fn a_cut_over_that_is_killed_between_its_last_two_steps_is_brought_to_its_end() 
     let text = fs::read_to_string(&marker).unwrap();
     fs::write(&marker, text.replace("\"sink\"", "\"successor\"")).unwrap();
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, new.path(), flags).unwrap();
+    let tree = open_tree(CWD, new, flags).unwrap();
     // MOVE_MOUNT_BENEATH
     let beneath = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::from_bits_retain(0x200);
     move_mount(&tree, c"", CWD, migration.mount(), beneath).unwrap();
-    drop(tree);
     assert_eq!(device(migration.mount()), None, "the dead mount is on top");
-    for words in ["in its last moment", "already"] {
+}
+
+#[test]
+fn a_cut_over_that_is_killed_between_its_last_two_steps_is_brought_to_its_end() {
+    for over in [false, true] {
+        let lab = Lab::new("cutover-last-step");
+        let (old, new) = (
+            lab.disk("old", Format::Ext4, 128),
+            lab.disk("new", Format::Ext4, 128),
+        );
+        fs::write(old.join("file"), "content").unwrap();
+        let mut migration = match over {
+            true => lab.migration_over(old.path(), new.path()),
+            false => lab.migration(old.path(), new.path()),
+        };
+        kill_between_the_last_two_steps(&mut migration, new.path());
         let outcome = migration.try_start(&[]);
-        outcome.refused(exit::CONFIGURATION, &[words]);
-        assert_eq!(device(migration.mount()), device(new.path()));
-        assert_eq!(fs::read(migration.join("file")).unwrap(), b"content");
+        outcome.refused(exit::CONFIGURATION, &["in its last moment"]);
+        for _ in 0..2 {
+            assert_eq!(device(migration.mount()), device(new.path()));
+            assert_eq!(fs::read(migration.join("file")).unwrap(), b"content");
+            migration.try_start(&[]).expect(exit::CONFIGURATION);
+        }
+        hermitfs_tests::shell::run("umount", &[migration.mount()]);
+        if !over {
+            assert!(fs::read_dir(migration.mount()).unwrap().next().is_none());
+        }
     }
-    hermitfs_tests::shell::run("umount", &[migration.mount()]);
-    assert!(fs::read_dir(migration.mount()).unwrap().next().is_none());
 }
 
 #[test]
