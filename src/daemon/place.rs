@@ -236,7 +236,8 @@ pub(crate) fn mounts() -> Result<Mounts> {
 fn succeeded(order: &Order, bricks: &[Brick]) -> Result<()> {
     let point = &order.mountpoint;
     let is_so = || -> Result<bool> {
-        Ok(successor(point, bricks, &mounts()?).is_some() && hermitfs_fuse::is_dead(point))
+        let sink = successor(point, bricks, &mounts()?).filter(|sink| is_marked(sink));
+        Ok(sink.is_some() && hermitfs_fuse::is_dead(point))
     };
     if !is_so()? {
         return Ok(());
@@ -263,8 +264,16 @@ fn succeeded(order: &Order, bricks: &[Brick]) -> Result<()> {
     )))
 }
 
-/// The sink that a cut-over had put beneath our mount when it was killed, before that one went away. It was marked as
-/// the source's successor by then, and nobody has changed the source since: users are to have it.
+/// Whether its marker says that it has taken the source's place. A cut-over that could not be ended takes that back:
+/// then the source is newer.
+fn is_marked(sink: &Brick) -> bool {
+    let text = std::fs::read(sink.directory.join(".hermitfs/volume.json")).unwrap_or_default();
+    let marker: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    marker["role"] == "successor"
+}
+
+/// The sink that a cut-over had put beneath our mount when it was killed, before that one went away. When it is marked
+/// as the source's successor, nobody has changed the source since: users are to have it.
 fn successor<'a>(point: &Path, bricks: &'a [Brick], mounts: &Mounts) -> Option<&'a Brick> {
     let ours = mounts.at(point).filter(|mount| mount.is_ours())?;
     let beneath = mounts.by_id(ours.parent)?;
