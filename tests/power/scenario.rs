@@ -182,17 +182,13 @@ impl Stand<'_> {
             fs::File::create(&image)
                 .and_then(|file| file.set_len(mib << 20))
                 .unwrap();
-            let text = image.to_string_lossy();
             let (format, _) = self.format(disk);
+            // Now, not in the background once it is mounted.
             let more: &[&str] = match format {
-                Format::Btrfs => &["-f", "-q"],
-                Format::Xfs => &["-q"],
-                _ => &["-q", "-b", "4096", "-E", "lazy_itable_init=0"],
+                Format::Ext3 | Format::Ext4 => &["-E", "lazy_itable_init=0"],
+                Format::Xfs | Format::Btrfs => &[],
             };
-            run(
-                &format!("mkfs.{}", format.name()),
-                &[more, &[&text]].concat(),
-            );
+            format.make(&image, more);
             self.mount(disk, &image);
         }
         let old = self.path("old");

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::mount::UnmountFlags;
 
-use crate::shell::run;
+use crate::need::program_at;
+use crate::shell::{run, run_command};
 
 /// A file system that Debian can make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +32,29 @@ impl Format {
             Format::Btrfs => "btrfs",
         }
     }
+
+    /// Makes such a file system on an image, with further options of its mkfs.
+    pub fn make(self, image: &Path, options: &[&str]) {
+        let always: &[&str] = match self {
+            Format::Btrfs => &["-f", "-q"],
+            Format::Xfs => &["-q"],
+            // Small images get smaller blocks, in which a symbolic link of 4,000 bytes has no room.
+            Format::Ext3 | Format::Ext4 => &["-q", "-b", "4096"],
+        };
+        run_command(
+            Command::new(program_at("unshare"))
+                .args(["--mount", "sh", "-c", WITHOUT_MOUNTS, "sh"])
+                .arg(program_at(&format!("mkfs.{}", self.name())))
+                .args(always)
+                .args(options)
+                .arg(image),
+        );
+    }
 }
+
+/// Runs a program that finds an empty mount table. mkfs.btrfs stats what each mount is a mount of,
+/// and fails when that cannot be: when another test has just killed what it stands on.
+const WITHOUT_MOUNTS: &str = r#"mount --bind /dev/null /proc/$$/mounts && exec "$@""#;
 
 /// A mounted image; unmounted when dropped.
 pub struct Disk {
@@ -64,18 +88,7 @@ impl Disk {
         options: &str,
     ) -> Disk {
         std::fs::create_dir(path).unwrap();
-        let mut arguments = vec![if format == Format::Btrfs { "-f" } else { "-q" }];
-        if format == Format::Btrfs {
-            arguments.push("-q");
-        }
-        if matches!(format, Format::Ext3 | Format::Ext4) {
-            // Small images get smaller blocks, in which a symbolic link of 4,000 bytes has no room.
-            arguments.extend(["-b", "4096"]);
-        }
-        arguments.extend(mkfs);
-        let image_text = image.to_string_lossy();
-        arguments.push(&image_text);
-        run(&format!("mkfs.{}", format.name()), &arguments);
+        format.make(image, mkfs);
         let disk = Disk {
             image: image.to_owned(),
             path: path.to_owned(),

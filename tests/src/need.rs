@@ -31,6 +31,7 @@ pub const FOR_DEMO: &[Program] = &[
     program("mkfs.ext3", "e2fsprogs"),
     program("mkfs.btrfs", "btrfs-progs"),
     program("mount", "mount"),
+    program("unshare", "util-linux"),
 ];
 
 /// What the tests call.
@@ -41,10 +42,10 @@ pub const FOR_TESTS: &[Program] = &[
     program("mkfs.btrfs", "btrfs-progs"),
     program("mkfs.xfs", "xfsprogs"),
     program("mount", "mount"),
+    program("unshare", "util-linux"),
     program("setpriv", "util-linux"),
     program("debugfs", "e2fsprogs"),
     STORAGE_DAEMON,
-    program("unshare", "util-linux"),
     program("ip", "iproute2"),
     program("systemd-analyze", "systemd"),
     program("setcap", "libcap2-bin"),
@@ -63,6 +64,7 @@ pub const FOR_POWER: &[Program] = &[
     program("mkfs.btrfs", "btrfs-progs"),
     program("mkfs.xfs", "xfsprogs"),
     program("mount", "mount"),
+    program("unshare", "util-linux"),
     program("setpriv", "util-linux"),
     STORAGE_DAEMON,
 ];
@@ -72,6 +74,7 @@ pub const FOR_BENCH: &[Program] = &[
     program("mkfs.ext3", "e2fsprogs"),
     program("mkfs.btrfs", "btrfs-progs"),
     program("mount", "mount"),
+    program("unshare", "util-linux"),
     program("rsync", "rsync"),
     program("tar", "tar"),
     program("fio", "fio"),
