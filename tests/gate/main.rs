@@ -3,6 +3,8 @@
 //! Installs what the tests need, looks at format and lints, builds, and runs all tests. The last
 //! line is `N passed, N failed`, over everything; the exit code is 1 when anything failed.
 
+mod built;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -14,6 +16,8 @@ use anyhow::{Context, Result, bail};
 use hermitfs_tests::need;
 use hermitfs_tests::setup::{install_packages, project_root};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::built::Tests;
 
 /// Test suites from crates.io, as programs.
 const SUITES: &[(&str, &str)] = &[("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
@@ -68,50 +72,37 @@ fn gate(score: &mut Score) -> Result<()> {
         "warnings",
     ];
     step(score, "lints", &mut cargo(&clippy));
-    if !step(
-        score,
-        "build",
-        &mut cargo(&["build", "--quiet", "--workspace", "--bins"]),
-    ) {
+    let Some(built) = all_built(score)? else {
         return Ok(());
-    }
+    };
+    let root = project_root();
+    let (end_to_end, rooms): (Vec<Tests>, Vec<Tests>) = built
+        .into_iter()
+        .partition(|tests| tests.folder == root.join("tests"));
     // Rooms first: what fails there explains what fails end to end.
-    let rooms = [
-        "test",
-        "--workspace",
-        "--exclude",
-        "hermitfs-tests",
-        "--no-fail-fast",
-    ];
-    suite(score, "rooms", &mut cargo(&rooms))?;
-    suite(
-        score,
-        "the tests' own tools",
-        &mut cargo(&["test", "-p", "hermitfs-tests", "--lib", "--bins"]),
-    )?;
-    let mut end_to_end = cargo(&["test", "-p", "hermitfs-tests", "--test", "e2e"]);
-    // Two at a time: each has a daemon, workers and disks of its own.
-    end_to_end.args(["--", "--test-threads", "2"]);
-    suite(score, "end to end", &mut end_to_end)?;
-    let mut alone = cargo(&["test", "-p", "hermitfs-tests", "--test", "alone"]);
-    alone.args(["--", "--test-threads", "1"]);
-    suite(score, "namespaces", &mut alone)?;
+    let doc = cargo(&["test", "--quiet", "--workspace", "--doc"]);
+    suite(score, "rooms", rooms.iter().map(run).chain([doc]).collect())?;
+    let tools = end_to_end.iter().filter(|tests| tests.kind != "test");
+    suite(score, "the tests' own tools", tools.map(run).collect())?;
+    // End to end two at a time: each has a daemon, workers and disks of its own.
+    for (name, target, threads) in [("end to end", "e2e", "2"), ("namespaces", "alone", "1")] {
+        let Some(tests) = end_to_end.iter().find(|tests| tests.name == target) else {
+            bail!("cargo has built no tests `{target}`");
+        };
+        let mut command = run(tests);
+        command.args(["--test-threads", threads]);
+        suite(score, name, vec![command])?;
+    }
     // Alone: it works in a mount namespace of its own, which keeps the mounts of whoever else is
     // there from being taken away.
     for (name, stack, source, cuts) in [
         ("power cuts", "plain", "xfs", "5"),
         ("power cuts of a loopback pair", "loopback", "ext4", "3"),
     ] {
-        let mut power = cargo(&[
-            "run",
-            "--quiet",
-            "-p",
-            "hermitfs-tests",
-            "--bin",
-            "power",
-            "--",
-        ]);
+        let mut power = Command::new(target.join("debug/power"));
         power
+            .current_dir(&root)
+            .stdin(Stdio::null())
             .args(["--stack", stack, "--source", source, "--cuts", cuts])
             .args(["--work", "2", "--calm", "no"])
             .env("HERMITFS_BIN", target.join("debug/hermitfs"));
@@ -129,10 +120,15 @@ fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-fn step(score: &mut Score, name: &str, command: &mut Command) -> bool {
+fn step(score: &mut Score, name: &str, command: &mut Command) {
     println!("== {name}");
     let started = Instant::now();
     let good = command.status().is_ok_and(|status| status.success());
+    note(score, name, good, started);
+}
+
+/// Says how a step ended, and counts it.
+fn note(score: &mut Score, name: &str, good: bool, started: Instant) {
     println!(
         "== {name}: {} after {:.0?}",
         if good { "good" } else { "FAILED" },
@@ -144,13 +140,48 @@ fn step(score: &mut Score, name: &str, command: &mut Command) -> bool {
         score.failed += 1;
         score.where_failed.push(name.into());
     }
-    good
 }
 
-/// Runs `cargo test`, shows what it says, and adds up its `test result:` lines.
-fn suite(score: &mut Score, name: &str, command: &mut Command) -> Result<()> {
+fn all_built(score: &mut Score) -> Result<Option<Vec<Tests>>> {
+    println!("== build");
+    let started = Instant::now();
+    let built = built::build(&mut cargo(&[]))?;
+    note(score, "build", built.is_some(), started);
+    Ok(built)
+}
+
+/// The command that runs all tests of a program.
+fn run(tests: &Tests) -> Command {
+    let mut command = Command::new(&tests.program);
+    command.current_dir(&tests.folder).stdin(Stdio::null());
+    command
+}
+
+/// Runs programs with tests one after the other.
+fn suite(score: &mut Score, name: &str, commands: Vec<Command>) -> Result<()> {
     println!("== {name}");
     let started = Instant::now();
+    let (mut passed, mut failed) = (0, 0);
+    for mut command in commands {
+        let (its_passed, its_failed) = tests_of(name, &mut command)?;
+        passed += its_passed;
+        failed += its_failed;
+    }
+    println!(
+        "== {name}: {passed} passed, {failed} failed after {:.0?}",
+        started.elapsed()
+    );
+    score.passed += passed;
+    score.failed += failed;
+    if failed > 0 {
+        score.where_failed.push(name.into());
+    }
+    Ok(())
+}
+
+/// Runs a program with tests, shows what it says, and adds up its `test result:` lines: passed, failed.
+fn tests_of(name: &str, command: &mut Command) -> Result<(u64, u64)> {
+    println!("-- {}", command.get_program().display());
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
@@ -175,19 +206,10 @@ fn suite(score: &mut Score, name: &str, command: &mut Command) -> Result<()> {
         println!("== {name}: a test hangs; all were ended, and may have left mounts and disks");
     }
     if !good && failed == 0 {
-        // It did not build, or a test took the whole process with it.
+        // A test took the whole process with it.
         failed = 1;
     }
-    println!(
-        "== {name}: {passed} passed, {failed} failed after {:.0?}",
-        started.elapsed()
-    );
-    score.passed += passed;
-    score.failed += failed;
-    if failed > 0 {
-        score.where_failed.push(name.into());
-    }
-    Ok(())
+    Ok((passed, failed))
 }
 
 /// Ends a process and its children after a time, unless told before that it has ended;
@@ -252,9 +274,11 @@ fn install_suite(target: &Path, name: &str, version: &str) -> Result<()> {
     let root = root.to_string_lossy();
     let wanted = format!("{name}@{version}");
     let build = target.join("suites-build");
-    let status = cargo(&["install", "--quiet", "--locked", "--root", &root, &wanted])
-        .env("CARGO_TARGET_DIR", build)
-        .status()?;
+    let status = cargo(&[
+        "install", "--quiet", "--debug", "--locked", "--root", &root, &wanted,
+    ])
+    .env("CARGO_TARGET_DIR", build)
+    .status()?;
     if !status.success() {
         bail!("cargo install {wanted} failed: is crates.io reachable?");
     }
