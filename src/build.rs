@@ -18,8 +18,20 @@ pub(crate) struct Volume {
     pub(crate) top: Option<Arc<dyn Translator>>,
     /// The pair in it, if there is one.
     pub(crate) pair: Option<Arc<Replicate>>,
+    pub(crate) clients: Clients,
     /// They have to stay as long as anything of the volume is used.
     pub(crate) servers: Vec<Server>,
+}
+
+/// Clients of servers; they take leave when this is dropped, whoever may still hold one of them. Else a server would
+/// wait for each until it is sure that it has ended.
+#[derive(Default)]
+pub(crate) struct Clients(Vec<Arc<Client>>);
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|client| client.end());
+    }
 }
 
 /// A directory that the volume uses.
@@ -135,6 +147,7 @@ pub(crate) fn build(graph: &Graph, circumstances: Circumstances<'_>) -> Result<V
         circumstances,
         pair: None,
         servers: Vec::new(),
+        clients: Clients::default(),
     };
     // Before those who come to them.
     for &door in &graph.doors {
@@ -146,6 +159,7 @@ pub(crate) fn build(graph: &Graph, circumstances: Circumstances<'_>) -> Result<V
         top: top.transpose()?,
         pair: building.pair,
         servers: building.servers.into_iter().map(|(_, at)| at).collect(),
+        clients: building.clients,
     })
 }
 
@@ -156,6 +170,7 @@ struct Building<'a> {
     pair: Option<Arc<Replicate>>,
     /// Each with its place in the graph.
     servers: Vec<(usize, Server)>,
+    clients: Clients,
 }
 
 impl Building<'_> {
@@ -212,7 +227,9 @@ impl Building<'_> {
                     Some(near) => Client::near(options, Arc::new(near)),
                     None => Client::open(options),
                 };
-                Arc::new(client.map_err(unreached)?)
+                let client = Arc::new(client.map_err(unreached)?);
+                self.clients.0.push(client.clone());
+                client
             }
             Settings::Server(_) => {
                 let name = &node.name.value;
@@ -276,6 +293,7 @@ fn unheard(error: hermitfs_server::OpenError) -> Failure {
 fn refused(error: OpenError) -> Failure {
     let code = match error {
         OpenError::Identity(_) | OpenError::Refused(_) => Code::Configuration,
+        OpenError::Busy(_) => Code::TryAgain,
         OpenError::Io(_) => Code::Other,
     };
     Failure::new(code, error.to_string())

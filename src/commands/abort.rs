@@ -6,7 +6,7 @@ use clap::Args;
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::abort_reply::Outcome;
 
-use super::cutover::not_done;
+use super::cutover::{left, not_done};
 use crate::cli::Global;
 use crate::client::{Target, refused};
 use crate::exit::{Failure, Result};
@@ -41,6 +41,7 @@ impl Abort {
                             human::name(partial)
                         ));
                     }
+                    text.push_str(&left(&done.left));
                     ended.wait_end().await;
                     screen::print_error(&text);
                     Ok(())

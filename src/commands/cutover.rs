@@ -17,6 +17,9 @@ use crate::screen::{self, Paint, human, paint};
 /// Who works in it goes on: by its path on the new brick at once, and with what is open until that
 /// is closed. Refuses with exit code 75 when something is not healed, or cannot be moved and does
 /// not go within the time limit; then everything goes on as before.
+///
+/// A new brick of another machine cannot be put there: when nobody is in the mount any more, that is taken away, and
+/// the new brick is a plain directory over there.
 #[derive(Debug, Args)]
 pub(crate) struct Cutover {
     mountpoint: PathBuf,
@@ -81,6 +84,10 @@ fn only_inside(refused: &proto::Refused) -> bool {
 
 fn report(mountpoint: &Path, done: &Done) {
     let colour = screen::colour_on_stderr();
+    if done.far {
+        let text = handed_over(mountpoint, done);
+        return screen::print_error(&format!("{} {text}", paint("Done.", Paint::Good, colour)));
+    }
     let new = human::name(&done.new);
     let mut text = format!(
         "{} {} is now {new} itself; changes were held for {:.2} s.\n",
@@ -94,12 +101,48 @@ fn report(mountpoint: &Path, done: &Done) {
             done.open
         ));
     }
-    for path in &done.waived {
-        text.push_str(&format!("Waived, and different: {}\n", human::name(path)));
-    }
+    text.push_str(&waived(done));
     text.push_str(&aftermath(mountpoint, done));
+    text.push_str(&left(&done.left));
     screen::print_error(&text);
     screen::print(&format!("{}\n", done.fstab.join("\n")));
+}
+
+fn waived(done: &Done) -> String {
+    let paths = done.waived.iter();
+    paths
+        .map(|path| format!("Waived, and different: {}\n", human::name(path)))
+        .collect()
+}
+
+/// What an end could not take away.
+pub(crate) fn left(what: &str) -> String {
+    match what {
+        "" => String::new(),
+        _ => format!(
+            "Of hermitfs there is left, and to be removed before anything is begun there again: {what}\n"
+        ),
+    }
+}
+
+/// Of a new brick that is another machine's.
+fn handed_over(mountpoint: &Path, done: &Done) -> String {
+    let (old, new, point) = (
+        human::name(&done.old),
+        human::name(&done.new),
+        mountpoint.display(),
+    );
+    let now = match mountpoint == Path::new(&*old) {
+        true => format!("{point} is the old brick itself again"),
+        false => format!("{point} is unmounted"),
+    };
+    format!(
+        "{new} is complete: use it from here on, where it is. {now}.\n\
+         {old} is complete as of this moment: see to it that nobody works in it any more, and keep it as long as you \
+         like.\n{}{}",
+        waived(done),
+        left(&done.left)
+    )
 }
 
 /// Where the old brick is, and what is left to be done.

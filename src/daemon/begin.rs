@@ -121,6 +121,7 @@ impl Serving {
             lock,
             runtime,
             signals,
+            clients: volume.clients,
             servers: volume.servers,
         })
     }

@@ -13,7 +13,7 @@ use super::begin::listen;
 use super::serve::Signals;
 use super::status::{self, Asked};
 use super::{admin, place};
-use crate::build::{self, Brick, Circumstances};
+use crate::build::{self, Brick, Circumstances, Clients};
 use crate::exit::{Code, Failure, Result};
 use crate::order::Order;
 use crate::run::{Lock, Record, Slot};
@@ -21,6 +21,7 @@ use crate::sys;
 
 /// Bricks that clients can reach.
 pub(crate) struct Bricks {
+    clients: Clients,
     servers: Vec<Server>,
     served: Arc<Served>,
     listener: UnixListener,
@@ -114,6 +115,7 @@ impl Bricks {
             "serving"
         );
         Ok(Bricks {
+            clients: volume.clients,
             servers: volume.servers,
             served: Arc::new(Served {
                 status: watch::Sender::new(status::reply(
@@ -153,6 +155,7 @@ impl Bricks {
             pair.left();
             pair.stop();
         }
+        drop(self.clients);
         self.slot.clear();
         tracing::info!("ended");
         self.runtime.shutdown_background();

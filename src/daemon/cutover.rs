@@ -11,6 +11,7 @@ use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
 use hermitfs_replicate::Replicate;
 
 use super::fstab;
+use super::handover;
 use super::serve::{Daemon, End, in_use};
 use super::swap::{self, Refusal, Swapped};
 use crate::mounts::Mounts;
@@ -57,25 +58,24 @@ fn try_cut_over(
         ));
     };
     let sink = choose(daemon, to)?;
-    if daemon.bricks[sink].far {
-        return Err(never(format!(
-            "{} is another machine's or process' directory, which cannot be put in the mount's place here: stop \
-             everything that works here, `hermitfs heal --wait`, unmount, and use it where it is",
-            daemon.bricks[sink].directory.display()
-        )));
-    }
     if !pair.status().ready {
         return Err(proto::Refused {
             reasons: in_the_way(pair),
             ..proto::Refused::default()
         });
     }
-    // What is opened from now on can go on over the cut-over.
-    daemon.mount.set_passthrough(false);
-    let swapped = within(limit, || swap::swap(daemon, pair, sink, limit, inside));
-    let Swapped { held, open, root } = swapped.inspect_err(|_| {
-        daemon.mount.set_passthrough(true);
-    })?;
+    let far = daemon.bricks[sink].far;
+    let swapped = match far {
+        true => within(limit, || handover::hand_over(daemon, pair, limit)),
+        false => {
+            // What is opened from now on can go on over the cut-over.
+            daemon.mount.set_passthrough(false);
+            within(limit, || swap::swap(daemon, pair, sink, limit, inside)).inspect_err(|_| {
+                daemon.mount.set_passthrough(true);
+            })
+        }
+    };
+    let Swapped { held, open, root } = swapped?;
     let waived = pair
         .errors()
         .into_iter()
@@ -85,22 +85,42 @@ fn try_cut_over(
     let mountpoint = &daemon.record.mountpoint;
     let directory = &daemon.bricks[sink].directory;
     // From here on the new brick is what users see: there is no way back, and none is needed.
-    if let Err(error) = pair.retire() {
-        tracing::error!("something of hermitfs is left on the new brick or in the state: {error}");
-    }
+    let left = retire(pair);
     // All that the kernel knew of the mount may go with this; that takes its time.
     std::thread::spawn(move || drop(root));
     *over = true;
-    let _ = daemon.end.send(End::CutOver);
-    Ok(cutover_reply::Done {
-        old: bytes(daemon.source()),
+    let done = cutover_reply::Done {
         new: bytes(directory),
-        fstab: fstab::lines(&Mounts::read().unwrap_or_default(), directory, mountpoint),
         held_s: held.as_secs_f64(),
         waived,
         open,
+        far,
+        left,
+        ..cutover_reply::Done::default()
+    };
+    if far {
+        let _ = daemon.end.send(End::HandedOver);
+        return Ok(cutover_reply::Done {
+            old: bytes(&daemon.bricks[0].directory),
+            ..done
+        });
+    }
+    let _ = daemon.end.send(End::CutOver);
+    Ok(cutover_reply::Done {
+        old: bytes(daemon.source()),
+        fstab: fstab::lines(&Mounts::read().unwrap_or_default(), directory, mountpoint),
         over: daemon.over.is_some(),
+        ..done
     })
+}
+
+/// Ends a pair; what is left of hermitfs then, in words for people.
+fn retire(pair: &Replicate) -> String {
+    let left = pair.retire().join(", ");
+    if !left.is_empty() {
+        tracing::error!("of hermitfs there is left: {left}");
+    }
+    left
 }
 
 /// Tries until it comes off, or is refused for good, or the time is over. Users work in between.
@@ -216,17 +236,14 @@ fn try_abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused> {
         Err(error) => return Err(not_now(format!("the mount cannot be taken away: {error}"))),
     }
     daemon.give_back();
-    if let Some(pair) = &daemon.pair
-        && let Err(error) = pair.retire()
-    {
-        tracing::error!("something of hermitfs is left on the new brick or in the state: {error}");
-    }
+    let left = daemon.pair.as_deref().map(retire).unwrap_or_default();
     *over = true;
     let _ = daemon.end.send(End::Aborted);
     let mut directories = daemon.bricks.iter().map(|brick| bytes(&brick.directory));
     Ok(abort_reply::Done {
         old: directories.next().unwrap_or_default(),
         partial: directories.collect(),
+        left,
     })
 }
 

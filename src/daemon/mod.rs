@@ -7,6 +7,7 @@ mod copying;
 mod cutover;
 mod detach;
 mod fstab;
+mod handover;
 mod log;
 mod place;
 mod serve;

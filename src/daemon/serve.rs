@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{admin, status};
-use crate::build::Brick;
+use crate::build::{Brick, Clients};
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
 use crate::over::Over;
@@ -30,6 +30,8 @@ pub(crate) enum End {
     Unmounted,
     /// The new brick is in its place.
     CutOver,
+    /// The new brick is complete, and stays where it is.
+    HandedOver,
     /// Given up.
     Aborted,
 }
@@ -60,6 +62,7 @@ pub(crate) struct Serving {
     pub(crate) lock: Lock,
     pub(crate) runtime: Runtime,
     pub(crate) signals: Signals,
+    pub(crate) clients: Clients,
     /// To the very end: what is still open after a cut-over may be reached through them.
     pub(crate) servers: Vec<Server>,
 }
@@ -105,6 +108,7 @@ impl Serving {
             lock,
             runtime,
             mut signals,
+            clients,
             servers,
         } = self;
         let (mount, watcher) = (daemon.mount.clone(), Arc::downgrade(&daemon));
@@ -133,7 +137,7 @@ impl Serving {
             if end != End::CutOver {
                 let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
             }
-            if matches!(end, End::CutOver | End::Aborted) {
+            if matches!(end, End::CutOver | End::HandedOver | End::Aborted) {
                 // Who asked for it still waits for the answer.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -150,6 +154,7 @@ impl Serving {
         } else {
             drop((daemon, ends, lock));
         }
+        drop(clients);
         runtime.shutdown_background();
         drop(servers);
         Ok(())
@@ -209,7 +214,7 @@ fn finish(daemon: &Daemon, end: End) {
         (None, _) => {}
     }
     if let Some(file) = &daemon.ended
-        && matches!(end, End::CutOver | End::Aborted)
+        && matches!(end, End::CutOver | End::HandedOver | End::Aborted)
         && let Err(error) = note_end(file, end)
     {
         tracing::error!(
@@ -223,10 +228,9 @@ fn finish(daemon: &Daemon, end: End) {
 
 /// Durably: it keeps what is over from being begun again at the next boot.
 fn note_end(file: &Path, end: End) -> std::io::Result<()> {
-    let how = if end == End::CutOver {
-        "cut over"
-    } else {
-        "given up"
+    let how = match end {
+        End::Aborted => "given up",
+        _ => "cut over",
     };
     let made = std::fs::write(file, format!("This migration was {how}.\n"));
     made.and_then(|()| std::fs::File::open(file)?.sync_all())?;

@@ -90,13 +90,7 @@ pub(super) fn swap(
         return Err(late("opens"));
     }
     let still = Still { daemon, pair };
-    pair.freeze(limit).map_err(|error| match error {
-        NotReady::NotReady(reasons) => Refusal::Final(proto::Refused {
-            reasons,
-            ..proto::Refused::default()
-        }),
-        other => Refusal::Final(not_now(other.to_string())),
-    })?;
+    pair.freeze(limit).map_err(not_ready)?;
     let drained = began.elapsed();
     // From here on nobody comes to anything new, so what is found is all there is.
     if !daemon.mount.hold_lookups(deadline) {
@@ -136,6 +130,17 @@ pub(super) fn swap(
         held: began.elapsed(),
         open,
         root: root.ok(),
+    })
+}
+
+/// Why a pair cannot be frozen.
+pub(super) fn not_ready(error: NotReady) -> Refusal {
+    Refusal::Final(match error {
+        NotReady::NotReady(reasons) => proto::Refused {
+            reasons,
+            ..proto::Refused::default()
+        },
+        other => not_now(other.to_string()),
     })
 }
 

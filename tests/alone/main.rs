@@ -5,6 +5,7 @@
 
 mod hosts;
 mod lines;
+mod roles;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -24,14 +24,20 @@ struct Service {
 
 impl Service {
     fn start(lab: &Lab, arguments: &[&str]) -> Service {
+        Service::of(lab, "mount", arguments, &[])
+    }
+
+    /// With what an EnvironmentFile= has for the volfile.
+    fn of(lab: &Lab, command: &str, arguments: &[&str], values: &[(&str, &Path)]) -> Service {
         let address = lab.path().join("notify");
         let _ = fs::remove_file(&address);
         let socket = UnixDatagram::bind(&address).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
         let log = lab.path().join("log");
         let process = hermitfs::command(&lab.dir("state"))
-            .args(["mount", "--foreground"])
+            .args([command, "--foreground"])
             .args(arguments)
+            .envs(values.iter().copied())
             .env("NOTIFY_SOCKET", &address)
             .stdin(Stdio::null())
             .stderr(fs::File::create(&log).unwrap())
@@ -144,14 +150,47 @@ fn it_is_ready_when_its_mount_answers_and_says_when_it_ends() {
     assert!(said.contains("cut over"), "{said}");
 }
 
-/// The unit as it is shipped, for one mount point, with the program where it is here.
-fn unit(lab: &Lab, name: &str, change: impl Fn(String) -> String) -> PathBuf {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/hermitfs@.service");
-    let unit = fs::read_to_string(shipped).unwrap();
-    let unit = unit.replace(
+#[test]
+fn bricks_are_a_service_that_is_ready_when_they_are_served() {
+    let lab = Lab::new("service-bricks");
+    let volfile = lab.file(
+        "bricks.vol",
+        "[volume.brick]\ntype = \"storage/posix\"\ndirectory = \"${brick}\"\n\n\
+         [volume.server]\ntype = \"protocol/server\"\nlisten = [\"unix:${socket}\"]\n\
+         subvolumes = [\"brick\"]\n",
+    );
+    let socket = lab.path().join("bricks.sock");
+    let values = [("brick", &*lab.dir("brick")), ("socket", &*socket)];
+    // It died: the next one serves at the same place.
+    for dies in [true, false] {
+        let mut service = Service::of(&lab, "serve", &["-f", &text(&volfile)], &values);
+        assert_eq!(service.told(), "READY=1");
+        UnixStream::connect(&socket).unwrap();
+        if dies {
+            service.process.kill().unwrap();
+            service.process.wait().unwrap();
+            continue;
+        }
+        service.terminate();
+        assert_eq!(service.told(), "STOPPING=1");
+        service.wait_end();
+        assert!(!socket.exists());
+    }
+}
+
+/// A unit as it is shipped, with the program where it is here.
+fn shipped(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
+    let unit = fs::read_to_string(path.join(name)).unwrap();
+    unit.replace(
         "/usr/local/sbin/hermitfs ",
         &format!("{} ", text(&hermitfs::binary())),
-    );
+    )
+}
+
+/// The unit for one mount point.
+fn unit(lab: &Lab, name: &str, change: impl Fn(String) -> String) -> PathBuf {
+    let unit = shipped("hermitfs@.service");
     // OLD's own mount, as fstab makes it.
     let mount = "[Unit]\nBefore=local-fs.target\n[Mount]\nWhat=/dev/null\nWhere=/srv/old\n";
     let units = [
@@ -191,4 +230,10 @@ fn the_unit_is_right_and_comes_before_those_who_use_local_file_systems() {
         unit.replace("Restart=", "Restarts=")
     }));
     assert!(said.contains("Restarts"), "{said}");
+    let bricks = lab.file(
+        "hermitfs-bricks@new.service",
+        &shipped("hermitfs-bricks@.service"),
+    );
+    fs::set_permissions(&bricks, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(verify(&bricks), "");
 }

@@ -1,6 +1,7 @@
 //! Bricks over the wire: the same promises as without it.
 
 mod clients;
+mod handover;
 mod killed;
 pub(crate) mod locks;
 mod posix;
@@ -144,15 +145,6 @@ fn the_loopback_pair_of_glusterfs_mounts_as_it_is() {
     }
 }
 
-/// A pair of two bricks, each behind a server: one for both, or one each.
-fn pair_of(lab: &Lab, old: &Bricks, new: &Bricks) -> PathBuf {
-    let pair = "[volume.pair]\ntype = \"cluster/replicate\"\nsource = \"old\"\nsinks = [\"new\"]\n";
-    lab.file(
-        "pair.vol",
-        &(old.client("old", "") + &new.client("new", "") + pair),
-    )
-}
-
 #[track_caller]
 fn assert_equal(lab: &Lab, old: &Disk, new: &Disk) {
     let source = Tree::of(&lab.quiet_view(old.path()));
@@ -168,7 +160,7 @@ fn work_goes_on_when_the_process_that_serves_both_bricks_is_killed_and_started_a
     );
     Odd::small().build(&lab_dir(&old, "odd"), 62);
     let mut bricks = Bricks::serve(&lab, "bricks", &[("old", old.path()), ("new", new.path())]);
-    let mount = Mounted::volfile(&lab, "mnt", &pair_of(&lab, &bricks, &bricks), &[]);
+    let mount = Mounted::volfile(&lab, "mnt", &Bricks::pair(&lab, &bricks, &bricks), &[]);
     mount.command("heal", &["--wait"]).expect(exit::OK);
     let kept = fs::File::open(mount.join("odd")).unwrap();
     fs::write(mount.join("before"), b"before").unwrap();
@@ -182,10 +174,6 @@ fn work_goes_on_when_the_process_that_serves_both_bricks_is_killed_and_started_a
     drop(kept);
     mount.command("heal", &["--wait"]).expect(exit::OK);
     assert_equal(&lab, &old, &new);
-    // What leads to another process cannot be put in the mount's place.
-    mount
-        .command("cutover", &["--timeout", "5s"])
-        .refused(exit::CONFIGURATION, &["unmount"]);
     mount.terminate();
 }
 

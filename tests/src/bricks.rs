@@ -54,8 +54,23 @@ pub struct Bricks {
 impl Bricks {
     /// Serves directories under their names at a Unix socket in the lab.
     pub fn serve(lab: &Lab, name: &str, bricks: &[(&str, &Path)]) -> Bricks {
+        Bricks::serve_with(lab, name, bricks, 60)
+    }
+
+    /// The same, where a client is given up so many seconds after its last sign of life.
+    pub fn serve_with(lab: &Lab, name: &str, bricks: &[(&str, &Path)], grace: u64) -> Bricks {
         let names: Vec<&str> = bricks.iter().map(|(brick, _)| *brick).collect();
-        Bricks::of(lab, name, &posix(bricks), &names, 60)
+        Bricks::of(lab, name, &posix(bricks), &names, grace)
+    }
+
+    /// A volfile for a pair of two bricks, each behind a server: one for both, or one each.
+    pub fn pair(lab: &Lab, old: &Bricks, new: &Bricks) -> PathBuf {
+        let pair =
+            "[volume.pair]\ntype = \"cluster/replicate\"\nsource = \"old\"\nsinks = [\"new\"]\n";
+        lab.file(
+            "pair.vol",
+            &(old.client("old", "") + &new.client("new", "") + pair),
+        )
     }
 
     /// Serves one directory as `locked`, with `features/locks` above it. A client is given up so many

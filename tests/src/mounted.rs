@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use rustix::process::Signal;
 use crate::daemon::Daemon;
 use crate::hermitfs::{Outcome, Status, command, exit, hermitfs, run};
 use crate::lab::Lab;
+use crate::need::program_at;
 
 /// A mount with its daemon.
 pub struct Mounted<'lab> {
@@ -17,8 +19,12 @@ pub struct Mounted<'lab> {
     state: PathBuf,
     path: PathBuf,
     arguments: Vec<OsString>,
+    boot: Option<PathBuf>,
     daemon: Option<Arc<Daemon>>,
 }
+
+/// Runs a program for which a file tells the id of its boot.
+const BOOTED: &str = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@""#;
 
 impl<'lab> Mounted<'lab> {
     /// Mounts a volfile below the lab, under this name.
@@ -41,6 +47,7 @@ impl<'lab> Mounted<'lab> {
             state: lab.dir("state"),
             path: path.to_owned(),
             arguments: Vec::new(),
+            boot: None,
             daemon: None,
         }
     }
@@ -48,6 +55,13 @@ impl<'lab> Mounted<'lab> {
     /// Has its state where others of the test have not, as on another host.
     pub fn keep_state_in(&mut self, directory: &Path) {
         self.state = directory.to_owned();
+    }
+
+    /// Starts on another machine, as far as hermitfs can tell: in a mount namespace of its own, where the
+    /// kernel tells this id of its boot. The mount is seen there alone.
+    /// Only where no other test is: a copy of its mounts would keep them busy.
+    pub fn boot_as(&mut self, id: &str) {
+        self.boot = Some(self.lab.file(&format!("boot-{id}"), id));
     }
 
     /// What the next start mounts.
@@ -78,8 +92,16 @@ impl<'lab> Mounted<'lab> {
 
     /// The same, when it may fail; with more arguments.
     pub fn try_start(&mut self, more: &[&str]) -> Outcome {
+        let mut start = command(&self.state);
+        if let Some(boot) = &self.boot {
+            let program = start.get_program().to_owned();
+            start = Command::new(program_at("unshare"));
+            start.env("HERMITFS_STATE_DIR", &self.state);
+            start.args(["--mount", "--propagation", "private", "sh", "-c", BOOTED]);
+            start.arg(boot).arg(program);
+        }
         let outcome = run(
-            command(&self.state).args(&self.arguments).args(more),
+            start.args(&self.arguments).args(more),
             Duration::from_secs(60),
         );
         if outcome.code == exit::OK {

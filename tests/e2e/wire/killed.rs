@@ -11,7 +11,7 @@ use hermitfs_tests::mounted::Mounted;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{assert_equal, pair_of};
+use super::assert_equal;
 use crate::posix::fsx;
 
 #[test]
@@ -26,7 +26,7 @@ fn nothing_is_lost_when_the_mount_and_either_server_are_killed_at_random() {
     let mut random = ChaCha8Rng::seed_from_u64(seeds[0]);
     let mut source = Bricks::serve(&lab, "source", &[("old", old.path())]);
     let mut sink = Bricks::serve(&lab, "sink", &[("new", new.path())]);
-    let mut mount = Mounted::volfile(&lab, "mnt", &pair_of(&lab, &source, &sink), &[]);
+    let mut mount = Mounted::volfile(&lab, "mnt", &Bricks::pair(&lab, &source, &sink), &[]);
     let mut crew = Crew::start(&lab, mount.path(), &seeds, true);
     for _ in 0..9 * crew::soak() {
         crew.work_for(Duration::from_millis(random.random_range(100..1500)));
@@ -71,7 +71,7 @@ fn users_see_no_error_when_the_servers_are_killed_and_started_again() {
     crew::build(old.path(), &seeds);
     let mut source = Bricks::serve(&lab, "source", &[("old", old.path())]);
     let mut sink = Bricks::serve(&lab, "sink", &[("new", new.path())]);
-    let mount = Mounted::volfile(&lab, "mnt", &pair_of(&lab, &source, &sink), &[]);
+    let mount = Mounted::volfile(&lab, "mnt", &Bricks::pair(&lab, &source, &sink), &[]);
     let mut crew = Crew::start_served(&lab, mount.path(), &seeds);
     for round in 0..15 * crew::soak() {
         crew.work_for(Duration::from_millis(400));
@@ -98,7 +98,7 @@ fn fsx_notices_nothing_when_the_servers_are_killed_and_started_again() {
     );
     let mut source = Bricks::serve(&lab, "source", &[("old", old.path())]);
     let mut sink = Bricks::serve(&lab, "sink", &[("new", new.path())]);
-    let mount = Mounted::volfile(&lab, "mnt", &pair_of(&lab, &source, &sink), &[]);
+    let mount = Mounted::volfile(&lab, "mnt", &Bricks::pair(&lab, &source, &sink), &[]);
     let mut running = fsx(&lab, mount.path(), 2_500 * crew::soak());
     let mut kills = 0;
     while running.iter_mut().any(|fsx| fsx.is_running()) {

@@ -10,7 +10,7 @@ use hermitfs_tests::lab::Lab;
 use hermitfs_tests::mounted::Mounted;
 use hermitfs_tests::wait::until;
 
-use super::{assert_equal, pair_of};
+use super::assert_equal;
 
 #[test]
 fn a_second_mount_of_a_pair_is_refused_until_the_first_one_is_dead_and_then_heals() {
@@ -22,7 +22,7 @@ fn a_second_mount_of_a_pair_is_refused_until_the_first_one_is_dead_and_then_heal
     fs::write(old.join("before"), b"there").unwrap();
     let mut source = Bricks::serve(&lab, "source", &[("old", old.path())]);
     let sink = Bricks::serve(&lab, "sink", &[("new", new.path())]);
-    let volfile = pair_of(&lab, &source, &sink);
+    let volfile = Bricks::pair(&lab, &source, &sink);
     let first = Mounted::volfile(&lab, "first", &volfile, &[]);
     first.command("heal", &["--wait"]).expect(exit::OK);
 

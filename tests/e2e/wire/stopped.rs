@@ -2,15 +2,17 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use hermitfs_tests::bricks::Bricks;
 use hermitfs_tests::crew::{self, Crew};
 use hermitfs_tests::disk::Format;
-use hermitfs_tests::hermitfs::exit;
+use hermitfs_tests::hermitfs::{command, exit, run};
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::mounted::Mounted;
+use hermitfs_tests::papers::Authority;
 use hermitfs_tests::wait::until;
 use rustix::process::Signal;
 
@@ -48,6 +50,26 @@ fn a_server_that_is_not_there_yet_is_to_be_tried_again() {
     bricks.start();
     mount.start();
     assert_eq!(fs::read(mount.join("file")).unwrap(), b"there");
+}
+
+/// At boot a network may come later than its services: no reason for a service manager to give up.
+#[test]
+fn an_address_that_is_not_there_yet_is_to_be_tried_again() {
+    let lab = Lab::new("wire-address");
+    // For documentation alone (RFC 5737): no machine has it.
+    let address = "203.0.113.7:24007";
+    let tls = Authority::new().papers(&lab, "tls", "203.0.113.7");
+    let mut serve = command(&lab.dir("state"));
+    let volfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("../volfiles/brick.vol");
+    serve.arg("serve").arg("-f").arg(volfile);
+    for set in [
+        format!("brick={}", lab.dir("brick").display()),
+        format!("address={address}"),
+        format!("tls={}", tls.display()),
+    ] {
+        serve.args(["--set", &set]);
+    }
+    run(&mut serve, LONG).refused(exit::TRY_AGAIN, &[address, "assign"]);
 }
 
 #[test]

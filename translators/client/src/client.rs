@@ -9,6 +9,7 @@ use hermitfs_api::{
     Result, Role, Seek, SetAttr, Snapshot, StatFs, Translator, Whole, XattrFlags,
 };
 use hermitfs_proto::brick::{MAX_DATA, Malformed, v1};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::address::Address;
@@ -46,7 +47,7 @@ macro_rules! call {
 pub struct Client {
     pub(crate) line: Arc<Line>,
     table: Arc<Table>,
-    keeper: Option<std::thread::JoinHandle<()>>,
+    keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl Client {
@@ -84,7 +85,7 @@ impl Client {
         let client = Client {
             line,
             table: Table::new(),
-            keeper: Some(keeper),
+            keeper: Mutex::new(Some(keeper)),
         };
         connected(options, first.recv().ok()).map(|()| client)
     }
@@ -98,9 +99,18 @@ impl Client {
         let client = Client {
             line,
             table: Table::new(),
-            keeper: None,
+            keeper: Mutex::default(),
         };
         connected(options, first.await.ok()).map(|()| client)
+    }
+
+    /// Takes leave of the server, so that nobody has to wait until it is sure that this client has ended.
+    /// From then on all is EIO. The same is done when a client is dropped.
+    pub fn end(&self) {
+        self.line.end();
+        let keeper = self.keeper.lock().take();
+        // It ends within its limits: a Bye takes a second at most.
+        drop(keeper.map(std::thread::JoinHandle::join));
     }
 
     /// Where the server is.
@@ -242,11 +252,7 @@ fn connected(
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.line.end();
-        if let Some(keeper) = self.keeper.take() {
-            // It ends within its limits: a Bye takes a second at most.
-            drop(keeper.join());
-        }
+        self.end();
     }
 }
 

@@ -91,6 +91,13 @@ impl Keeper {
 
     /// Keeps the line until its end. `first` hears how the first attempts came out.
     pub(crate) async fn keep(mut self, first: impl FnOnce(Result<(), Trouble>)) {
+        self.keep_up(first).await;
+        // Who still asks is not to wait for what nobody brings any more.
+        let ended = State::Down("the client has ended".into());
+        self.state.send_replace(ended);
+    }
+
+    async fn keep_up(&mut self, first: impl FnOnce(Result<(), Trouble>)) {
         let mut first = Some(first);
         let mut since = Instant::now();
         let mut pause = PAUSES.0;

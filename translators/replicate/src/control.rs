@@ -98,6 +98,9 @@ pub enum OpenError {
     /// Something must be put right first: the sink is not empty, the state cannot be written ... (exit 78).
     #[error("{0}")]
     Refused(String),
+    /// Somebody else has a brick, for now (exit 75).
+    #[error("{0}")]
+    Busy(String),
     /// A brick or the state directory failed.
     #[error("{0}")]
     Io(String),

@@ -69,7 +69,13 @@ pub(crate) enum Found {
 }
 
 pub(crate) fn io(what: &str) -> impl FnOnce(Error) -> OpenError + '_ {
-    move |error| OpenError::Io(format!("{what}: {error}"))
+    move |error| {
+        let story = format!("{what}: {error}");
+        match error.errno() {
+            Errno::EBUSY => OpenError::Busy(story),
+            _ => OpenError::Io(story),
+        }
+    }
 }
 
 pub(crate) async fn brick_id(

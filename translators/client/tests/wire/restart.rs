@@ -131,6 +131,24 @@ fn files_of_a_client_that_is_gone_are_closed() {
 }
 
 #[test]
+fn a_client_that_was_ended_has_taken_leave_though_somebody_still_has_it() {
+    for wire in [
+        Wire::new(Arc::new(Memory::new())),
+        Wire::near(Arc::new(Memory::new()), |_| ()),
+    ] {
+        let client = wire.client.clone();
+        let root = block_on(client.root(&CX)).unwrap().inode;
+        let (_, file) = make(&*client, &root, "a").unwrap();
+        client.end();
+        assert_eq!(wire.server.as_ref().unwrap().clients().len(), 0);
+        // At once, and not after a wait for a line that nobody mends.
+        assert_eq!(errno(read(&*client, &file)), Some(Errno::EIO));
+        assert_eq!(errno(make(&*client, &root, "b")), Some(Errno::EIO));
+        client.end();
+    }
+}
+
+#[test]
 fn handles_of_another_servers_key_are_stale() {
     let one = Wire::new(Arc::new(Memory::new()));
     let other = Wire::new(one.volume.clone());

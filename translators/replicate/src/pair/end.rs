@@ -102,45 +102,43 @@ impl Replicate {
 
     /// Forgets this migration: takes everything of ours off the sink, and removes the state
     /// directory. What is held or comes later is answered ESTALE. After a freeze it is the end
-    /// of a cut-over; without one it gives up.
-    pub fn retire(&self) -> hermitfs_api::Result<()> {
+    /// of a cut-over; without one it gives up. What of ours stays, and why: nothing, as a rule.
+    #[must_use]
+    pub fn retire(&self) -> Vec<String> {
         self.users.gate.retire();
         let ended = self.halt();
+        let mut stays = Vec::new();
         for sink in &self.sinks {
             let leaving = sink.clone();
             let left = match ended {
                 true => within(LEAVE_AT_MOST, move || leaving.leave()),
                 false => None,
             };
-            match left {
-                Some(left) => left?,
-                None => tracing::error!(
-                    sink = sink.name,
-                    "the sink does not answer: its directory .hermitfs stays on it"
-                ),
-            }
+            let why = match left {
+                Some(Ok(())) => continue,
+                Some(Err(error)) => error.to_string(),
+                None => "it does not answer".to_owned(),
+            };
+            stays.push(format!(
+                "the directory .hermitfs on the sink {} ({why})",
+                sink.name
+            ));
         }
         match std::fs::remove_dir_all(&self.state_dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                stays.push(format!("{} ({error})", self.state_dir.display()));
+            }
+            _ => {}
         }
+        stays
     }
 }
 
 impl Sink {
     /// Takes everything of ours off the sink.
     fn leave(&self) -> hermitfs_api::Result<()> {
-        let (sink, healer) = (self, &self.healer);
-        let sink_root = match healer.sink_root() {
-            Ok(root) => root,
-            Err(error) => {
-                tracing::warn!(
-                    sink = sink.name, %error,
-                    "the sink cannot be reached: its directory .hermitfs stays on it"
-                );
-                return Ok(());
-            }
-        };
+        let healer = &self.healer;
+        let sink_root = healer.sink_root()?;
         let (brick, root) = (&*healer.sink, &sink_root);
         let before = block_on(brick.getattr(&HEAL, root, None))?;
         block_on(volume::unmark(brick, root))?;

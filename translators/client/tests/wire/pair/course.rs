@@ -115,7 +115,9 @@ impl Course {
             match Replicate::open(options.clone(), source, sink, state.path()) {
                 Ok(pair) => break pair,
                 // Another one's, for the grace; or the line is down.
-                Err(OpenError::Io(why)) => self.place.tell(format!("not mounted: {why}")),
+                Err(OpenError::Busy(why) | OpenError::Io(why)) => {
+                    self.place.tell(format!("not mounted: {why}"))
+                }
                 Err(error) => {
                     self.tell(format!("it cannot be mounted: {error}"));
                     // Nobody can go on: the run ends by its limit.
