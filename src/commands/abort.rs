@@ -31,8 +31,13 @@ impl Abort {
             match reply.outcome {
                 Some(Outcome::Done(done)) => {
                     let mut text = format!(
-                        "{} is unmounted; {} is complete and as its users left it.\n",
+                        "{} is {}; {} is complete and as its users left it.\n",
                         mountpoint.display(),
+                        if done.served {
+                            "served no more"
+                        } else {
+                            "unmounted"
+                        },
                         human::name(&done.old)
                     );
                     for partial in &done.partial {

@@ -84,7 +84,7 @@ fn only_inside(refused: &proto::Refused) -> bool {
 
 fn report(mountpoint: &Path, done: &Done) {
     let colour = screen::colour_on_stderr();
-    if done.far {
+    if done.far || done.served {
         let text = handed_over(mountpoint, done);
         return screen::print_error(&format!("{} {text}", paint("Done.", Paint::Good, colour)));
     }
@@ -133,6 +133,7 @@ fn handed_over(mountpoint: &Path, done: &Done) -> String {
         mountpoint.display(),
     );
     let now = match mountpoint == Path::new(&*old) {
+        _ if done.served => "Nothing is served any more".to_owned(),
         true => format!("{point} is the old brick itself again"),
         false => format!("{point} is unmounted"),
     };

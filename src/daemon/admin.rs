@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use futures_util::Stream;
 use hermitfs_api::{Location, NameBuf};
 use hermitfs_proto::admin::v1 as proto;
+use hermitfs_proto::admin::v1::abort_reply;
 use hermitfs_proto::admin::v1::admin_server::{Admin, AdminServer};
 use hermitfs_replicate::{Rate, Reached, Replicate};
 use tokio::sync::mpsc;
@@ -17,24 +18,28 @@ use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use super::cutover;
+use super::bricks::Served;
 use super::serve::Daemon;
 use super::status::Asked;
+use super::{cutover, handover};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Answers until it is dropped. `daemon` is the one that has a mount, which can be cut over.
-pub(crate) async fn serve(
-    asked: Arc<dyn Asked>,
-    daemon: Option<Arc<Daemon>>,
-    listener: UnixListener,
-) {
+/// What can be cut over, or given up.
+#[derive(Clone)]
+pub(crate) enum Ending {
+    Mounted(Arc<Daemon>),
+    Served(Arc<Served>),
+}
+
+/// Answers until it is dropped.
+pub(crate) async fn serve(asked: Arc<dyn Asked>, ending: Ending, listener: UnixListener) {
     let listener = match tokio::net::UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("nobody can be answered: {error}"),
     };
-    let service = AdminServer::with_interceptor(Door { asked, daemon }, only_root);
+    let service = AdminServer::with_interceptor(Door { asked, ending }, only_root);
     let served = Server::builder()
         .add_service(service)
         .serve_with_incoming(UnixListenerStream::new(listener))
@@ -59,24 +64,13 @@ fn only_root(request: Request<()>) -> Result<Request<()>, Status> {
 
 struct Door {
     asked: Arc<dyn Asked>,
-    daemon: Option<Arc<Daemon>>,
+    ending: Ending,
 }
 
 impl Door {
     fn pair(&self) -> Result<Arc<Replicate>, Status> {
         let none = || Status::failed_precondition("there is no pair here: nothing is to be healed");
         self.asked.pair().ok_or_else(none)
-    }
-
-    fn mounted(&self) -> Result<Arc<Daemon>, Status> {
-        let none = || {
-            Status::failed_precondition(
-                "these bricks are served to others, and there is no mount here that could be \
-                 exchanged: stop all who work in it, wait for `hermitfs heal --wait`, end this \
-                 daemon, and use the new brick",
-            )
-        };
-        self.daemon.clone().ok_or_else(none)
     }
 }
 
@@ -153,11 +147,17 @@ impl Admin for Door {
         &self,
         request: Request<proto::CutoverRequest>,
     ) -> Answer<proto::CutoverReply> {
-        let (daemon, request) = (self.mounted()?, request.into_inner());
+        let (ending, request) = (self.ending.clone(), request.into_inner());
         let limit = Duration::try_from_secs_f64(request.timeout_s)
             .map_err(|_| Status::invalid_argument("no such time limit"))?;
         let outcome = apart(move || {
-            cutover::cut_over(&daemon, limit, request.to.as_deref(), request.stay_inside)
+            let to = request.to.as_deref();
+            cutover::told(match &ending {
+                Ending::Mounted(daemon) => {
+                    cutover::cut_over(daemon, limit, to, request.stay_inside)
+                }
+                Ending::Served(served) => handover::end_served(served, limit, to),
+            })
         })
         .await?;
         Ok(Response::new(proto::CutoverReply {
@@ -166,8 +166,15 @@ impl Admin for Door {
     }
 
     async fn abort(&self, _: Request<proto::AbortRequest>) -> Answer<proto::AbortReply> {
-        let daemon = self.mounted()?;
-        let outcome = apart(move || cutover::abort(&daemon)).await?;
+        let ending = self.ending.clone();
+        let outcome = apart(move || match &ending {
+            Ending::Mounted(daemon) => cutover::abort(daemon),
+            Ending::Served(served) => handover::give_up_served(served),
+        });
+        let outcome = match outcome.await? {
+            Ok(done) => abort_reply::Outcome::Done(done),
+            Err(refused) => abort_reply::Outcome::Refused(refused),
+        };
         Ok(Response::new(proto::AbortReply {
             outcome: Some(outcome),
         }))

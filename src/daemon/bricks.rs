@@ -2,17 +2,20 @@
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hermitfs_proto::admin::v1::StatusReply;
 use hermitfs_replicate::Replicate;
 use hermitfs_server::Server;
+use parking_lot::Mutex;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use super::admin::{self, Ending};
 use super::begin::listen;
+use super::place;
 use super::serve::Signals;
 use super::status::{self, Asked};
-use super::{admin, place};
 use crate::build::{self, Brick, Circumstances, Clients};
 use crate::exit::{Code, Failure, Result};
 use crate::order::Order;
@@ -22,8 +25,8 @@ use crate::sys;
 /// Bricks that clients can reach.
 pub(crate) struct Bricks {
     clients: Clients,
-    servers: Vec<Server>,
     served: Arc<Served>,
+    ends: mpsc::UnboundedReceiver<()>,
     listener: UnixListener,
     slot: Slot,
     _lock: Lock,
@@ -32,12 +35,24 @@ pub(crate) struct Bricks {
 }
 
 /// What commands ask for.
-struct Served {
+pub(crate) struct Served {
     record: Record,
-    bricks: Vec<Brick>,
+    pub(super) bricks: Vec<Brick>,
     /// The pair that is served, if one is: its healer works here.
-    pair: Option<Arc<Replicate>>,
+    pub(super) pair: Option<Arc<Replicate>>,
+    servers: Mutex<Vec<Server>>,
     status: watch::Sender<StatusReply>,
+    pub(super) end: mpsc::UnboundedSender<()>,
+    /// Held by whoever is about to end it all; true when there is no pair any more.
+    pub(super) ending: Mutex<bool>,
+}
+
+impl Served {
+    /// Who is there: the client's own words, and the volume.
+    pub(super) fn clients(&self) -> Vec<(String, String)> {
+        let servers = self.servers.lock();
+        servers.iter().flat_map(Server::clients).collect()
+    }
 }
 
 impl Asked for Served {
@@ -114,9 +129,10 @@ impl Bricks {
             listen = heard.join(", "),
             "serving"
         );
+        let (end, ends) = mpsc::unbounded_channel();
         Ok(Bricks {
             clients: volume.clients,
-            servers: volume.servers,
+            ends,
             served: Arc::new(Served {
                 status: watch::Sender::new(status::reply(
                     &record,
@@ -128,6 +144,9 @@ impl Bricks {
                 record,
                 bricks,
                 pair: volume.pair,
+                servers: Mutex::new(volume.servers),
+                end,
+                ending: Mutex::new(false),
             }),
             listener,
             slot,
@@ -142,16 +161,27 @@ impl Bricks {
         let teller = Arc::downgrade(&self.served);
         std::thread::spawn(move || status::tell(&teller));
         self.runtime.block_on(async {
-            let admin = tokio::spawn(admin::serve(self.served.clone(), None, self.listener));
+            let ending = Ending::Served(self.served.clone());
+            let admin = tokio::spawn(admin::serve(self.served.clone(), ending, self.listener));
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-            self.signals.next().await;
+            let told = tokio::select! {
+                _ = self.ends.recv() => true,
+                () = self.signals.next() => false,
+            };
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+            if told {
+                // Who asked for it still waits for the answer.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
             admin.abort();
         });
         tracing::info!("ending");
         // Nobody comes any more: what follows is a clean end of the pair.
-        drop(self.servers);
-        if let Some(pair) = &self.served.pair {
+        drop(std::mem::take(&mut *self.served.servers.lock()));
+        let over = *self.served.ending.lock();
+        if let Some(pair) = &self.served.pair
+            && !over
+        {
             pair.left();
             pair.stop();
         }

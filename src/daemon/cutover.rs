@@ -14,6 +14,7 @@ use super::fstab;
 use super::handover;
 use super::serve::{Daemon, End, in_use};
 use super::swap::{self, Refusal, Swapped};
+use crate::build::Brick;
 use crate::mounts::Mounts;
 use crate::users::Usage;
 
@@ -23,15 +24,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How many objects a refusal names.
 const NAMED: usize = 10;
 
-/// Puts a sink in the mount's place, or leaves everything as it was. With `inside`, working
-/// directories are not in the way.
-pub(crate) fn cut_over(
-    daemon: &Arc<Daemon>,
-    limit: Duration,
-    to: Option<&str>,
-    inside: bool,
-) -> cutover_reply::Outcome {
-    match try_cut_over(daemon, limit, to, inside) {
+/// Says how a cut-over came out.
+pub(super) fn told(outcome: Result<cutover_reply::Done, proto::Refused>) -> cutover_reply::Outcome {
+    match outcome {
         Ok(done) => {
             tracing::info!(held_s = done.held_s, open = done.open, "cut over");
             cutover_reply::Outcome::Done(done)
@@ -43,27 +38,24 @@ pub(crate) fn cut_over(
     }
 }
 
-fn try_cut_over(
+/// Puts a sink in the mount's place, or leaves everything as it was. With `inside`, working
+/// directories are not in the way.
+pub(super) fn cut_over(
     daemon: &Arc<Daemon>,
     limit: Duration,
     to: Option<&str>,
     inside: bool,
 ) -> Result<cutover_reply::Done, proto::Refused> {
     let Ok(mut over) = daemon.ending.try_lock() else {
-        return Err(not_now("a cut-over or an abort is under way already"));
+        return Err(under_way());
     };
     let Some(pair) = &daemon.pair else {
         return Err(never(
             "this mount has no pair: there is no new brick to cut over to",
         ));
     };
-    let sink = choose(daemon, to)?;
-    if !pair.status().ready {
-        return Err(proto::Refused {
-            reasons: in_the_way(pair),
-            ..proto::Refused::default()
-        });
-    }
+    let sink = choose(&daemon.bricks, to)?;
+    ready(pair)?;
     let far = daemon.bricks[sink].far;
     let swapped = match far {
         true => within(limit, || handover::hand_over(daemon, pair, limit)),
@@ -76,12 +68,7 @@ fn try_cut_over(
         }
     };
     let Swapped { held, open, root } = swapped?;
-    let waived = pair
-        .errors()
-        .into_iter()
-        .filter(|error| error.waived)
-        .map(|error| error.path)
-        .collect();
+    let waived = waived(pair);
     let mountpoint = &daemon.record.mountpoint;
     let directory = &daemon.bricks[sink].directory;
     // From here on the new brick is what users see: there is no way back, and none is needed.
@@ -114,8 +101,17 @@ fn try_cut_over(
     })
 }
 
+/// The differences that an administrator has waived.
+pub(super) fn waived(pair: &Replicate) -> Vec<Vec<u8>> {
+    let errors = pair.errors().into_iter();
+    errors
+        .filter(|error| error.waived)
+        .map(|error| error.path)
+        .collect()
+}
+
 /// Ends a pair; what is left of hermitfs then, in words for people.
-fn retire(pair: &Replicate) -> String {
+pub(super) fn retire(pair: &Replicate) -> String {
     let left = pair.retire().join(", ");
     if !left.is_empty() {
         tracing::error!("of hermitfs there is left: {left}");
@@ -124,7 +120,7 @@ fn retire(pair: &Replicate) -> String {
 }
 
 /// Tries until it comes off, or is refused for good, or the time is over. Users work in between.
-fn within<T>(
+pub(super) fn within<T>(
     limit: Duration,
     mut attempt: impl FnMut() -> Result<T, Refusal>,
 ) -> Result<T, proto::Refused> {
@@ -142,9 +138,8 @@ fn within<T>(
 }
 
 /// Which brick: the only sink, or the one that was named.
-fn choose(daemon: &Daemon, to: Option<&str>) -> Result<usize, proto::Refused> {
-    let names: Vec<&str> = daemon
-        .bricks
+pub(super) fn choose(bricks: &[Brick], to: Option<&str>) -> Result<usize, proto::Refused> {
+    let names: Vec<&str> = bricks
         .iter()
         .skip(1)
         .map(|brick| brick.name.as_str())
@@ -163,6 +158,16 @@ fn choose(daemon: &Daemon, to: Option<&str>) -> Result<usize, proto::Refused> {
             names.join(", ")
         ))),
     }
+}
+
+pub(super) fn ready(pair: &Replicate) -> Result<(), proto::Refused> {
+    if pair.status().ready {
+        return Ok(());
+    }
+    Err(proto::Refused {
+        reasons: in_the_way(pair),
+        ..proto::Refused::default()
+    })
 }
 
 /// Sentences that say why a pair is not ready.
@@ -213,22 +218,15 @@ fn in_the_way(pair: &Replicate) -> Vec<String> {
 pub(super) fn busy(daemon: &Daemon, users: &[Usage]) -> proto::Refused {
     proto::Refused {
         reasons: vec![format!("{} is in use", daemon.record.mountpoint.display())],
-        users: users.iter().map(told).collect(),
+        users: users.iter().map(usage).collect(),
         permanent: false,
     }
 }
 
 /// Unmounts and forgets, or leaves everything as it was.
-pub(crate) fn abort(daemon: &Daemon) -> abort_reply::Outcome {
-    match try_abort(daemon) {
-        Ok(done) => abort_reply::Outcome::Done(done),
-        Err(refused) => abort_reply::Outcome::Refused(refused),
-    }
-}
-
-fn try_abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused> {
+pub(super) fn abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused> {
     let Ok(mut over) = daemon.ending.try_lock() else {
-        return Err(not_now("a cut-over or an abort is under way already"));
+        return Err(under_way());
     };
     match daemon.mount.detach() {
         Ok(()) => {}
@@ -244,7 +242,12 @@ fn try_abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused> {
         old: directories.next().unwrap_or_default(),
         partial: directories.collect(),
         left,
+        served: false,
     })
+}
+
+pub(super) fn under_way() -> proto::Refused {
+    not_now("a cut-over or an abort is under way already")
 }
 
 pub(super) fn not_now(reason: impl Into<String>) -> proto::Refused {
@@ -261,7 +264,7 @@ pub(super) fn never(reason: impl Into<String>) -> proto::Refused {
     }
 }
 
-fn told(usage: &Usage) -> proto::Usage {
+fn usage(usage: &Usage) -> proto::Usage {
     proto::Usage {
         pid: usage.pid,
         process: usage.process.clone(),
@@ -270,7 +273,7 @@ fn told(usage: &Usage) -> proto::Usage {
     }
 }
 
-fn bytes(path: &Path) -> Vec<u8> {
+pub(super) fn bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
 }
 

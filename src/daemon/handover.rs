@@ -1,23 +1,28 @@
-//! The end of a migration to a brick of another machine or process: that cannot be put in the mount's
-//! place, so it is left as a plain directory where it is.
+//! The end of a migration where the new brick cannot be put in a mount's place, as it is another machine's or
+//! process', or as the mounts are other machines': it is left as a plain directory where it is.
 //!
-//! | state | the mount | bricks |
+//! | state | the mount, or what is served | bricks |
 //! |---|---|---|
 //! | serving | answers | NEW follows |
 //! | frozen | answers; changes wait | equal, and on the disk |
-//! | parted | is gone | equal; NEW is still marked as a sink |
+//! | parted | a mount is gone; of what is served changes are ESTALE | equal; NEW is still marked as a sink |
 //! | over | is gone | nothing of hermitfs is on either |
 //!
-//! Until the mount is gone every failure leads back to serving. It goes only when nobody is in it, so from then
-//! on nobody can come to OLD by it. A kill while they are parted is as any other kill: the next start goes on with the
+//! Until they are parted every failure leads back to serving. That comes only when nobody is in it, so from then
+//! on nobody can change OLD by it. A kill while they are parted is as any other kill: the next start goes on with the
 //! migration, and nobody has been told that it is over.
 
 use std::time::{Duration, Instant};
 
 use hermitfs_fuse::MountError;
+use hermitfs_proto::admin::v1 as proto;
+use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
 use hermitfs_replicate::Replicate;
 
-use super::cutover::{busy, not_now};
+use super::bricks::Served;
+use super::cutover::{
+    busy, bytes, choose, never, not_now, ready, retire, under_way, waived, within,
+};
 use super::serve::{Daemon, in_use};
 use super::swap::{Refusal, Swapped, not_ready};
 
@@ -46,5 +51,82 @@ pub(super) fn hand_over(
         held: began.elapsed(),
         open: 0,
         root: None,
+    })
+}
+
+/// Ends a pair that is served, or leaves everything as it was.
+pub(super) fn end_served(
+    served: &Served,
+    limit: Duration,
+    to: Option<&str>,
+) -> Result<cutover_reply::Done, proto::Refused> {
+    let mut over = served.ending.try_lock().ok_or_else(under_way)?;
+    let pair = pair_of(served)?;
+    let sink = choose(&served.bricks, to)?;
+    ready(pair)?;
+    let held = within(limit, || {
+        nobody(served).map_err(Refusal::Now)?;
+        let began = Instant::now();
+        pair.freeze(limit).map_err(not_ready)?;
+        // Who has come meanwhile has waited, and works on.
+        nobody(served).map_err(|refused| {
+            pair.thaw();
+            Refusal::Now(refused)
+        })?;
+        Ok(began.elapsed())
+    })?;
+    let waived = waived(pair);
+    let left = retire(pair);
+    *over = true;
+    let _ = served.end.send(());
+    Ok(cutover_reply::Done {
+        old: bytes(&served.bricks[0].directory),
+        new: bytes(&served.bricks[sink].directory),
+        held_s: held.as_secs_f64(),
+        waived,
+        served: true,
+        left,
+        ..cutover_reply::Done::default()
+    })
+}
+
+/// Forgets a migration that is served, or leaves everything as it was.
+pub(super) fn give_up_served(served: &Served) -> Result<abort_reply::Done, proto::Refused> {
+    let mut over = served.ending.try_lock().ok_or_else(under_way)?;
+    let pair = pair_of(served)?;
+    nobody(served)?;
+    let left = retire(pair);
+    *over = true;
+    let _ = served.end.send(());
+    let mut directories = served.bricks.iter().map(|brick| bytes(&brick.directory));
+    Ok(abort_reply::Done {
+        old: directories.next().unwrap_or_default(),
+        partial: directories.collect(),
+        left,
+        served: true,
+    })
+}
+
+fn pair_of(served: &Served) -> Result<&Replicate, proto::Refused> {
+    let none = || never("no pair is served here: there is no migration that could end");
+    served.pair.as_deref().ok_or_else(none)
+}
+
+/// Refused while any client is there.
+fn nobody(served: &Served) -> Result<(), proto::Refused> {
+    let clients = served.clients();
+    if clients.is_empty() {
+        return Ok(());
+    }
+    let usage = |(who, volume): (String, String)| proto::Usage {
+        process: who,
+        how: "client".into(),
+        path: volume.into_bytes(),
+        ..proto::Usage::default()
+    };
+    Err(proto::Refused {
+        reasons: vec!["it is mounted by others: unmount it there first".into()],
+        users: clients.into_iter().map(usage).collect(),
+        permanent: false,
     })
 }

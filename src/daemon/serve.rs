@@ -13,7 +13,8 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{admin, status};
+use super::admin::{self, Ending};
+use super::status;
 use crate::build::{Brick, Clients};
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
@@ -128,7 +129,11 @@ impl Serving {
         let teller = Arc::downgrade(&daemon);
         std::thread::spawn(move || status::tell(&teller));
         let end = runtime.block_on(async {
-            let server = tokio::spawn(admin::serve(daemon.clone(), Some(daemon.clone()), listener));
+            let server = tokio::spawn(admin::serve(
+                daemon.clone(),
+                Ending::Mounted(daemon.clone()),
+                listener,
+            ));
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
             let end = tokio::select! {
                 end = ends.recv() => end.unwrap_or(End::Unmounted),

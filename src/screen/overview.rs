@@ -153,7 +153,8 @@ fn readiness(status: &proto::StatusReply, colour: bool) -> String {
         let ready = paint("ready", Paint::Good, colour);
         if !status.can_cut_over {
             return format!(
-                "{ready}  not by a command: stop everybody, `hermitfs heal --wait`, end this, use the new brick where it is"
+                "{ready}  `hermitfs cutover {}` when nobody is in it any more; the new brick stays where it is",
+                status.mountpoint
             );
         }
         return format!(
@@ -254,20 +255,21 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_be_cut_over_by_a_command_is_told_how() {
+    fn who_has_a_new_brick_elsewhere_is_told_that_it_stays_there() {
         let ready = proto::StatusReply {
             ready: true,
             can_cut_over: true,
             ..healing()
         };
-        assert!(overview(&ready, false).contains("`hermitfs cutover /data`"));
+        assert!(overview(&ready, false).contains("`hermitfs cutover /data` when nothing"));
         let far = proto::StatusReply {
             can_cut_over: false,
             ..ready
         };
         let text = overview(&far, false);
         assert!(
-            text.contains("ready  not by a command") && !text.contains("hermitfs cutover"),
+            text.contains("`hermitfs cutover /data` when nobody")
+                && text.contains("stays where it is"),
             "{text}"
         );
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hermitfs_tests::bricks::Bricks;
 use hermitfs_tests::disk::{Disk, Format};
-use hermitfs_tests::hermitfs::{Outcome, Status, exit, hermitfs};
+use hermitfs_tests::hermitfs::{Outcome, Status, command, exit, hermitfs, run};
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::mounted::Mounted;
 use hermitfs_tests::odd::Odd;
@@ -26,8 +26,8 @@ fn client(lab: &Lab, served: &Bricks) -> PathBuf {
     )
 }
 
-fn ask(served: &Bricks, command: &str, more: &[&str]) -> Outcome {
-    let mut arguments = vec![command.to_owned(), served.volfile().display().to_string()];
+fn ask(served: &Bricks, what: &str, more: &[&str]) -> Outcome {
+    let mut arguments = vec![what.to_owned(), served.volfile().display().to_string()];
     arguments.extend(more.iter().map(|&word| word.to_owned()));
     hermitfs(served.state_dir(), &arguments)
 }
@@ -65,10 +65,14 @@ fn a_served_pair_is_asked_by_its_volfile_and_healed_while_clients_work() {
     );
     assert_equal(&old, &lab, &new);
 
-    // Nothing here is a mount that could be exchanged, and that is said.
+    // Whoever works in it would be cut off.
     for command in ["cutover", "abort"] {
-        ask(&served, command, &[]).refused(exit::CONFIGURATION, &["served to others"]);
+        ask(&served, command, &[]).refused(
+            exit::TRY_AGAIN,
+            &["unmount it there first", "pid", "client", "data"],
+        );
     }
+    fs::write(one.join("goes-on"), b"as before").unwrap();
     ask(&served, "throttle", &["1MB/s"]).expect(exit::OK);
     ask(&served, "throttle", &["off"]).expect(exit::OK);
     ask(&served, "errors", &[]).expect(exit::OK);
@@ -97,4 +101,48 @@ fn a_served_pair_is_asked_by_its_volfile_and_healed_while_clients_work() {
     assert_equal(&old, &lab, &new);
     other.terminate();
     served.terminate();
+}
+
+#[test]
+fn a_served_pair_is_cut_over_when_nobody_has_it_mounted_and_is_no_pair_any_more() {
+    let lab = Lab::new("served-end");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 512),
+        lab.disk("new", Format::Ext4, 512),
+    );
+    fs::create_dir(old.join("odd")).unwrap();
+    Odd::small().build(&old.join("odd"), 64);
+    let mut served = Bricks::serve_pair(&lab, "pair", old.path(), new.path());
+    let client = Mounted::volfile(&lab, "client", &client(&lab, &served), &[]);
+    fs::write(client.join("last"), b"written").unwrap();
+    client.terminate();
+    ask(&served, "heal", &["--wait"]).expect(exit::OK);
+    let done = ask(&served, "cutover", &["--timeout", "20s"]).expect(exit::OK);
+    let directory = new.path().display().to_string();
+    for words in [&*directory, "is complete", "served any more"] {
+        assert!(done.stderr.contains(words), "{}", done.stderr);
+    }
+    served.wait_end();
+    assert!(!new.join(".hermitfs").exists());
+    assert_equal(&old, &lab, &new);
+    // At the next boot, say: what is newer by then is not made as the old brick is.
+    fs::write(new.join("last"), b"newer").unwrap();
+    let mut again = command(served.state_dir());
+    again.args(["serve", "-f"]).arg(served.volfile());
+    run(&mut again, LIMIT).refused(exit::CONFIGURATION, &["is not empty"]);
+    assert_eq!(fs::read(new.join("last")).unwrap(), b"newer");
+}
+
+#[test]
+fn a_served_pair_is_given_up_when_nobody_has_it_mounted() {
+    let lab = Lab::new("served-abort");
+    let (old, new) = (lab.dir("old"), lab.dir("new"));
+    fs::write(old.join("file"), b"content").unwrap();
+    let mut served = Bricks::serve_pair(&lab, "pair", &old, &new);
+    let given_up = ask(&served, "abort", &[]).expect(exit::OK);
+    let words = "served no more";
+    assert!(given_up.stderr.contains(words), "{}", given_up.stderr);
+    served.wait_end();
+    assert!(!new.join(".hermitfs").exists());
+    assert_eq!(fs::read(old.join("file")).unwrap(), b"content");
 }

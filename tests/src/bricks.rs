@@ -221,6 +221,18 @@ impl Bricks {
         }
     }
 
+    /// Waits for an end that a command has asked for.
+    #[track_caller]
+    pub fn wait_end(&mut self) {
+        let mut child = self.child.take().expect("the bricks are served");
+        let ended = until(
+            Duration::from_secs(60),
+            "the end of the bricks' daemon",
+            || child.try_wait().unwrap(),
+        );
+        assert!(ended.success(), "{ended}\n{}", self.said());
+    }
+
     /// SIGTERM; returns when the process is gone. Fails the test when it takes too long.
     #[track_caller]
     pub fn terminate(&mut self) {
