@@ -112,6 +112,24 @@ pub(crate) fn is_shared(graph: &Graph) -> bool {
     false
 }
 
+/// The volumes by which servers show a pair, as clients call them.
+pub(crate) fn shown_pairs(graph: &Graph) -> Vec<String> {
+    let exports = graph
+        .doors
+        .iter()
+        .flat_map(|&door| &graph.nodes[door].children);
+    exports
+        .filter(|&&export| has_pair(graph, export))
+        .map(|&export| graph.nodes[export].name.value.clone())
+        .collect()
+}
+
+fn has_pair(graph: &Graph, at: usize) -> bool {
+    let node = &graph.nodes[at];
+    let mut children = node.children.iter();
+    matches!(node.settings, Settings::Replicate(_)) || children.any(|&child| has_pair(graph, child))
+}
+
 /// What the program knows and the volfile does not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circumstances<'a> {
@@ -303,6 +321,25 @@ fn refused(error: OpenError) -> Failure {
 mod tests {
     use super::*;
     use crate::volfile::{Source, Variables, load};
+
+    #[test]
+    fn who_comes_to_a_pair_is_told_from_who_comes_to_its_bricks() {
+        let text = "[volume.old]\ntype = \"storage/posix\"\ndirectory = \"/o\"\n\
+            [volume.new]\ntype = \"storage/posix\"\ndirectory = \"/n\"\n\
+            [volume.bricks]\ntype = \"protocol/server\"\nlisten = [\"unix:/b\"]\nsubvolumes = [\"old\", \"new\"]\n\
+            [volume.a]\ntype = \"protocol/client\"\naddress = \"unix:/b\"\nremote-subvolume = \"old\"\n\
+            [volume.b]\ntype = \"protocol/client\"\naddress = \"unix:/b\"\nremote-subvolume = \"new\"\n\
+            [volume.pair]\ntype = \"cluster/replicate\"\nsource = \"a\"\nsinks = [\"b\"]\n\
+            [volume.data]\ntype = \"features/locks\"\nsubvolume = \"pair\"\n\
+            [volume.door]\ntype = \"protocol/server\"\nlisten = [\"unix:/d\"]\nsubvolumes = [\"data\"]\n";
+        let source = Source {
+            name: "served.vol".into(),
+            text: text.into(),
+        };
+        let loaded = load(&source, &Variables::default());
+        assert!(loaded.findings.is_empty(), "{:?}", loaded.findings);
+        assert_eq!(shown_pairs(&loaded.graph.unwrap()), ["data"]);
+    }
 
     #[test]
     fn a_brick_behind_a_server_of_the_same_file_is_a_directory() {

@@ -41,6 +41,8 @@ pub(crate) struct Served {
     /// The pair that is served, if one is: its healer works here.
     pub(super) pair: Option<Arc<Replicate>>,
     servers: Mutex<Vec<Server>>,
+    /// The volumes by which clients come to the pair.
+    shown: Vec<String>,
     status: watch::Sender<StatusReply>,
     pub(super) end: mpsc::UnboundedSender<()>,
     /// Held by whoever is about to end it all; true when there is no pair any more.
@@ -48,10 +50,13 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Who is there: the client's own words, and the volume.
+    /// Who has the pair mounted: the client's own words, and the volume.
     pub(super) fn clients(&self) -> Vec<(String, String)> {
         let servers = self.servers.lock();
-        servers.iter().flat_map(Server::clients).collect()
+        let clients = servers.iter().flat_map(Server::clients);
+        clients
+            .filter(|(_, volume)| self.shown.contains(volume))
+            .collect()
     }
 }
 
@@ -145,6 +150,7 @@ impl Bricks {
                 bricks,
                 pair: volume.pair,
                 servers: Mutex::new(volume.servers),
+                shown: build::shown_pairs(&graph),
                 end,
                 ending: Mutex::new(false),
             }),

@@ -1,7 +1,8 @@
 //! The end of a migration to a brick of another process, which cannot be put in the mount's place.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hermitfs_tests::bricks::Bricks;
@@ -18,6 +19,16 @@ use super::{assert_equal, lab_dir};
 const LONG: Duration = Duration::from_secs(60);
 
 /// The old brick here, the new one served.
+fn volfile(lab: &Lab, name: &str, old: &Path, new: &Bricks, more: &str) -> PathBuf {
+    let text = format!(
+        "[volume.old]\ntype = \"storage/posix\"\ndirectory = \"{}\"\n\n{}[volume.pair]\n\
+         type = \"cluster/replicate\"\nsource = \"old\"\nsinks = [\"new\"]\n",
+        old.display(),
+        new.client("new", more)
+    );
+    lab.file(&format!("{name}.vol"), &text)
+}
+
 fn migration<'lab>(
     lab: &'lab Lab,
     at: &str,
@@ -25,14 +36,8 @@ fn migration<'lab>(
     new: &Bricks,
     more: &str,
 ) -> Mounted<'lab> {
-    let text = format!(
-        "[volume.old]\ntype = \"storage/posix\"\ndirectory = \"{}\"\n\n{}[volume.pair]\n\
-         type = \"cluster/replicate\"\nsource = \"old\"\nsinks = [\"new\"]\n",
-        old.display(),
-        new.client("new", more)
-    );
-    let mut mount = Mounted::at(lab, &lab.dir(at));
-    mount.use_volfile(&lab.file(&format!("{at}.vol"), &text), &[]);
+    let mut mount = Mounted::prepare(lab, at);
+    mount.use_volfile(&volfile(lab, at, old, new, more), &[]);
     mount
 }
 
@@ -106,6 +111,34 @@ fn a_new_brick_of_another_process_is_complete_and_plain_when_nobody_is_in_the_mo
         .try_start(&[])
         .refused(exit::CONFIGURATION, &["is not empty"]);
     assert!(new.join("newer").exists());
+    served.terminate();
+}
+
+#[test]
+fn a_mount_over_the_old_brick_gives_that_back_when_the_new_one_is_elsewhere() {
+    let lab = Lab::new("handover-over");
+    let (old, new) = disks(&lab);
+    fs::write(old.join("file"), "content").unwrap();
+    let raw = fs::metadata(old.path()).unwrap().dev();
+    let mut served = Bricks::serve(&lab, "served", &[("new", new.path())]);
+    let volfile = volfile(&lab, "over", old.path(), &served, "");
+    let mut mount = Mounted::at(&lab, old.path());
+    mount.use_volfile(&volfile, &[]);
+    mount.start();
+    assert_ne!(fs::metadata(old.path()).unwrap().dev(), raw);
+    fs::write(mount.join("more"), "written").unwrap();
+    wait_ready(&mount);
+    let done = mount
+        .command("cutover", &["--timeout", "20s"])
+        .expect(exit::OK);
+    let words = "is the old brick itself again";
+    assert!(done.stderr.contains(words), "{}", done.stderr);
+    mount.daemon().wait_end(LONG);
+    assert_eq!(fs::metadata(old.path()).unwrap().dev(), raw);
+    assert!(!new.join(".hermitfs").exists());
+    assert_equal(&lab, &old, &new);
+    assert_eq!(fs::read(new.join("more")).unwrap(), b"written");
+    fs::write(old.join("writable"), "as before").unwrap();
     served.terminate();
 }
 
