@@ -79,7 +79,9 @@ const STAY: &str =
 /// Whether nothing is in the way but working and root directories.
 fn only_inside(refused: &proto::Refused) -> bool {
     let inside = |how: &str| matches!(how, "working directory" | "root directory");
-    !refused.users.is_empty() && refused.users.iter().all(|usage| inside(&usage.how))
+    !refused.elsewhere
+        && !refused.users.is_empty()
+        && refused.users.iter().all(|usage| inside(&usage.how))
 }
 
 fn report(mountpoint: &Path, done: &Done) {
@@ -244,7 +246,7 @@ mod tests {
                 usage(4711, "bash", "working directory", "/data"),
                 usage(0, "the kernel", "swap", "/data/swap"),
             ],
-            permanent: false,
+            ..proto::Refused::default()
         };
         assert_eq!(
             explain(&refused, false),

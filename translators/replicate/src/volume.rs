@@ -264,12 +264,15 @@ impl MarkerOn {
     }
 }
 
-/// Takes everything of ours off a sink.
+/// Takes everything of ours off a sink. The marker goes last: who is killed before that finds the sink as his.
 pub(crate) async fn unmark(brick: &dyn Translator, root: &Arc<Inode>) -> hermitfs_api::Result<()> {
-    match look(brick, root, MARKER_DIR).await? {
-        Some(entry) => remove(brick, root, Name::new(MARKER_DIR)?, &entry).await,
-        None => Ok(()),
+    let Some(ours) = look(brick, root, MARKER_DIR).await? else {
+        return Ok(());
+    };
+    if let Some(staging) = look(brick, &ours.inode, STAGING).await? {
+        remove(brick, &ours.inode, Name::new(STAGING)?, &staging).await?;
     }
+    remove(brick, root, Name::new(MARKER_DIR)?, &ours).await
 }
 
 async fn remove(
