@@ -13,6 +13,8 @@ use crate::exit::{Failure, Result};
 use crate::screen::{self, human};
 
 /// Gives up: unmounts and forgets. The old brick is complete and was never touched.
+///
+/// A pair that is served is named by its volfile, and given up when nobody has it mounted.
 #[derive(Debug, Args)]
 pub(crate) struct Abort {
     mountpoint: PathBuf,

@@ -19,7 +19,8 @@ use crate::screen::{self, Paint, human, paint};
 /// not go within the time limit; then everything goes on as before.
 ///
 /// A new brick of another machine cannot be put there: when nobody is in the mount any more, that is taken away, and
-/// the new brick is a plain directory over there.
+/// the new brick is a plain directory over there. So is the new brick of a pair that is served, when nobody has it mounted
+/// any more: such a pair is named by its volfile.
 #[derive(Debug, Args)]
 pub(crate) struct Cutover {
     mountpoint: PathBuf,

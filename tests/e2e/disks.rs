@@ -291,7 +291,10 @@ fn a_migration_to_a_sink_that_blocks_can_be_given_up() {
     sink_blocks("sink-blocks-abort", |new, migration, crew| {
         crew.stop();
         let view = Tree::of(migration.old());
-        migration.command("abort", &[]).expect(exit::OK);
+        let given_up = migration.command("abort", &[]).expect(exit::OK);
+        for words in ["there is left", ".hermitfs on the sink", "does not answer"] {
+            assert!(given_up.stderr.contains(words), "{}", given_up.stderr);
+        }
         assert_eq!(fs::read_dir(migration.mount()).unwrap().count(), 0);
         Tree::of(migration.old())
             .without_atimes()

@@ -69,7 +69,10 @@ fn a_new_brick_of_another_process_is_complete_and_plain_when_nobody_is_in_the_mo
         &served,
         "ping-timeout = 1\ngrace = 2",
     );
-    mount.start();
+    // What keeps a unit from being started again.
+    let ended = lab.path().join("ended");
+    let ended_at = ended.display().to_string();
+    mount.try_start(&["--ended", &ended_at]).expect(exit::OK);
     wait_ready(&mount);
 
     let file = mount.join("file");
@@ -113,6 +116,8 @@ fn a_new_brick_of_another_process_is_complete_and_plain_when_nobody_is_in_the_mo
     assert_eq!(done.stdout, "", "there is no line for fstab");
     mount.daemon().wait_end(LONG);
     assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 0);
+    let note = fs::read_to_string(&ended).unwrap();
+    assert!(note.contains("cut over"), "{note}");
     assert!(!new.join(".hermitfs").exists());
     assert_eq!(
         fs::read(new.join("file")).unwrap(),
