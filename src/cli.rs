@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::commands;
 use crate::exit::Result;
@@ -25,15 +25,46 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
-    /// Where the state of migrations and the daemons' sockets and logs live
+    /// Where the state of migrations and the daemons' sockets and logs live. If not given, what
+    /// the variable HERMITFS_STATE_DIR says
+    // Read here and not by clap, which would count a variable that is set as an argument that was
+    // given, and show it in the usage of every mistake.
     #[arg(
         long,
         global = true,
-        env = "HERMITFS_STATE_DIR",
         value_name = "DIR",
-        default_value = "/var/lib/hermitfs"
+        value_hint = ValueHint::DirPath,
+        default_value_os_t = state_dir()
     )]
     pub(crate) state_dir: PathBuf,
+}
+
+/// The state directory of a command that is not told another one.
+fn state_dir() -> PathBuf {
+    let said = std::env::var_os(STATE_DIR).filter(|dir| !dir.is_empty());
+    said.map_or_else(|| "/var/lib/hermitfs".into(), PathBuf::from)
+}
+
+/// The variable that names the state directory.
+pub(crate) const STATE_DIR: &str = "HERMITFS_STATE_DIR";
+
+/// The command line as people are to see it: without what is no command of theirs.
+pub(crate) fn visible() -> clap::Command {
+    let whole = Cli::command();
+    let shown: Vec<clap::Command> = whole
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set())
+        .cloned()
+        .collect();
+    let mut visible = clap::Command::new("hermitfs")
+        .version(env!("CARGO_PKG_VERSION"))
+        .after_help(AFTER)
+        .args(whole.get_arguments().cloned())
+        .subcommands(shown);
+    if let Some(about) = whole.get_about() {
+        visible = visible.about(about.clone());
+    }
+    visible
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,13 +139,23 @@ pub(crate) fn duration(text: &str) -> std::result::Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        visible().debug_assert();
+    }
+
+    #[test]
+    fn people_are_offered_every_command_but_the_hidden_ones() {
+        let names = |command: clap::Command| -> Vec<String> {
+            let names = command.get_subcommands();
+            names.map(|command| command.get_name().to_owned()).collect()
+        };
+        let (all, shown) = (names(Cli::command()), names(visible()));
+        assert!(!shown.contains(&"daemon".to_owned()));
+        assert_eq!(shown.len() + 1, all.len());
     }
 
     #[test]

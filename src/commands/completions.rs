@@ -1,9 +1,9 @@
 //! `hermitfs completions SHELL`
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::cli::Cli;
+use crate::cli;
 use crate::exit::Result;
 use crate::screen;
 
@@ -16,7 +16,7 @@ pub(crate) struct Completions {
 impl Completions {
     pub(crate) fn run(self) -> Result<()> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "hermitfs", &mut script);
+        clap_complete::generate(self.shell, &mut cli::visible(), "hermitfs", &mut script);
         screen::print(&String::from_utf8_lossy(&script));
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::cli;
 use crate::exit::Result;
 use crate::order;
 use crate::screen;
-use crate::volfile::{draw, load};
+use crate::volfile::{draw, load_to_look};
 
 /// Draws the stack as text. Without `--set`, variables may stay open.
 #[derive(Debug, Args)]
@@ -24,10 +24,11 @@ pub(crate) struct Graph {
 impl Graph {
     pub(crate) fn run(self) -> Result<()> {
         let source = order::read_volfile(&self.volfile)?;
-        let loaded = load(&source, &looking(self.set));
+        let (loaded, stand_ins) = load_to_look(&source, &looking(self.set));
         match &loaded.graph {
             Some(graph) => {
-                screen::print(&draw(graph, None));
+                complain_of(&source, &loaded.findings);
+                screen::print(&stand_ins.put_back(&draw(graph, None)));
                 Ok(())
             }
             None => {

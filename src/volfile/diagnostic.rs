@@ -89,7 +89,10 @@ pub(crate) fn closest<'a>(
     candidates
         .into_iter()
         .map(|candidate| {
-            let likeness = strsim::jaro_winkler(&wrong.to_lowercase(), &candidate.to_lowercase());
+            let (wrong, right) = (wrong.to_lowercase(), candidate.to_lowercase());
+            // Jaro and Winkler see nothing in common between short words with two letters swapped.
+            let likeness = strsim::jaro_winkler(&wrong, &right)
+                .max(strsim::normalized_damerau_levenshtein(&wrong, &right) + 0.15);
             (likeness, candidate)
         })
         .filter(|(likeness, _)| *likeness > 0.8)
@@ -162,6 +165,8 @@ mod tests {
         assert_eq!(closest("directroy", known), Some("directory"));
         assert_eq!(closest("Directory", known), Some("directory"));
         assert_eq!(closest("colour", known), None);
+        assert_eq!(closest("nwe", ["old", "new"]), Some("new"));
+        assert_eq!(closest("a", ["b"]), None);
     }
 
     #[test]

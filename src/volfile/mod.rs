@@ -9,7 +9,9 @@ mod decode;
 mod diagnostic;
 mod document;
 mod draw;
+mod overlap;
 mod resolve;
+mod stand_in;
 mod toml;
 
 use std::collections::BTreeSet;
@@ -22,6 +24,7 @@ pub(crate) use diagnostic::{Finding, Severity, Source, render};
 pub(crate) use document::{At, Options, Syntax, Text, Value, Volume};
 pub(crate) use draw::draw;
 pub(crate) use resolve::Variables;
+pub(crate) use stand_in::load_to_look;
 
 /// What became of a volfile.
 pub(crate) struct Loaded {
@@ -52,6 +55,9 @@ pub(crate) fn load(source: &Source, variables: &Variables) -> Loaded {
     };
     let open = resolve::resolve(&mut document, text, variables, &mut findings);
     let graph = check::check(&document, text, &mut findings);
+    if let Some(graph) = &graph {
+        overlap::check(graph, &mut findings);
+    }
     let failed = findings.iter().any(|f| f.severity == Severity::Error);
     Loaded {
         graph: graph.filter(|_| !failed),
