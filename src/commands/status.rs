@@ -1,8 +1,7 @@
 //! `hermitfs status MOUNTPOINT`
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use hermitfs_proto::admin::v1 as proto;
@@ -13,12 +12,13 @@ use crate::client::{Target, refused};
 use crate::exit::Result;
 use crate::screen;
 use crate::screen::overview::{directory, overview};
+use crate::screen::terminal::fit;
 
 /// Shows how far it is.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     mountpoint: PathBuf,
-    /// As JSON; with --watch a line for each change
+    /// As JSON; with --watch a line for each change, with its `time`
     #[arg(long)]
     json: bool,
     /// Go on until the daemon ends or Ctrl-C
@@ -36,6 +36,7 @@ impl Status {
                 json: self.json,
                 watch: self.watch,
                 lines: 0,
+                last: None,
             };
             loop {
                 match stream.message().await {
@@ -55,13 +56,24 @@ struct Screen {
     watch: bool,
     /// How many lines stand there that the next picture replaces.
     lines: usize,
+    /// What was shown last where each picture stands below the one before.
+    last: Option<String>,
 }
 
 impl Screen {
     fn show(&mut self, status: &proto::StatusReply) {
         if self.json {
-            let value = json(status);
+            let mut value = json(status);
             let text = if self.watch {
+                let told = value.to_string();
+                // A line for each change, and when it was.
+                if self.last.as_ref() == Some(&told) {
+                    return;
+                }
+                value["time"] = humantime::format_rfc3339_millis(SystemTime::now())
+                    .to_string()
+                    .into();
+                self.last = Some(told);
                 value.to_string()
             } else {
                 format!("{value:#}")
@@ -71,18 +83,24 @@ impl Screen {
             return;
         }
         let text = overview(status, screen::colour_on_stdout());
-        if self.watch && std::io::stdout().is_terminal() {
-            let up = if self.lines > 0 {
-                format!("\x1b[{}A", self.lines)
-            } else {
-                String::new()
-            };
-            // Each line is cleared to its end, and what was below as well.
-            let text = text.replace('\n', "\x1b[K\n");
-            screen::print(&format!("{up}{text}\x1b[J"));
-        } else {
-            screen::print(&text);
-        }
+        let window = screen::terminal::window().filter(|_| self.watch);
+        let Some(window) = window else {
+            // Where nothing can be drawn over, what is as it was is not said again.
+            if self.last.as_ref() != Some(&text) {
+                screen::print(&text);
+                self.last = Some(text);
+            }
+            return;
+        };
+        let text = fit(&text, window);
+        // No more than the window has: it may be smaller by now.
+        let up = match self.lines.min(window.rows.saturating_sub(1)) {
+            0 => String::new(),
+            lines => format!("\x1b[{lines}A"),
+        };
+        // Each line is cleared to its end, and what was below as well.
+        let drawn = text.replace('\n', "\x1b[K\n");
+        screen::print(&format!("{up}\r{drawn}\x1b[J"));
         self.lines = text.lines().count();
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod human;
 pub(crate) mod overview;
 pub(crate) mod progress;
+pub(crate) mod terminal;
 
 use std::io::{IsTerminal, Write};
 
@@ -24,9 +25,11 @@ pub(crate) fn complain(message: &str) {
     print_error(&format!("{name} {}\n", message.trim_end()));
 }
 
-/// `NO_COLOR` (no-color.org) is heeded.
+/// `NO_COLOR` (no-color.org) and `TERM=dumb` are heeded.
 fn colourful(terminal: bool) -> bool {
-    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    terminal
+        && terminal::moves()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 pub(crate) fn colour_on_stderr() -> bool {

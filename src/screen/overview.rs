@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_replicate::Rate;
 
-use super::{Paint, human, paint};
+use super::{Paint, human, paint, terminal};
 
 /// A short screen: what, from where to where, how far, and what is in the way.
 pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
@@ -95,10 +95,15 @@ fn amount(progress: proto::Progress, told: fn(u64) -> String) -> String {
         Some(total) => {
             let percent = human::percent(progress.done, total);
             let filled = usize::try_from(percent * WIDTH / 100).unwrap_or(0);
+            let (full, empty) = if terminal::is_utf8() {
+                ("━", "─")
+            } else {
+                ("#", ".")
+            };
             let bar = format!(
                 "{}{}",
-                "━".repeat(filled),
-                "─".repeat(WIDTH as usize - filled)
+                full.repeat(filled),
+                empty.repeat(WIDTH as usize - filled)
             );
             format!("{bar} {percent:>3} %  {done} of {}", told(total))
         }
@@ -119,7 +124,9 @@ pub(crate) fn speed(status: &proto::StatusReply) -> Option<String> {
         text.push_str(&format!(", {} left", human::time(eta)));
     }
     if let Some(limit) = status.limit.and_then(Rate::new) {
-        text.push_str(&format!(" (limited to {limit})"));
+        // As it was said, and in the unit of the speed beside it.
+        let alike = human::bytes(limit.bytes_a_second());
+        text.push_str(&format!(" (limited to {limit}, {alike}/s)"));
     }
     if let Some(pace) = status.pace {
         let percent = (pace * 100.0).round();
@@ -230,20 +237,26 @@ mod tests {
 
     #[test]
     fn a_screen_says_how_far_it_is_and_what_is_in_the_way() {
+        let bar = match terminal::is_utf8() {
+            true => "━━━━━───────────────────",
+            false => "#####...................",
+        };
         assert_eq!(
             overview(&healing(), false),
-            "\
+            format!(
+                "\
 /data  healing  (process 42)
 
   from      /srv/old
   to        /srv/new  healthy
-  files     ━━━━━───────────────────  24 %  1,200 of 5,000
+  files     {bar}  24 %  1,200 of 5,000
   data      3.00 MiB, still counting
   speed     800 files/s, 4.77 MiB/s, 1 min 01 s left
   pending   7, the oldest for 2 s
   errors    0
   cut-over  not yet: 3 directories left to crawl
 "
+            )
         );
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hermitfs_proto::admin::v1 as proto;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Paint, colour_on_stderr, human, overview, paint, print_error};
+use super::{Paint, colour_on_stderr, human, overview, paint, print_error, terminal};
 
 /// Draws what it is told.
 pub(crate) enum Progress {
@@ -20,7 +20,7 @@ const LINES: Duration = Duration::from_secs(5);
 impl Progress {
     /// On the standard error.
     pub(crate) fn new() -> Progress {
-        if std::io::stderr().is_terminal() {
+        if std::io::stderr().is_terminal() && terminal::moves() {
             Progress::Terminal(Bars::new())
         } else {
             Progress::Lines { last: None }
@@ -103,7 +103,11 @@ impl Bars {
         let files = all.add(ProgressBar::new(0));
         let bytes = all.add(ProgressBar::new(0));
         let below = all.add(ProgressBar::new_spinner());
-        if let Ok(style) = ProgressStyle::with_template("  {spinner:.yellow} {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("  {spinner:.yellow} {wide_msg}") {
+            let style = match terminal::is_utf8() {
+                true => style,
+                false => style.tick_chars("|/-\\ "),
+            };
             below.set_style(style);
         }
         below.enable_steady_tick(Duration::from_millis(120));
@@ -147,7 +151,7 @@ impl Bars {
     fn finish(&self) {
         self.files.abandon();
         self.bytes.abandon();
-        if let Ok(style) = ProgressStyle::with_template("    {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("    {wide_msg}") {
             self.below.set_style(style);
         }
         self.below.abandon();
@@ -157,11 +161,16 @@ impl Bars {
 
 fn bar(bar: &ProgressBar, label: &str, progress: proto::Progress, told: fn(u64) -> String) {
     let template = match progress.total {
-        Some(_) => "  {prefix:<6} {bar:32.green/dim} {msg}",
-        None => "  {prefix:<6} {msg}",
+        Some(_) => "  {prefix:<6} {bar:24.green/dim} {wide_msg}",
+        None => "  {prefix:<6} {wide_msg}",
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("━╸─"));
+        let parts = if terminal::is_utf8() {
+            "━╸─"
+        } else {
+            "#>."
+        };
+        bar.set_style(style.progress_chars(parts));
     }
     bar.set_prefix(label.to_owned());
     match progress.total {

@@ -45,7 +45,13 @@ impl FromStr for Rate {
         let (number, unit) = bare.split_at(digits);
         let number: f64 = number.parse().map_err(|_| wrong())?;
         let factor: f64 = match unit.trim().to_ascii_lowercase().as_str() {
-            "" | "b" => 1.0,
+            // Who writes 5 means anything but five bytes.
+            "" => {
+                return Err(format!(
+                    "`{text}` has no unit: {bare}MB/s, {bare}kB/s or {bare}B/s?"
+                ));
+            }
+            "b" => 1.0,
             "k" | "kb" => 1e3,
             "m" | "mb" => 1e6,
             "g" | "gb" => 1e9,
@@ -268,7 +274,8 @@ mod tests {
         assert_eq!(read("8 MiB"), Ok(8 << 20));
         assert_eq!(read("500k"), Ok(500_000));
         assert_eq!(read("1.5g/s"), Ok(1_500_000_000));
-        assert_eq!(read("4096"), Ok(4096));
+        assert_eq!(read("4096B/s"), Ok(4096));
+        assert!(read("5").unwrap_err().contains("5MB/s"));
         for wrong in ["", "fast", "0", "-1MB", "5 MB/h", "MB"] {
             let told = read(wrong).unwrap_err();
             assert!(told.contains("50MB/s"), "{told}");
