@@ -138,6 +138,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) slot: &'a str,
     /// Takes sinks that are not empty.
     pub(crate) adopt: bool,
+    /// Also when most of what is in them would go.
+    pub(crate) delete_from_new: bool,
     /// Bytes a second for healing, instead of what the volfile says.
     pub(crate) limit: Option<Rate>,
     /// The last run's dead mount is still there.
@@ -258,6 +260,12 @@ impl Building<'_> {
                 let source = child()?;
                 let mut options = options.clone();
                 options.adopt |= self.circumstances.adopt;
+                options.delete_from_sink = self.circumstances.delete_from_new;
+                options.source = Some(source.0.clone());
+                options.places = bricks(self.graph)
+                    .into_iter()
+                    .map(|brick| (brick.name, brick.directory.display().to_string()))
+                    .collect();
                 options.limit = self.circumstances.limit.or(options.limit);
                 options.continuous =
                     self.circumstances.continuous && !is_served_elsewhere(self.graph, at);

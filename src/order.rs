@@ -25,6 +25,8 @@ pub(crate) struct Order {
     /// Absolute.
     pub(crate) state_dir: PathBuf,
     pub(crate) adopt: bool,
+    /// Also where most of what is in NEW would be removed, or what is newer.
+    pub(crate) delete_from_new: bool,
     /// Leave out what is mounted in the bricks, whatever the volfile says.
     pub(crate) one_file_system: bool,
     /// Bytes a second that healing may copy, instead of what the volfile says.

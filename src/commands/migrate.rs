@@ -40,6 +40,9 @@ pub(crate) struct Migrate {
     /// and what OLD does not have is removed
     #[arg(long)]
     adopt: bool,
+    /// With --adopt: also when that removes most of what is in NEW, or replaces what is newer there
+    #[arg(long, requires = "adopt")]
+    delete_from_new: bool,
     /// Leave out what other file systems are mounted in OLD and NEW: where they are, there will be
     /// an empty directory
     #[arg(short = 'x', long)]
@@ -72,6 +75,7 @@ impl Migrate {
                 options: Vec::new(),
                 state_dir: target.state_dir.clone(),
                 adopt: self.adopt,
+                delete_from_new: self.delete_from_new,
                 one_file_system: self.one_file_system,
                 limit: self.limit.map(Rate::bytes_a_second),
                 foreground: false,

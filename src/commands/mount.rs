@@ -25,6 +25,10 @@ pub(crate) struct Mount {
     /// Options of the mount, as mount(8) takes them: ro,noatime,threads=16
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
+    /// Where the volfile says `adopt`: also when that removes most of what is in the new brick, or
+    /// replaces what is newer there
+    #[arg(long)]
+    delete_from_new: bool,
     /// Serve in this process, its log on the standard error
     #[arg(long)]
     foreground: bool,
@@ -57,6 +61,7 @@ impl Mount {
             options: self.options,
             state_dir: target.state_dir,
             adopt: false,
+            delete_from_new: self.delete_from_new,
             one_file_system: false,
             limit: None,
             foreground: self.foreground,

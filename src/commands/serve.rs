@@ -22,6 +22,10 @@ pub(crate) struct Serve {
     /// A value for `${NAME}` in the volfile
     #[arg(long, value_name = "NAME=VALUE", value_parser = cli::setting)]
     set: Vec<(String, String)>,
+    /// Where the volfile says `adopt`: also when that removes most of what is in the new brick, or
+    /// replaces what is newer there
+    #[arg(long)]
+    delete_from_new: bool,
     /// Serve in this process, its log on the standard error
     #[arg(long)]
     foreground: bool,
@@ -54,6 +58,7 @@ impl Serve {
             options: Vec::new(),
             state_dir: paths::future(&global.state_dir)?,
             adopt: false,
+            delete_from_new: self.delete_from_new,
             one_file_system: false,
             limit: None,
             foreground: self.foreground,

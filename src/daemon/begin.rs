@@ -141,6 +141,7 @@ fn open(
         state_dir: &order.state_dir,
         slot: slot.name(),
         adopt: order.adopt,
+        delete_from_new: order.delete_from_new,
         limit: order.limit.and_then(Rate::new),
         continuous,
         one_file_system: order.one_file_system,

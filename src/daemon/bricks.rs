@@ -100,6 +100,7 @@ impl Bricks {
             state_dir: &order.state_dir,
             slot: slot.name(),
             adopt: order.adopt,
+            delete_from_new: order.delete_from_new,
             limit: None,
             continuous: false,
             one_file_system: order.one_file_system,

@@ -242,6 +242,60 @@ fn a_sink_that_something_else_has_filled_is_adopted_on_demand() {
 }
 
 #[test]
+fn what_an_adoption_would_remove_is_counted_and_asked_for() {
+    let lab = Lab::new("adopt-wrong");
+    let (full, empty) = (
+        lab.disk("full", Format::Ext4, 64),
+        lab.disk("empty", Format::Ext4, 64),
+    );
+    for n in 0..20 {
+        fs::write(full.join(format!("file-{n}")), vec![n; 100_000]).unwrap();
+    }
+    let names = || fs::read_dir(full.path()).unwrap().count();
+    let (before, untouched) = (names(), Tree::of(full.path()).without_atimes());
+    let paths = [full.path(), empty.path()].map(|path| path.display().to_string());
+    let [full_path, empty_path] = paths.each_ref().map(String::as_str);
+    let refused = |why: &str, start: &mut dyn FnMut() -> Outcome| {
+        let words = [why, full_path, empty_path, "--delete-from-new", "removed"];
+        start().refused(exit::CONFIGURATION, &words);
+        assert_eq!(names(), before, "{why}");
+        untouched.assert_equal(&Tree::of(full.path()).without_atimes());
+    };
+
+    // Swapped, or the old disk is not mounted.
+    let mut swapped = lab.migration(empty.path(), full.path());
+    refused("is empty", &mut || swapped.try_start(&["--adopt"]));
+    // Nor does a volfile say it for ever.
+    let volfile = lab.file(
+        "adopts.vol",
+        "[volume.old]\ntype = \"storage/posix\"\ndirectory = \"${old}\"\n\n\
+         [volume.new]\ntype = \"storage/posix\"\ndirectory = \"${new}\"\n\n\
+         [volume.pair]\ntype = \"cluster/replicate\"\nsource = \"old\"\nsinks = [\"new\"]\nadopt = true\n",
+    );
+    let set = [format!("old={empty_path}"), format!("new={full_path}")];
+    let mut mounted = Mounted::prepare(&lab, "by-volfile");
+    mounted.use_volfile(&volfile, &set.each_ref().map(String::as_str));
+    refused("is empty", &mut || mounted.try_start(&[]));
+    // A few files of it are not much better than none.
+    fs::write(empty.join("file-1"), vec![1; 100_000]).unwrap();
+    refused("far smaller", &mut || swapped.try_start(&["--adopt"]));
+    // The right names, in a state of yesterday.
+    for n in 0..20 {
+        let file = empty.join(format!("file-{n}"));
+        fs::write(&file, vec![n; 90_000]).unwrap();
+        hermitfs_tests::odd::set_mtime(&file, std::time::UNIX_EPOCH + LONG);
+    }
+    refused("older", &mut || swapped.try_start(&["--adopt"]));
+    // Who has read that may say it.
+    swapped
+        .try_start(&["--adopt", "--delete-from-new"])
+        .expect(exit::OK);
+    swapped.wait_ready(LONG);
+    swapped.assert_bricks_equal();
+    swapped.command("abort", &[]).expect(exit::OK);
+}
+
+#[test]
 fn bricks_inside_each_other_are_refused() {
     let lab = Lab::new("nested");
     let (old, new) = two_small_disks(&lab);

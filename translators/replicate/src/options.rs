@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::brake::Rate;
@@ -24,6 +26,14 @@ pub struct Options {
     pub rest_ms: u64,
     /// Takes a sink that is not empty and compares everything in it.
     pub adopt: bool,
+    /// Not for volfiles: what is adopted may lose most of what is in it, or what is newer than the
+    /// source's. That is said once, by a person.
+    #[serde(skip)]
+    pub delete_from_sink: bool,
+    /// Not for volfiles: what people call each brick, its directory as a rule, by the name of its
+    /// volume.
+    #[serde(skip)]
+    pub places: BTreeMap<String, String>,
     /// Crawls by itself from the start. With `crawl = false` a directory is healed when somebody
     /// looks at it (`ls -alR`), and the rest from the first `hermitfs heal` on.
     pub crawl: bool,
@@ -43,8 +53,17 @@ impl Default for Options {
             backoff: true,
             rest_ms: 500,
             adopt: false,
+            delete_from_sink: false,
+            places: BTreeMap::new(),
             crawl: true,
             continuous: false,
         }
+    }
+}
+
+impl Options {
+    /// What people call a brick.
+    pub(crate) fn place<'a>(&'a self, name: &'a str) -> &'a str {
+        self.places.get(name).map_or(name, String::as_str)
     }
 }

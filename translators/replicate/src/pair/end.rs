@@ -119,10 +119,7 @@ impl Replicate {
                 Some(Err(error)) => error.to_string(),
                 None => "it does not answer".to_owned(),
             };
-            stays.push(format!(
-                "the directory .hermitfs on the sink {} ({why})",
-                sink.name
-            ));
+            stays.push(format!("the directory {}/.hermitfs ({why})", sink.place));
         }
         match std::fs::remove_dir_all(&self.state_dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -7,6 +7,7 @@ mod end;
 mod open;
 mod sink;
 mod status;
+mod toll;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::Replicate;
 use super::doubt::{Moment, doubt};
 use super::sink::{Identity, Sink};
+use super::toll::{Toll, toll};
 use crate::answers::{Answers, Awaited};
 use crate::backoff::Pulse;
 use crate::brake::Brake;
@@ -34,6 +35,8 @@ type Named = (String, Arc<dyn Translator>);
 /// A sink that has been looked at.
 struct Seen {
     name: String,
+    /// What people call it.
+    place: String,
     sink: Arc<dyn Translator>,
     answers: Arc<Answers>,
     root: Arc<Inode>,
@@ -48,27 +51,25 @@ pub(super) async fn open(
     state_base: &Path,
 ) -> Result<Arc<Replicate>, OpenError> {
     let (source_name, source) = source;
-    source.role(Role::Source).await.map_err(io("the source"))?;
-    let root = source.root(&HEAL).await.map_err(io("the source"))?.inode;
-    if volume::has_marker(&*source, &root)
-        .await
-        .map_err(io("the source"))?
-    {
-        return Err(OpenError::Identity(
-            "the source has a directory .hermitfs: it is, or was, the sink of a migration. Give it \
-             as the sink, or end that migration with `hermitfs abort` or `cutover` first"
-                .to_owned(),
-        ));
+    let old = options.place(&source_name);
+    source.role(Role::Source).await.map_err(io(old))?;
+    let root = source.root(&HEAL).await.map_err(io(old))?.inode;
+    if volume::has_marker(&*source, &root).await.map_err(io(old))? {
+        return Err(OpenError::Identity(format!(
+            "{old} has a directory .hermitfs: it is, or was, the sink of a migration. Give it as \
+             the new brick, or end that migration with `hermitfs abort` or `cutover` first"
+        )));
     }
-    let source_id = volume::brick_id(&*source, &root)
-        .await
-        .map_err(io("the source"))?;
+    let source_id = volume::brick_id(&*source, &root).await.map_err(io(old))?;
     // First look at all, then touch anything.
     let mut seen = Vec::new();
     for sink in sinks {
-        seen.push(look_at(sink, &source_id).await?);
+        let place = options.place(&sink.0).to_owned();
+        seen.push(look_at(sink, place, &source_id).await?);
     }
-    let id = match migration(&seen, &source_id, &options)? {
+    let id = migration(&seen, &source_id, &options)?;
+    ask(&seen, (&*source, &root), &options).await?;
+    let id = match id {
         Some(id) => id,
         None => begun(&seen, &source_id, state_base)?,
     };
@@ -132,22 +133,25 @@ pub(super) async fn open(
     }))
 }
 
-async fn look_at((name, sink): Named, source: &BrickId) -> Result<Seen, OpenError> {
-    let what = format!("the sink {name}");
+async fn look_at((name, sink): Named, place: String, source: &BrickId) -> Result<Seen, OpenError> {
+    let what = &place;
     let answers = Arc::new(Answers::default());
     let sink: Arc<dyn Translator> = Arc::new(Awaited {
         below: sink,
         answers: answers.clone(),
     });
-    sink.role(Role::Sink).await.map_err(io(&what))?;
-    let root = sink.root(&HEAL).await.map_err(io(&what))?.inode;
-    let id = volume::brick_id(&*sink, &root).await.map_err(io(&what))?;
+    sink.role(Role::Sink).await.map_err(io(what))?;
+    let root = sink.root(&HEAL).await.map_err(io(what))?.inode;
+    let id = volume::brick_id(&*sink, &root).await.map_err(io(what))?;
     if id == *source {
-        return Err(OpenError::Refused(format!("{what} is the source itself")));
+        return Err(OpenError::Refused(format!(
+            "{what} is the old brick itself, by another name"
+        )));
     }
-    let state = volume::inspect(&*sink, &root).await.map_err(io(&what))?;
+    let state = volume::inspect(&*sink, &root).await.map_err(io(what))?;
     Ok(Seen {
         name,
+        place,
         sink,
         answers,
         root,
@@ -163,12 +167,12 @@ fn migration(
     options: &Options,
 ) -> Result<Option<String>, OpenError> {
     let mut id = None;
-    for Seen { name, state, .. } in sinks {
+    for Seen { place, state, .. } in sinks {
         match state {
             Found::Marked(marker) => {
                 if marker.source != *source {
                     return Err(OpenError::Identity(format!(
-                        "the sink {name} belongs to the migration {} of another source: that one \
+                        "{place} belongs to the migration {} of another source: that one \
                          is file system {} (root {}), this one is file system {} (root {})",
                         marker.id, marker.source.fsid, marker.source.root, source.fsid, source.root
                     )));
@@ -176,14 +180,14 @@ fn migration(
                 // While the mount of that time is still there, though dead, nobody has seen the sink.
                 if marker.role == volume::SUCCESSOR && !options.continuous {
                     return Err(OpenError::Identity(format!(
-                        "the sink {name} has taken the source's place: a cut-over was killed in its \
-                         last moment, and what is on the sink may be newer. It is complete: use it \
+                        "{place} has taken the old brick's place: a cut-over was killed in its \
+                         last moment, and what is on it may be newer. It is complete: use it \
                          as it is, without its directory .hermitfs"
                     )));
                 }
                 if !volume::is_id(&marker.id) {
                     return Err(OpenError::Identity(format!(
-                        "the marker on the sink {name} is damaged: its id is {:?}",
+                        "the marker on {place} is damaged: its id is {:?}",
                         marker.id
                     )));
                 }
@@ -196,14 +200,56 @@ fn migration(
             }
             Found::Foreign if !options.adopt => {
                 return Err(OpenError::Refused(format!(
-                    "the sink {name} is not empty. Give an empty directory, or say --adopt to \
-                     have all that is in it compared, changed and removed as the source has it"
+                    "{place} is not empty. Give an empty directory, or say --adopt to have all that \
+                     is in it compared, changed and removed until it is as {} is",
+                    options.place(options.source.as_deref().unwrap_or("the old brick"))
                 )));
             }
             Found::Empty | Found::Foreign => {}
         }
     }
     Ok(id)
+}
+
+/// Counts what adopting would cost, and asks for a second word where that is more than an earlier
+/// copy explains.
+async fn ask(
+    sinks: &[Seen],
+    source: (&dyn Translator, &Arc<Inode>),
+    options: &Options,
+) -> Result<(), OpenError> {
+    let old = options.place(options.source.as_deref().unwrap_or("the old brick"));
+    for seen in sinks {
+        if !matches!(seen.state, Found::Foreign) {
+            continue;
+        }
+        let new = &seen.place;
+        let (from, to) = (
+            (source.0, source.1.clone()),
+            (&*seen.sink, seen.root.clone()),
+        );
+        let toll = toll(from, to).await.map_err(io(new))?;
+        let Toll {
+            sink,
+            surplus,
+            newer,
+            ..
+        } = toll;
+        tracing::warn!(
+            new,
+            in_it = %sink, to_be_removed = %surplus, newer_than_old = %newer,
+            "what is in the new brick is adopted"
+        );
+        let Some(why) = toll.alarm().filter(|_| !options.delete_from_sink) else {
+            continue;
+        };
+        return Err(OpenError::Refused(format!(
+            "{old} {why} To make {new} the same, of {sink} in it these would be removed: {surplus}; and \
+             these replaced, that are newer than in {old}: {newer}. Nothing has been changed. If all \
+             that may go, say --delete-from-new as well"
+        )));
+    }
+    Ok(())
 }
 
 /// The id for sinks that have no marker yet. The state knows what this source was to be moved to:
@@ -331,7 +377,7 @@ async fn go_on(
     brake: &Arc<Brake>,
     continuous: bool,
 ) -> Result<Sink, OpenError> {
-    let what = format!("the sink {}", seen.name);
+    let what = seen.place.clone();
     let journal_io = |error: std::io::Error| OpenError::Io(format!("{}: {error}", path.display()));
     let mut ledger = Ledger::default();
     let journal = Journal::read(path).map_err(journal_io)?;
@@ -391,7 +437,8 @@ async fn go_on(
         marker,
         brick: seen.id,
     };
-    Ok(Sink::new(seen.name, identity, leg, healer, seen.answers))
+    let called = (seen.name, seen.place);
+    Ok(Sink::new(called, identity, leg, healer, seen.answers))
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub(super) struct Identity {
 /// A sink and all that heals it.
 pub(crate) struct Sink {
     pub(super) name: String,
+    /// What people call it.
+    pub(super) place: String,
     pub(super) identity: Identity,
     /// Held by who uses the sink, against its being let go meanwhile.
     pub(super) presence: RwLock<()>,
@@ -56,10 +58,7 @@ impl Pause {
     /// For people.
     pub(super) fn reason(&self, sink: &str) -> String {
         let first = &self.trouble;
-        let failed = format!(
-            "the sink {sink} failed ({}: {})",
-            first.operation, first.reason
-        );
+        let failed = format!("{sink} failed ({}: {})", first.operation, first.reason);
         match &self.absent {
             _ if !first.may_be_fatal() => failed,
             Some(why) if *why != first.reason => format!("{failed}; now: {why}. {ADVICE}"),
@@ -85,7 +84,7 @@ const CALM_AFTER: Duration = Duration::from_secs(10);
 
 impl Sink {
     pub(super) fn new(
-        name: String,
+        (name, place): (String, String),
         identity: Identity,
         leg: Arc<Leg>,
         healer: Arc<Healer>,
@@ -93,6 +92,7 @@ impl Sink {
     ) -> Sink {
         Sink {
             name,
+            place,
             identity,
             presence: RwLock::new(()),
             leg,
@@ -111,8 +111,8 @@ impl Sink {
     pub(super) fn silence(&self) -> Option<String> {
         let silent = self.answers.silent(Instant::now())?;
         Some(format!(
-            "the sink {} has not answered for {} s: healing goes on when it does",
-            self.name,
+            "{} has not answered for {} s: healing goes on when it does",
+            self.place,
             silent.as_secs()
         ))
     }

@@ -98,7 +98,7 @@ impl Sink {
         status.files_rate += files_rate;
         status.bytes_rate += bytes_rate;
         let pause = self.trouble.lock();
-        let trouble = pause.as_ref().map(|pause| pause.reason(&self.name));
+        let trouble = pause.as_ref().map(|pause| pause.reason(&self.place));
         drop(pause);
         let troubles: Vec<String> = self
             .silence()
