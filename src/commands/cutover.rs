@@ -1,5 +1,6 @@
 //! `hermitfs cutover MOUNTPOINT`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -111,11 +112,34 @@ fn report(mountpoint: &Path, done: &Done) {
     screen::print(&format!("{}\n", done.fstab.join("\n")));
 }
 
+/// What the new brick has not got: each loss that somebody has agreed to, and how many there are of the others.
 fn waived(done: &Done) -> String {
-    let paths = done.waived.iter();
-    paths
-        .map(|path| format!("Waived, and different: {}\n", human::name(path)))
-        .collect()
+    let agreed = done.lost.iter().filter(|loss| loss.agreed);
+    let mut text: String = agreed
+        .map(|loss| {
+            let path = human::name(&loss.path);
+            format!(
+                "Waived, and different: {path}: {}: {}\n",
+                loss.class, loss.what
+            )
+        })
+        .collect();
+    let mut stated = BTreeMap::<&str, u64>::new();
+    for loss in done.lost.iter().filter(|loss| !loss.agreed) {
+        *stated.entry(&loss.class).or_default() += 1;
+    }
+    for (class, objects) in stated {
+        let more = if done.more.iter().any(|name| name == class) {
+            "more than "
+        } else {
+            ""
+        };
+        text.push_str(&format!(
+            "Not on the new brick: {class} of {more}{} objects\n",
+            human::count(objects)
+        ));
+    }
+    text
 }
 
 /// What an end could not take away.
@@ -172,6 +196,8 @@ pub(crate) fn not_done(refused: &proto::Refused, last: &str) -> Failure {
     screen::print_error(&explain(refused, screen::colour_on_stderr()));
     let code = if refused.permanent {
         Code::Configuration
+    } else if refused.differs {
+        Code::Differences
     } else {
         Code::TryAgain
     };

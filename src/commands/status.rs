@@ -147,6 +147,7 @@ fn json(status: &proto::StatusReply) -> Value {
         "unverified": status.unverified,
         "errors": status.errors,
         "waived": status.waived,
+        "losses": status.losses,
         "panics": status.panics,
     })
 }

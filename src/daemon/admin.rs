@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixListener;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::Stream;
 use hermitfs_api::{Location, NameBuf};
@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use super::bricks::Served;
 use super::serve::Daemon;
 use super::status::Asked;
-use super::{cutover, handover};
+use super::{cutover, errors, handover};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -113,18 +113,14 @@ impl Admin for Door {
 
     async fn errors(&self, _: Request<proto::ErrorsRequest>) -> Answer<proto::ErrorsReply> {
         let pair = self.pair()?;
-        let errors = apart(move || pair.errors()).await?;
-        Ok(Response::new(proto::ErrorsReply {
-            errors: errors.into_iter().map(told).collect(),
-        }))
+        let (errors, losses) = apart(move || (pair.errors(), pair.losses())).await?;
+        Ok(Response::new(errors::reply(errors, losses)))
     }
 
     async fn waive(&self, request: Request<proto::WaiveRequest>) -> Answer<proto::WaiveReply> {
-        let pair = self.pair()?;
-        let path = request.into_inner().path;
-        tracing::warn!(path = %String::from_utf8_lossy(&path), "waived by an administrator");
-        let waived = apart(move || pair.waive(&path)).await?;
-        Ok(Response::new(proto::WaiveReply { waived }))
+        let (pair, request) = (self.pair()?, request.into_inner());
+        let waived = apart(move || errors::waive(&pair, &request)).await?;
+        waived.map(Response::new).map_err(Status::invalid_argument)
     }
 
     async fn throttle(
@@ -226,23 +222,6 @@ fn location(path: &[u8]) -> Result<Location, Status> {
     Ok(Location {
         path: names.map_err(wrong)?,
     })
-}
-
-fn told(error: hermitfs_replicate::ObjectError) -> proto::ObjectError {
-    proto::ObjectError {
-        path: error.path,
-        side: error.side,
-        operation: error.operation,
-        errno: error.errno,
-        reason: error.reason,
-        count: error.count,
-        since: error
-            .since
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs_f64(),
-        waived: error.waived,
-    }
 }
 
 #[cfg(test)]

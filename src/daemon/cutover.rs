@@ -10,12 +10,14 @@ use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
 use hermitfs_replicate::Replicate;
 
+use super::errors;
 use super::fstab;
 use super::handover;
 use super::serve::{Daemon, End, in_use};
 use super::swap::{self, Refusal, Swapped};
 use crate::build::Brick;
 use crate::mounts::Mounts;
+use crate::screen::human;
 use crate::users::Usage;
 
 /// How long to wait between two looks at what is in the way.
@@ -72,6 +74,7 @@ pub(super) fn cut_over(
     };
     let Swapped { held, open, root } = swapped?;
     let waived = waived(pair);
+    let (lost, more) = errors::lost(pair);
     let mountpoint = &daemon.record.mountpoint;
     let directory = &daemon.bricks[sink].directory;
     // From here on the new brick is what users see: there is no way back, and none is needed.
@@ -83,6 +86,8 @@ pub(super) fn cut_over(
         new: bytes(directory),
         held_s: held.as_secs_f64(),
         waived,
+        lost,
+        more,
         open,
         far,
         left,
@@ -104,13 +109,15 @@ pub(super) fn cut_over(
     })
 }
 
-/// The differences that an administrator has waived.
+/// The objects of which an administrator has waived a difference.
 pub(super) fn waived(pair: &Replicate) -> Vec<Vec<u8>> {
     let errors = pair.errors().into_iter();
-    errors
+    let mut paths: Vec<_> = errors
         .filter(|error| error.waived)
         .map(|error| error.path)
-        .collect()
+        .collect();
+    paths.dedup();
+    paths
 }
 
 /// Ends a pair; what is left of hermitfs then, in words for people.
@@ -179,6 +186,7 @@ pub(super) fn ready(pair: &Replicate) -> Result<(), proto::Refused> {
     }
     Err(proto::Refused {
         reasons: in_the_way(pair),
+        differs: pair.status().errors > 0,
         ..proto::Refused::default()
     })
 }
@@ -194,8 +202,9 @@ fn in_the_way(pair: &Replicate) -> Vec<String> {
         .collect();
     for error in open.iter().take(NAMED) {
         reasons.push(format!(
-            "{} could not be healed: {} ({} on {})",
-            String::from_utf8_lossy(&error.path),
+            "{} could not be healed: {}: {} ({} on {})",
+            human::name(&error.path),
+            error.class.name(),
             error.reason,
             error.operation,
             error.side

@@ -23,6 +23,7 @@ use super::bricks::Served;
 use super::cutover::{
     busy, bytes, choose, never, nobody_stays, not_now, ready, retire, under_way, waived, within,
 };
+use super::errors;
 use super::serve::{Daemon, in_use};
 use super::swap::{Refusal, Swapped, not_ready};
 use crate::users::Usage;
@@ -85,6 +86,7 @@ pub(super) fn end_served(
         Ok(began.elapsed())
     })?;
     let waived = waived(pair);
+    let (lost, more) = errors::lost(pair);
     let left = retire(pair);
     *over = true;
     let _ = served.end.send(());
@@ -93,6 +95,8 @@ pub(super) fn end_served(
         new: bytes(&served.bricks[sink].directory),
         held_s: held.as_secs_f64(),
         waived,
+        lost,
+        more,
         served: true,
         left,
         ..cutover_reply::Done::default()
@@ -137,6 +141,6 @@ fn nobody(served: &Served) -> Result<(), proto::Refused> {
         reasons: vec!["it is mounted by others: unmount it there first".into()],
         users: clients.into_iter().map(usage).collect(),
         elsewhere: true,
-        permanent: false,
+        ..proto::Refused::default()
     })
 }

@@ -6,6 +6,7 @@ mod bricks;
 mod copying;
 mod cutover;
 mod detach;
+mod errors;
 mod fstab;
 mod handover;
 mod log;

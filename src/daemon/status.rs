@@ -45,6 +45,7 @@ pub(crate) fn reply(
         oldest_pending_s: now.oldest_pending.map(|age| age.as_secs_f64()),
         errors: now.errors,
         waived: now.waived,
+        losses: now.losses,
         crawl_left: now.crawl_left,
         unverified: now.unverified,
         ready: now.ready,

@@ -59,18 +59,9 @@ pub(crate) fn percent(done: u64, total: u64) -> u64 {
     u64::try_from(percent).unwrap_or(99).min(99)
 }
 
-/// A name that may be any bytes, on one line.
+/// A name that may be any bytes, on one line, in a form that commands take back.
 pub(crate) fn name(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    text.chars()
-        .map(|c| {
-            if c.is_control() {
-                c.escape_default().to_string()
-            } else {
-                c.to_string()
-            }
-        })
-        .collect()
+    super::escape::text(bytes)
 }
 
 #[cfg(test)]
@@ -108,10 +99,5 @@ mod tests {
             ],
             [100, 99, 100, 33]
         );
-    }
-
-    #[test]
-    fn a_name_stays_on_one_line() {
-        assert_eq!(name(b"/new\nline \xff"), "/new\\nline \u{fffd}");
     }
 }

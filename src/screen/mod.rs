@@ -1,6 +1,7 @@
 //! What people see: results on the standard output, messages on the standard error, colour on a
 //! terminal alone.
 
+pub(crate) mod escape;
 pub(crate) mod human;
 pub(crate) mod overview;
 pub(crate) mod progress;

@@ -152,6 +152,13 @@ fn errors(status: &proto::StatusReply, colour: bool) -> String {
     if status.waived > 0 {
         text.push_str(&format!(", {} waived", human::count(status.waived)));
     }
+    if status.losses > 0 {
+        text.push_str(&format!(
+            ", {} that the new brick cannot have: `hermitfs errors {}`",
+            human::count(status.losses),
+            status.mountpoint
+        ));
+    }
     text
 }
 

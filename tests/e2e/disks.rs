@@ -93,14 +93,14 @@ fn bad_blocks_under_a_file_of_the_source_block_until_waived_and_heal_when_they_c
     assert_eq!(migration.status().number("errors"), 1);
     migration
         .command("cutover", &["--timeout", "1s"])
-        .refused(exit::TRY_AGAIN, &["/bad"]);
+        .refused(exit::DIFFERENCES, &["/bad"]);
     for name in ["good", "also-good"] {
         assert_eq!(read(&new.join(name)).unwrap(), content(name));
     }
     assert_eq!(fs::read_dir(new.join("folder")).unwrap().count(), 300);
 
     migration
-        .command("errors", &["--waive", "/bad"])
+        .command("errors", &["--waive", "/bad", "--class", "content"])
         .expect(exit::OK);
     until(LONG, "the pair to be ready", || {
         migration.status().is("ready").then_some(())
@@ -165,7 +165,7 @@ fn a_bad_block_under_a_directory_of_the_source_is_no_short_directory() {
     assert_eq!(listed(&migration.mount().join("folder")), Err(libc::EIO));
     migration
         .command("cutover", &["--timeout", "1s"])
-        .refused(exit::TRY_AGAIN, &["/folder"]);
+        .refused(exit::DIFFERENCES, &["/folder"]);
     for name in ["good", "bad"] {
         assert_eq!(read(&new.join(name)).unwrap(), content(name));
     }

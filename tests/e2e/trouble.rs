@@ -124,17 +124,23 @@ fn what_the_sink_cannot_hold_is_listed_and_blocks_until_it_is_waived() {
     });
     migration
         .command("cutover", &["--timeout", "1s"])
-        .refused(exit::TRY_AGAIN, &["too-long"]);
+        .refused(exit::DIFFERENCES, &["too-long"]);
     assert_ne!(
         migration.command("heal", &["--wait"]).code,
         exit::OK,
         "heal --wait hides errors"
     );
-    for path in ["/too-long", "/attribute"] {
-        migration
-            .command("errors", &["--waive", path])
-            .expect(exit::OK);
-    }
+    // Content is not waived without a word.
+    migration
+        .command("errors", &["--waive", "/too-long"])
+        .refused(exit::DIFFERENCES, &["/too-long", "--class content"]);
+    migration
+        .command("errors", &["--waive", "/too-long", "--class", "content"])
+        .expect(exit::OK);
+    migration
+        .command("errors", &["--waive", "/attribute"])
+        .expect(exit::OK);
+    assert_eq!(fs::read(new.join("attribute")).unwrap(), b"small");
     until(LONG, "the pair to be ready", || {
         migration.status().is("ready").then_some(())
     });
@@ -461,10 +467,10 @@ fn what_the_source_cannot_read_blocks_until_it_is_waived_by_name() {
     }
     mount
         .command("cutover", &[])
-        .refused(exit::TRY_AGAIN, &["bad"]);
+        .refused(exit::DIFFERENCES, &["bad"]);
     assert_eq!(fs::read(new.join("also-good")).unwrap(), b"good");
     mount
-        .command("errors", &["--waive", "/bad"])
+        .command("errors", &["--waive", "/bad", "--class", "content"])
         .expect(exit::OK);
     let done = mount.command("cutover", &[]);
     assert!(done.stderr.contains("/bad"), "{}", done.stderr);

@@ -332,7 +332,11 @@ async fn fill(
     let attr = volume.setattr(cx, inode, Some(open), &timed).await?;
     // Last, as they may forbid all else.
     if file.mask != 0 {
-        let there = volume.get_flags(cx, inode).await?;
+        let there = match volume.get_flags(cx, inode).await {
+            // None to be had, and none wanted.
+            Err(error) if is_missing(&error) && file.flags & file.mask == 0 => return Ok(attr),
+            there => there?,
+        };
         let wanted = there & !file.mask | file.flags & file.mask;
         if wanted != there {
             volume.set_flags(cx, inode, wanted).await?;

@@ -78,7 +78,7 @@ impl Brick {
             growing(|buffer| fgetxattr(&fd, name, spare_capacity(buffer)))
         })?;
         let flags = match fs::ioctl_getflags(&fd) {
-            Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => 0,
+            Err(error) if has_no_flags(error) => 0,
             flags => flags?.bits(),
         };
         Ok(Snapshot {
@@ -170,13 +170,25 @@ fn fill(fd: &OwnedFd, file: &Whole) -> Result<Attr> {
     }
     // Last, as they may forbid all else.
     if file.mask != 0 {
-        let there = fs::ioctl_getflags(fd)?.bits();
+        let there = match fs::ioctl_getflags(fd) {
+            // None to be had, and none wanted.
+            Err(error) if has_no_flags(error) && file.flags & file.mask == 0 => return Ok(attr),
+            there => there?.bits(),
+        };
         let wanted = there & !file.mask | file.flags & file.mask;
         if wanted != there {
             fs::ioctl_setflags(fd, IFlags::from_bits_retain(wanted))?;
         }
     }
     Ok(attr)
+}
+
+/// What file systems without inode flags answer.
+fn has_no_flags(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL
+    )
 }
 
 /// Owner, mode, extended attributes, times, in this order: each takes away or bends of what

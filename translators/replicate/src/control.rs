@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::loss::Class;
+
 /// How far a pair is. Totals are `None` until the crawl has seen everything once.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
@@ -17,6 +19,8 @@ pub struct Status {
     pub errors: u64,
     /// Objects whose difference was waived by name.
     pub waived: u64,
+    /// Losses that stop nothing, an object and a class at a time; those that are listed.
+    pub losses: u64,
     /// Directories that no crawl has finished yet; 0 when the crawl is complete.
     pub crawl_left: u64,
     /// Something still has to be compared because others may have changed it meanwhile.
@@ -51,9 +55,11 @@ pub struct Status {
     pub volume_id: String,
 }
 
-/// One object that could not be made equal.
+/// One way in which one object could not be made equal.
 #[derive(Clone, Debug)]
 pub struct ObjectError {
+    /// What of it.
+    pub class: Class,
     /// Path from the root of the brick, with a leading slash; bytes, as names are.
     pub path: Vec<u8>,
     /// `source` or the sink's volume name.
@@ -70,6 +76,30 @@ pub struct ObjectError {
     pub since: SystemTime,
     /// Said by an administrator not to matter.
     pub waived: bool,
+}
+
+/// Something that the sink does not get of an object, and that stops nothing: stated, or agreed to.
+#[derive(Clone, Debug)]
+pub struct ObjectLoss {
+    /// Path from the root of the brick, with a leading slash; bytes, as names are.
+    pub path: Vec<u8>,
+    /// What of it.
+    pub class: Class,
+    /// For people: what it had, and what becomes of it.
+    pub what: String,
+    /// An administrator has agreed to it.
+    pub agreed: bool,
+}
+
+/// All that is told of losses.
+#[derive(Clone, Debug, Default)]
+pub struct Losses {
+    /// Those that are known by name.
+    pub listed: Vec<ObjectLoss>,
+    /// Classes of which more objects have a loss than are listed.
+    pub more: Vec<Class>,
+    /// Classes that an administrator has agreed to lose wherever they are.
+    pub agreed: Vec<Class>,
 }
 
 /// What [`heal`](crate::Replicate::heal) was asked for, to be asked about with

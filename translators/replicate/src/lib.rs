@@ -11,6 +11,7 @@ mod journal;
 mod ledger;
 mod leg;
 mod lingering;
+mod loss;
 mod options;
 mod pair;
 mod ranges;
@@ -24,6 +25,7 @@ mod volume;
 mod world;
 
 pub use brake::Rate;
-pub use control::{Goal, NotReady, ObjectError, OpenError, Reached, Status};
+pub use control::{Goal, Losses, NotReady, ObjectError, ObjectLoss, OpenError, Reached, Status};
+pub use loss::{Class, Gravity};
 pub use options::Options;
 pub use pair::{Carried, Held, NotCarried, Replicate};

@@ -3,6 +3,7 @@
 use hermitfs_api::{Identity, Kind, NameBuf, Time};
 use serde::{Deserialize, Serialize};
 
+use crate::loss::{Class, Loss};
 use crate::ranges::Ranges;
 
 /// An object of the source, for ever: its number, and the generation that tells apart those who
@@ -124,7 +125,7 @@ pub(crate) enum Record {
     Image { oid: Oid, sink: Oid, handle: Bytes },
     /// That image is no more.
     NoImage { oid: Oid },
-    /// An administrator waived this piece.
+    /// Not written any more: what was waived, without saying of what class. It is asked for again.
     Waived { oid: Oid, piece: Piece },
     /// It matters again, as it was touched since.
     Unwaived { oid: Oid, piece: Piece },
@@ -133,4 +134,18 @@ pub(crate) enum Record {
     Unverified,
     /// All that was unverified has been compared.
     Verified,
+    /// An administrator waived troubles of these classes at this piece; all that are.
+    WaivedOf {
+        oid: Oid,
+        piece: Piece,
+        classes: Vec<Class>,
+    },
+    /// The sink does not get this of an object.
+    Lost { oid: Oid, class: Class, loss: Loss },
+    /// It has got it after all, or the object is no more.
+    Kept { oid: Oid, class: Class },
+    /// More objects have a loss of this class than are listed.
+    MoreLosses { class: Class },
+    /// An administrator agreed that all objects may lose this.
+    Agreed { class: Class },
 }

@@ -4,6 +4,8 @@ use std::time::SystemTime;
 
 use hermitfs_api::{Errno, Error};
 
+use crate::ledger::Known;
+use crate::loss::Class;
 use crate::record::{Oid, Piece};
 
 /// Which brick it was.
@@ -26,6 +28,12 @@ pub(crate) struct Trouble {
     pub(crate) stale: bool,
     /// How often in a row it has to be met before anybody is told: what others did meanwhile may look the same.
     pub(crate) met_at_least: u32,
+    /// Of what class it is, for who may waive it.
+    pub(crate) class: Class,
+    /// Of a loss that is asked for: what loses it.
+    pub(crate) object: Option<Box<Known>>,
+    /// What else is wrong with the same piece.
+    pub(crate) more: Vec<Trouble>,
 }
 
 /// What a sink answers when another healer, or this one's own look-up, was overtaken: what was looked at is
@@ -61,7 +69,35 @@ impl Trouble {
             since: SystemTime::now(),
             stale: false,
             met_at_least: 1,
+            class: Class::of_step(operation),
+            object: None,
+            more: Vec::new(),
         }
+    }
+
+    /// A loss that has to be asked for.
+    pub(crate) fn lost(side: Side, class: Class, what: String, object: Known) -> Trouble {
+        Trouble {
+            class,
+            object: Some(Box::new(object)),
+            ..Trouble::told(side, "keep", None, what)
+        }
+    }
+
+    /// All that is wrong with one piece as one trouble; `None` when nothing is.
+    pub(crate) fn all(troubles: Vec<Trouble>) -> Option<Trouble> {
+        let mut troubles = troubles.into_iter();
+        let mut first = troubles.next()?;
+        for other in troubles {
+            first.met_at_least = first.met_at_least.max(other.met_at_least);
+            first.more.push(other);
+        }
+        Some(first)
+    }
+
+    /// It, and what else is wrong with the piece.
+    pub(crate) fn each(&self) -> impl Iterator<Item = &Trouble> {
+        std::iter::once(self).chain(&self.more)
     }
 
     /// The same, not to be told before it was met so often in a row.

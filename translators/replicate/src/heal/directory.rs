@@ -52,6 +52,9 @@ impl Healer {
         {
             return Err(Setback::Later(5));
         }
+        if self.is_source_root(dir) {
+            self.may_copy(None, dir).await?;
+        }
         self.loosen_inode(sink_dir).await;
         let mut seen = HashMap::new();
         if let Some((_, walk)) = work.tree {

@@ -8,32 +8,22 @@ use hermitfs_api::{Attr, Errno, File, Inode, Kind, SetAttr, SetTime, XattrFlags}
 use super::{HEAL, Healer};
 use crate::trouble::{Blame, Setback, Side, Step, Trouble};
 
-const IMMUTABLE: u32 = 0x10;
-const APPEND_ONLY: u32 = 0x20;
-
-/// Flags that forbid changes, also ours.
-pub(super) const FORBIDDING: u32 = IMMUTABLE | APPEND_ONLY;
-
-/// Flags that mean the same on all file systems: sync, immutable, append-only, nodump, noatime,
-/// dirsync (ioctl_iflags(2)). Others tell how one file system stores a file.
-pub(super) const CARRIED: u32 = 0x8 | FORBIDDING | 0x40 | 0x80 | 0x1_0000;
-
-/// What file systems without flags answer.
-const NO_FLAGS: [Errno; 4] = [
-    Errno::ENOTTY,
-    Errno::EOPNOTSUPP,
-    Errno::ENOSYS,
-    Errno::EINVAL,
-];
-
 /// Attributes that say how a file is stored there, not what it is.
 const NOT_CARRIED: &[&[u8]] = &[b"btrfs."];
 
-/// Extended attributes, and the flags that are carried over.
-#[derive(Debug)]
+/// What stat(2) does not tell, as far as it could be read.
+#[derive(Debug, Default)]
 pub(super) struct Extra {
+    /// Extended attributes.
     xattrs: Xattrs,
-    flags: u32,
+    /// Those that could not be read.
+    unread: Vec<Box<[u8]>>,
+    /// Not even their names could be read.
+    unlisted: bool,
+    /// Inode flags.
+    pub(super) flags: Option<u32>,
+    /// Why not.
+    troubles: Vec<Trouble>,
 }
 
 type Xattrs = BTreeMap<Box<[u8]>, Vec<u8>>;
@@ -66,29 +56,63 @@ impl Healer {
         before: Image<'_>,
     ) -> Step<()> {
         let extra = self.extra(source).await?;
-        self.set_meta(&extra, attr, image, open, before).await
+        self.set_meta(source, extra, attr, image, open, before)
+            .await
     }
 
-    /// What the source has that stat(2) does not tell.
+    /// What the source has that stat(2) does not tell. What cannot be read of it keeps nothing else from being copied.
     pub(super) async fn extra(&self, source: &Arc<Inode>) -> Step<Extra> {
-        let xattrs = read_xattrs(&*self.source, source)
-            .await
-            .at_source("read xattrs")?;
-        let flags = self.carried(source).await?;
-        Ok(Extra { xattrs, flags })
+        let mut extra = Extra::default();
+        let read = self.read_xattrs(source, &mut extra).await;
+        keep(read, b"attributes", &mut extra.troubles)?;
+        match self.source_flags(source).await {
+            Ok(flags) => extra.flags = Some(flags),
+            failed => keep(failed.map(drop), b"flags", &mut extra.troubles)?,
+        }
+        Ok(extra)
+    }
+
+    async fn read_xattrs(&self, source: &Arc<Inode>, extra: &mut Extra) -> Step<()> {
+        let list = match names_of(&*self.source, source).await {
+            Ok(list) => list,
+            Err(error) => {
+                extra.unlisted = true;
+                let reason = match error.errno() {
+                    Errno::E2BIG => {
+                        "its names are longer than the 64 KiB that Linux lists: none can be copied (E2BIG)".to_owned()
+                    }
+                    _ => return Err(error).at_source("read xattrs"),
+                };
+                let told = Trouble::told(Side::Source, "read xattrs", Some(Errno::E2BIG), reason);
+                return Err(Setback::Object(told));
+            }
+        };
+        for name in list {
+            match self.source.getxattr(&HEAL, source, &name).await {
+                Ok(value) => drop(extra.xattrs.insert(name, value)),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => {
+                    let failed = Err(error).at_source("read xattrs");
+                    keep(failed, &name, &mut extra.troubles)?;
+                    extra.unread.push(name);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sets what has been read.
     pub(super) async fn set_meta(
         &self,
-        Extra { xattrs, flags }: &Extra,
+        source: &Arc<Inode>,
+        extra: Extra,
         attr: &Attr,
         image: &Arc<Inode>,
         open: Option<&File>,
         before: Image<'_>,
     ) -> Step<()> {
-        let wanted = xattrs;
-        let mut held_back = None;
+        let mut held_back = extra.troubles;
+        let mut wanted = extra.xattrs;
         let (new, first) = match before {
             Image::New(first) => (true, first),
             Image::Old(first) => (false, first),
@@ -99,10 +123,16 @@ impl Healer {
         let there = read_xattrs(&*self.sink, image)
             .await
             .at_sink("read xattrs")?;
+        // What is not known of the source stays as it is.
+        for (name, value) in &there {
+            if extra.unlisted || extra.unread.contains(name) {
+                wanted.insert(name.clone(), value.clone());
+            }
+        }
         // chown takes capabilities away, so it is left out where the owner is right.
         let owner = (first.uid, first.gid) != (attr.uid, attr.gid);
         // It takes set-id bits as well; and an ACL shares bits with the mode.
-        let same = *wanted == there;
+        let same = wanted == there;
         let right = first.mode == attr.mode && same && !(owner && attr.mode & SET_ID != 0);
         let owned = SetAttr {
             mode: (attr.kind != Kind::Symlink && !right).then_some(attr.mode),
@@ -130,18 +160,18 @@ impl Healer {
                 .setattr(&HEAL, image, open, &owned)
                 .await
                 .at_sink("set attributes")?;
-            self.xattrs(image, wanted, &there, owner, &mut held_back)
+            self.xattrs(image, &wanted, &there, owner, &mut held_back)
                 .await?;
             self.sink
                 .setattr(&HEAL, image, open, &timed)
                 .await
                 .at_sink("set attributes")?
         };
-        self.flags(*flags, image, new, &mut held_back).await?;
-        if let Some(bent) = bent(attr, &after) {
-            held_back.get_or_insert(bent);
+        if let Some(flags) = extra.flags {
+            self.flags(source, flags, image, &mut held_back).await?;
         }
-        held_back.map_or(Ok(()), |trouble| Err(Setback::Object(trouble)))
+        held_back.extend(bent(attr, &after));
+        all_of(held_back)
     }
 
     async fn xattrs(
@@ -150,7 +180,7 @@ impl Healer {
         wanted: &Xattrs,
         there: &Xattrs,
         chowned: bool,
-        held_back: &mut Option<Trouble>,
+        held_back: &mut Vec<Trouble>,
     ) -> Step<()> {
         for name in there.keys().filter(|name| !wanted.contains_key(*name)) {
             match self.sink.removexattr(&HEAL, image, name).await {
@@ -175,59 +205,23 @@ impl Healer {
 
     /// Flags alone, of what is equal otherwise.
     pub(super) async fn flags_only(&self, source: &Arc<Inode>, image: &Arc<Inode>) -> Step<()> {
-        let mut held_back = None;
-        let wanted = self.carried(source).await?;
-        self.flags(wanted, image, false, &mut held_back).await?;
-        held_back.map_or(Ok(()), |trouble| Err(Setback::Object(trouble)))
-    }
-
-    /// The flags that are carried over. A file system without any has none.
-    async fn carried(&self, source: &Arc<Inode>) -> Step<u32> {
-        if !matches!(source.kind(), Kind::File | Kind::Directory) {
-            return Ok(0);
-        }
-        match self.source.get_flags(&HEAL, source).await {
-            Ok(flags) => Ok(flags & CARRIED),
-            Err(error) if NO_FLAGS.contains(&error.errno()) => Ok(0),
-            Err(error) => Err(error).at_source("read flags"),
-        }
-    }
-
-    async fn flags(
-        &self,
-        wanted: u32,
-        image: &Arc<Inode>,
-        new: bool,
-        held_back: &mut Option<Trouble>,
-    ) -> Step<()> {
-        if !matches!(image.kind(), Kind::File | Kind::Directory) {
-            return Ok(());
-        }
-        if new && wanted == 0 {
-            return Ok(());
-        }
-        let there = match self.sink.get_flags(&HEAL, image).await {
-            Ok(flags) => flags,
-            Err(_) if wanted == 0 => return Ok(()),
-            Err(error) => return keep(Err(error).at_sink("set flags"), b"flags", held_back),
-        };
-        if there & CARRIED == wanted {
-            return Ok(());
-        }
-        let set = self
-            .sink
-            .set_flags(&HEAL, image, there & !CARRIED | wanted)
-            .await;
-        keep(set.at_sink("set flags"), b"flags", held_back)
+        let mut held_back = Vec::new();
+        let wanted = self.source_flags(source).await?;
+        self.flags(source, wanted, image, &mut held_back).await?;
+        all_of(held_back)
     }
 }
 
+fn all_of(held_back: Vec<Trouble>) -> Step<()> {
+    Trouble::all(held_back).map_or(Ok(()), |trouble| Err(Setback::Object(trouble)))
+}
+
 /// A trouble with one attribute does not keep the others from being set.
-fn keep(done: Step<()>, what: &[u8], held_back: &mut Option<Trouble>) -> Step<()> {
+pub(super) fn keep(done: Step<()>, what: &[u8], held_back: &mut Vec<Trouble>) -> Step<()> {
     match done {
         Err(Setback::Object(mut trouble)) => {
             trouble.reason = format!("{}: {}", what.escape_ascii(), trouble.reason);
-            held_back.get_or_insert(trouble);
+            held_back.push(trouble);
             Ok(())
         }
         done => done,
@@ -239,27 +233,38 @@ pub(super) fn is_carried(name: &[u8]) -> bool {
     !NOT_CARRIED.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// All extended attributes that are carried over. A file system without any has none.
+/// The names of all extended attributes that are carried over. A file system without any has none.
+async fn names_of(
+    brick: &dyn hermitfs_api::Translator,
+    inode: &Arc<Inode>,
+) -> hermitfs_api::Result<Vec<Box<[u8]>>> {
+    let list = match brick.listxattr(&HEAL, inode).await {
+        Ok(list) => list,
+        Err(error) if matches!(error.errno(), Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
+    let names = list.split(|&byte| byte == 0);
+    let names = names.filter(|name| !name.is_empty() && is_carried(name));
+    Ok(names.map(Into::into).collect())
+}
+
+/// Taken away since the list was read, or listed but not kept.
+fn is_absent(error: &hermitfs_api::Error) -> bool {
+    matches!(error.errno(), Errno::ENODATA | Errno::EOPNOTSUPP)
+}
+
+/// All extended attributes that are carried over.
 async fn read_xattrs(
     brick: &dyn hermitfs_api::Translator,
     inode: &Arc<Inode>,
 ) -> hermitfs_api::Result<Xattrs> {
-    let list = match brick.listxattr(&HEAL, inode).await {
-        Ok(list) => list,
-        Err(error) if matches!(error.errno(), Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-            return Ok(Xattrs::new());
-        }
-        Err(error) => return Err(error),
-    };
     let mut all = Xattrs::new();
-    for name in list.split(|&b| b == 0).filter(|name| !name.is_empty()) {
-        if !is_carried(name) {
-            continue;
-        }
-        match brick.getxattr(&HEAL, inode, name).await {
-            Ok(value) => drop(all.insert(name.into(), value)),
-            // Taken away since the list was read, or listed but not kept.
-            Err(error) if matches!(error.errno(), Errno::ENODATA | Errno::EOPNOTSUPP) => {}
+    for name in names_of(brick, inode).await? {
+        match brick.getxattr(&HEAL, inode, &name).await {
+            Ok(value) => drop(all.insert(name, value)),
+            Err(error) if is_absent(&error) => {}
             Err(error) => return Err(error),
         }
     }

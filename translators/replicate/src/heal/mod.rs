@@ -3,8 +3,10 @@
 
 mod data;
 mod directory;
+mod flags;
 mod footing;
 mod image;
+mod losses;
 mod meta;
 mod object;
 mod rest;
@@ -284,10 +286,15 @@ impl Healer {
         known(&*self.source, &self.held, inode).await
     }
 
+    /// Whether an object that has lost something is not on the source any more.
+    pub(crate) async fn is_gone(&self, oid: Oid, locator: &Locator) -> bool {
+        locator.handle.is_some() && matches!(self.find(oid, locator).await, Ok(None))
+    }
+
     /// A path for people, with a leading slash.
     pub(crate) async fn path_of(&self, oid: Oid) -> Vec<u8> {
         let locator = self
-            .ledger(|ledger| ledger.locator(oid))
+            .ledger(|ledger| ledger.locator(oid).or_else(|| ledger.locator_of_loss(oid)))
             .unwrap_or_default();
         let located = match self.find(oid, &locator).await {
             Ok(Some(entry)) => self.source.locate(&HEAL, &entry.inode).await.ok(),

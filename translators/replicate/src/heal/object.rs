@@ -244,11 +244,13 @@ impl Healer {
         let extra = self.extra(from.inode()).await?;
         let _making = self.making.acquire().await;
         let (entry, to) = self.create(sink_dir, name).await?;
+        self.first_flags(extra.flags.unwrap_or(0), &entry.inode)
+            .await;
         // It stays open until all is set: an open file is quicker to reach.
         let body = match self.write_all(&to, 0, &content).await {
             Ok(()) => {
                 let new = Image::New(&entry.attr);
-                self.set_meta(&extra, attr, &entry.inode, Some(&to), new)
+                self.set_meta(from.inode(), extra, attr, &entry.inode, Some(&to), new)
                     .await
             }
             Err(setback) => Err(setback),
@@ -265,7 +267,10 @@ impl Healer {
         sink_dir: &Arc<Inode>,
         name: &Name,
     ) -> Step<(Arc<Inode>, Step<()>)> {
+        let extra = self.extra(from.inode()).await?;
         let (entry, to) = self.create(sink_dir, name).await?;
+        self.first_flags(extra.flags.unwrap_or(0), &entry.inode)
+            .await;
         let mut done = Ok(());
         if attr.blocks * 512 < attr.size {
             done = self.resize(&to, attr.size).await;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use hermitfs_api::{Attr, Entry, Inode, Kind, NameBuf, Snapshot, Whole};
 
-use super::meta::{CARRIED, bent, is_carried};
+use super::flags::{CARRIED, COMMON, KNOWN};
+use super::meta::{bent, is_carried};
 use super::object::SMALL;
 use super::{HEAL, Healer};
 use crate::brake::OBJECT;
@@ -226,7 +227,11 @@ impl New {
             return None;
         }
         let xattrs = snapshot.xattrs.into_iter();
-        let flags = snapshot.flags & CARRIED;
+        let flags = snapshot.flags & KNOWN;
+        // Told or asked for one by one, or to be set before there is content.
+        if flags & !COMMON != 0 {
+            return None;
+        }
         let image = Whole {
             name: name.clone(),
             content,
@@ -237,7 +242,8 @@ impl New {
             mtime: attr.mtime,
             xattrs: xattrs.filter(|(name, _)| is_carried(name)).collect(),
             flags,
-            mask: if flags == 0 { 0 } else { CARRIED },
+            // It may be made with some, as its directory has them.
+            mask: CARRIED,
         };
         Some(New {
             source: snapshot.entry,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hermitfs_api::{Attr, Entry, Errno, Inode, Kind, Name, RenameFlags};
 
+use super::flags::CASEFOLD;
 use super::meta::Image;
 use super::{HEAL, Healer, handle_of, look};
 use crate::ledger::{BodyWork, Known, Walk};
@@ -72,6 +73,7 @@ impl Healer {
                 if self.ledger(|ledger| ledger.in_use_by_other(stands, oid)) {
                     return Err(Setback::Later(10));
                 }
+                self.may_copy(Some(slot.dir), &wanted.inode).await?;
                 // A directory has no content of its own: what stands there will do, when all in
                 // it is looked at. Under an unseen one we made it ourselves, or adopt it.
                 let now = self.now();
@@ -87,11 +89,13 @@ impl Healer {
             self.go_on(&known, slot.walk);
             return Ok(());
         }
-        // Its attributes come at the end of its own walk.
+        let flags = self.may_copy(Some(slot.dir), &wanted.inode).await?;
+        // Its other attributes come at the end of its own walk.
         let (image, body) = self
             .fresh(&wanted.inode, &wanted.attr, slot.sink_dir, slot.name)
             .await?;
         body?;
+        self.first_flags(flags & CASEFOLD, &image).await;
         let born = self.ledger(|ledger| ledger.take_born(oid));
         // What was brought into it may have to be compared all the same.
         let trusted = slot.walk.is_none_or(|walk| walk.trust == Trust::ALL);
@@ -273,7 +277,7 @@ impl Healer {
     async fn loosened(&self, there: &Entry) -> bool {
         let before = self.sink.get_flags(&HEAL, &there.inode).await.unwrap_or(0);
         self.loosen(there).await;
-        before & super::meta::FORBIDDING != 0
+        before & super::flags::FORBIDDING != 0
     }
 
     async fn mark_attributes(&self, inode: &Arc<Inode>) {
@@ -332,6 +336,9 @@ impl Healer {
                 && under.is_some()
                 && self.adoptable(source, &attr, there).await?;
             if proven || adopted {
+                if adopted {
+                    self.may_copy(Some(slot.dir), source).await?;
+                }
                 let mut done = Ok(());
                 if let Some(walk) = slot.walk {
                     done = self.compare(source, &attr, there, walk.trust).await;
@@ -374,6 +381,7 @@ impl Healer {
         if self.unseen(source, escaped).await? {
             return Err(Setback::Later(500));
         }
+        self.may_copy(Some(slot.dir), source).await?;
         let (image, mut done) = self.fresh(source, &attr, slot.sink_dir, slot.name).await?;
         if self.unseen(source, escaped).await? {
             done = Err(Setback::Later(500));

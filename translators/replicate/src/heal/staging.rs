@@ -119,10 +119,10 @@ impl Healer {
     pub(super) async fn loosen_inode(&self, inode: &Arc<Inode>) {
         if matches!(inode.kind(), Kind::File | Kind::Directory)
             && let Ok(flags) = self.sink.get_flags(&HEAL, inode).await
-            && flags & super::meta::FORBIDDING != 0
+            && flags & super::flags::FORBIDDING != 0
             && let Err(error) = self
                 .sink
-                .set_flags(&HEAL, inode, flags & !super::meta::FORBIDDING)
+                .set_flags(&HEAL, inode, flags & !super::flags::FORBIDDING)
                 .await
         {
             tracing::debug!(%error, "cannot take flags off {inode:?}");

@@ -1,6 +1,7 @@
 //! Marks: what is made dirty, and what is clean.
 
 use super::{Body, Known, Ledger, Mark, Millis, State, TOUCHED};
+use crate::loss::Class;
 use crate::ranges::{Ranges, rounded};
 use crate::record::{Bytes, Oid, Piece, Record, Trust, kind_code};
 
@@ -38,7 +39,7 @@ impl Ledger {
                 }
             }
         }
-        self.unwaive(oid, &piece);
+        self.matters_again(oid, &piece);
         self.records.extend(record);
         piece
     }
@@ -85,7 +86,7 @@ impl Ledger {
                 ));
             }
         }
-        self.unwaive(oid, &Piece::Body);
+        self.matters_again(oid, &Piece::Body);
         self.records.extend(record);
         Piece::Body
     }
@@ -135,6 +136,7 @@ impl Ledger {
 
     /// An object with marks is found under another name now.
     pub(crate) fn relocate(&mut self, oid: Oid, dir: Option<Oid>, whence: (Bytes, Bytes)) {
+        self.relocate_losses(oid, &whence);
         if let Some(mark) = self.marks.get_mut(&oid)
             && mark.locator.whence.as_ref() != Some(&whence)
         {
@@ -174,7 +176,10 @@ impl Ledger {
         if !self.met.is_empty() {
             self.met.retain(|(at, _), _| *at != oid);
         }
-        self.waived.retain(|(at, _)| *at != oid);
+        self.waived.retain(|(at, _), _| *at != oid);
+        for class in Class::ALL {
+            self.drop_loss(oid, class);
+        }
         self.records.push(Record::Gone { oid });
     }
 

@@ -16,6 +16,7 @@
 //! - A slot (directory, name) of the sink is claimed by one object at most.
 
 mod claims;
+mod losses;
 mod marks;
 mod numbers;
 mod places;
@@ -32,9 +33,13 @@ use hermitfs_api::Kind;
 pub(crate) use claims::Moment;
 pub(crate) use walks::Walk;
 
+use crate::loss::{Class, Loss};
 use crate::ranges::Ranges;
 use crate::record::{Bytes, Locator, Oid, Piece, Place, Record, Trust};
 use crate::trouble::{Setback, Step, Trouble};
+
+/// Classes of troubles that were waived.
+type Classes = BTreeSet<Class>;
 
 /// Milliseconds of a clock that never goes back.
 pub(crate) type Millis = u64;
@@ -215,7 +220,12 @@ pub(crate) struct Ledger {
     met: HashMap<(Oid, Piece), u32>,
     /// Pieces that cannot be healed before another one, which failed.
     behind: BTreeMap<(Oid, Piece), (Oid, Piece)>,
-    waived: BTreeSet<(Oid, Piece)>,
+    waived: BTreeMap<(Oid, Piece), Classes>,
+    losses: BTreeMap<(Class, Oid), Loss>,
+    /// More objects have a loss of these than are in `losses`.
+    more: BTreeSet<Class>,
+    /// Losses that all objects may have.
+    agreed: BTreeSet<Class>,
     busy: HashSet<Oid>,
     /// Directories that are getting their image just now.
     placing: HashSet<Oid>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Ledger, Millis, State};
+use crate::loss::Class;
 use crate::record::{Bytes, Locator, Oid, Piece, Record};
 use crate::trouble::{Setback, Trouble};
 
@@ -30,7 +31,7 @@ impl Ledger {
         let names = names.map(|(name, state)| (Piece::Name(name.clone()), *state));
         let all = bodies.into_iter().chain(trees).chain(names);
         // Not what waits for something that was waived: nobody has waived that.
-        all.filter(move |(piece, _)| !self.waived.contains(&(oid, piece.clone())))
+        all.filter(move |(piece, _)| !self.is_parked(&(oid, piece.clone())))
     }
 
     /// A piece, what it waits for as that failed, what this waits for, and so on.
@@ -118,11 +119,13 @@ impl Ledger {
         })
     }
 
-    /// What failed, and whether it was waived.
+    /// What failed, and whether it was waived. A piece may have several.
     pub(crate) fn troubles(&self) -> impl Iterator<Item = (Oid, &Piece, &Trouble, bool)> {
-        self.troubles
-            .iter()
-            .map(|(key, trouble)| (key.0, &key.1, trouble, self.waived.contains(key)))
+        self.troubles.iter().flat_map(|(key, first)| {
+            let waived = |trouble: &Trouble| self.is_waived(key, trouble.class);
+            let told = first.each().map(|one| (key.0, &key.1, one, waived(one)));
+            told.collect::<Vec<_>>()
+        })
     }
 
     /// Whether this name failed, and has not been healed since.
@@ -133,35 +136,84 @@ impl Ledger {
                 .contains_key(&(dir, Piece::Name(name.clone())))
     }
 
-    /// Number of failures that are not waived.
+    /// Number of pieces with a failure that is not waived.
     pub(crate) fn errors(&self) -> u64 {
-        self.troubles
-            .keys()
-            .filter(|key| !self.waived.contains(*key))
-            .count() as u64
+        let open = |(key, first): &(&(Oid, Piece), &Trouble)| !self.covers(key, first);
+        self.troubles.iter().filter(open).count() as u64
     }
 
-    /// Number of pieces that were waived.
+    /// Number of pieces that were waived, and of losses that were agreed to.
     pub(crate) fn waived(&self) -> u64 {
-        self.waived.len() as u64
+        let agreed = self.losses().filter(|(.., loss)| loss.agreed).count();
+        (self.waived.len() + agreed) as u64
     }
 
-    /// An administrator says that this failure does not matter.
-    pub(crate) fn waive(&mut self, oid: Oid, piece: &Piece) {
-        if self.waived.insert((oid, piece.clone())) {
-            self.records.push(Record::Waived {
+    fn is_waived(&self, key: &(Oid, Piece), class: Class) -> bool {
+        let classes = self.waived.get(key);
+        classes.is_some_and(|classes| classes.contains(&class))
+    }
+
+    /// Whether every failure of a piece was waived.
+    fn covers(&self, key: &(Oid, Piece), first: &Trouble) -> bool {
+        first
+            .each()
+            .all(|trouble| self.is_waived(key, trouble.class))
+    }
+
+    /// Whether a piece is left as it is: all that failed at it was waived, and it was not changed since.
+    pub(super) fn is_parked(&self, key: &(Oid, Piece)) -> bool {
+        if self.waived.is_empty() {
+            return false;
+        }
+        let failed = self.troubles.get(key);
+        failed.is_some_and(|first| !first.stale && self.covers(key, first))
+    }
+
+    /// An administrator says that failures of these classes do not matter at this piece.
+    pub(crate) fn waive(
+        &mut self,
+        oid: Oid,
+        piece: &Piece,
+        classes: impl IntoIterator<Item = Class>,
+    ) {
+        let its = self.waived.entry((oid, piece.clone())).or_default();
+        its.extend(classes);
+        self.records.push(Record::WaivedOf {
+            oid,
+            piece: piece.clone(),
+            classes: its.iter().copied().collect(),
+        });
+    }
+
+    pub(super) fn unwaive(&mut self, oid: Oid, piece: &Piece) {
+        if !self.waived.is_empty() && self.waived.remove(&(oid, piece.clone())).is_some() {
+            self.records.push(Record::Unwaived {
                 oid,
                 piece: piece.clone(),
             });
         }
     }
 
-    pub(super) fn unwaive(&mut self, oid: Oid, piece: &Piece) {
-        if !self.waived.is_empty() && self.waived.remove(&(oid, piece.clone())) {
-            self.records.push(Record::Unwaived {
-                oid,
-                piece: piece.clone(),
-            });
+    /// A piece was changed: it is looked at again, and what was waived of its content matters again. What the
+    /// sink cannot hold of its attributes it could not hold before.
+    pub(super) fn matters_again(&mut self, oid: Oid, piece: &Piece) {
+        if self.waived.is_empty() {
+            return;
+        }
+        let key = (oid, piece.clone());
+        let Some(mut left) = self.waived.remove(&key) else {
+            return;
+        };
+        if let Some(trouble) = self.troubles.get_mut(&key) {
+            trouble.stale = true;
+        }
+        left.retain(|class| !class.is_content());
+        self.records.push(Record::Unwaived {
+            oid,
+            piece: piece.clone(),
+        });
+        if !left.is_empty() {
+            self.waive(oid, piece, left);
         }
     }
 
@@ -204,6 +256,7 @@ mod tests {
     use hermitfs_api::{Errno, Error, Kind};
 
     use crate::ledger::{Known, Ledger, Outcome};
+    use crate::loss::Class;
     use crate::record::{Locator, Oid, Piece, Trust};
     use crate::trouble::{Setback, Side, Trouble};
 
@@ -257,7 +310,7 @@ mod tests {
     #[test]
     fn what_waits_for_what_was_waived_is_not_waived() {
         let (mut ledger, dir, name, file, goal) = stuck();
-        ledger.waive(dir.oid, &name);
+        ledger.waive(dir.oid, &name, [Class::Name]);
         // The content differs still, and it may have another name.
         assert_eq!((ledger.left_before(goal), ledger.pending()), ((0, 1), 1));
         let generation = ledger.body_work(file.oid).unwrap().generation;

@@ -137,7 +137,7 @@ impl Ledger {
         named.is_some_and(|(state, piece)| {
             Self::dirty(state)
                 && state.not_before <= now
-                && !self.waived.contains(&piece)
+                && !self.is_parked(&piece)
                 && !self.troubles.contains_key(&piece)
                 && !self.behind.contains_key(&piece)
         })
@@ -150,7 +150,7 @@ impl Ledger {
             !state.copied
                 && state.in_flight == 0
                 && state.not_before <= now
-                && !self.waived.contains(&(oid, piece))
+                && !self.is_parked(&(oid, piece))
         };
         let body = mark
             .body
@@ -212,7 +212,7 @@ impl Ledger {
             .map(|(name, state)| (Piece::Name(name.clone()), state));
         let soonest = |states: &mut dyn Iterator<Item = (Piece, &State)>| {
             states
-                .filter(|(piece, s)| !s.copied && !self.waived.contains(&(oid, piece.clone())))
+                .filter(|(piece, s)| !s.copied && !self.is_parked(&(oid, piece.clone())))
                 .map(|(_, s)| {
                     if s.in_flight > 0 {
                         now + 20
@@ -233,6 +233,18 @@ impl Ledger {
             // What is left waits for a sync: it must not look like work that keeps one away.
             None if touched.is_none() => self.dequeue(oid),
             None => {}
+        }
+    }
+
+    /// A piece that failed is tried now.
+    pub(crate) fn retry(&mut self, oid: Oid, piece: &Piece, now: Millis) {
+        if let Some(trouble) = self.troubles.get_mut(&(oid, piece.clone())) {
+            trouble.stale = true;
+        }
+        self.state_mut(oid, piece, |state| state.not_before = 0);
+        self.dequeue(oid);
+        if !self.busy.contains(&oid) {
+            self.requeue(oid, now);
         }
     }
 

@@ -69,7 +69,16 @@ impl Ledger {
             Record::Unplaced { oid } => self.unplace(oid),
             Record::Image { oid, sink, handle } => self.set_image(oid, sink, handle),
             Record::NoImage { oid } => self.drop_image(oid),
-            Record::Waived { oid, piece } => self.waive(oid, &piece),
+            Record::Waived { .. } => {}
+            Record::WaivedOf {
+                oid,
+                piece,
+                classes,
+            } => self.waive(oid, &piece, classes),
+            Record::Lost { oid, class, loss } => self.set_loss(oid, class, loss),
+            Record::Kept { oid, class } => self.drop_loss(oid, class),
+            Record::MoreLosses { class } => drop(self.more.insert(class)),
+            Record::Agreed { class } => self.agree(class),
             Record::Unwaived { oid, piece } => self.unwaive(oid, &piece),
             Record::Unverified => self.unverified = true,
             Record::Verified => self.unverified = false,
@@ -103,12 +112,14 @@ impl Ledger {
                 handle: handle.clone(),
             });
         }
-        for (oid, piece) in &self.waived {
-            records.push(Record::Waived {
+        for ((oid, piece), classes) in &self.waived {
+            records.push(Record::WaivedOf {
                 oid: *oid,
                 piece: piece.clone(),
+                classes: classes.iter().copied().collect(),
             });
         }
+        self.dump_losses(&mut records);
         if self.unverified {
             records.push(Record::Unverified);
         }

@@ -122,7 +122,7 @@ impl Ledger {
         }
         self.trees += grown;
         self.records.extend(record);
-        self.unwaive(known.oid, &Piece::Tree);
+        self.matters_again(known.oid, &Piece::Tree);
         match self.wanted.remove(&known.oid) {
             true => self.enqueue(known.oid, URGENT, 0),
             false => self.enqueue(known.oid, CRAWL, now),

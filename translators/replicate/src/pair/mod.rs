@@ -8,6 +8,7 @@ mod open;
 mod sink;
 mod status;
 mod toll;
+mod waive;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -197,26 +198,6 @@ impl Replicate {
             }
         }
         errors
-    }
-
-    /// Waives what failed at this path (absolute from the brick's root); the number of errors
-    /// that this took away, 0 when there was none.
-    pub fn waive(&self, path: &[u8]) -> u64 {
-        let mut waived = 0;
-        for sink in &self.sinks {
-            for (oid, piece, error) in sink.failures(&self.source_name) {
-                if error.path == path && !error.waived {
-                    sink.leg.ledger(|ledger| ledger.waive(oid, &piece));
-                    tracing::warn!(
-                        path = %String::from_utf8_lossy(path),
-                        reason = error.reason,
-                        "waived by an administrator"
-                    );
-                    waived += 1;
-                }
-            }
-        }
-        waived
     }
 
     /// Crawls (a part of) the tree now. `full` compares the content of everything again.

@@ -371,6 +371,7 @@ impl Sink {
                     Side::Sink => self.name.clone(),
                 };
                 let error = ObjectError {
+                    class: trouble.class,
                     path,
                     side,
                     operation: trouble.operation.to_owned(),

@@ -77,12 +77,12 @@ impl Sink {
     /// Adds what this sink has to tell; whether it would be ready for a cut-over.
     fn add_to(&self, status: &mut Status) -> bool {
         let now = self.leg.now();
-        let (pending, oldest, errors, waived, trees, unverified) = self.leg.ledger(|l| {
+        let (pending, oldest, errors, (waived, losses), trees, unverified) = self.leg.ledger(|l| {
             (
                 l.pending(),
                 l.oldest(now),
                 l.errors(),
-                l.waived(),
+                (l.waived(), l.lost()),
                 l.trees(),
                 l.unverified(),
             )
@@ -90,6 +90,7 @@ impl Sink {
         status.pending += pending;
         status.errors += errors;
         status.waived += waived;
+        status.losses += losses;
         status.crawl_left += trees;
         status.unverified |= unverified;
         let oldest = oldest.map(Duration::from_millis);
