@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hermitfs_api::Translator;
 use hermitfs_client::Client;
+use hermitfs_posix::OwnMount;
 use hermitfs_replicate::{OpenError, Rate, Replicate};
 use hermitfs_server::{Near, Server};
 
@@ -148,9 +149,17 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) one_file_system: bool,
     /// A brick that our mount is to go over, and where it is opened instead.
     pub(crate) moved: Option<(&'a Path, &'a Path)>,
+    /// The source's directory, where it is to be worked in by a mount of our own, and which.
+    pub(crate) own: Option<(&'a Path, OwnMount)>,
 }
 
 impl Circumstances<'_> {
+    fn own_mount_of(&self, directory: &Path) -> Option<OwnMount> {
+        self.own
+            .filter(|(source, _)| *source == directory)
+            .map(|(_, own)| own)
+    }
+
     /// Where a brick is to be opened.
     pub(crate) fn place_of<'b>(&'b self, directory: &'b Path) -> &'b Path {
         match self.moved {
@@ -227,6 +236,7 @@ impl Building<'_> {
             Settings::Posix(options) => {
                 let mut options = options.clone();
                 options.one_file_system |= self.circumstances.one_file_system;
+                options.own_mount = self.circumstances.own_mount_of(&options.directory);
                 options.directory = self.circumstances.place_of(&options.directory).to_owned();
                 let brick = hermitfs_posix::Posix::open(&options);
                 Arc::new(brick.map_err(|error| Failure::configuration(error.to_string()))?)

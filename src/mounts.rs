@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use hermitfs_fuse::Attributes;
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
@@ -39,6 +41,16 @@ impl Mount {
     /// Whether nothing can be changed through it.
     pub(crate) fn is_read_only(&self) -> bool {
         self.options.split(',').any(|option| option == "ro")
+    }
+
+    /// What mount(8) sets on a single mount.
+    pub(crate) fn attributes(&self) -> Attributes {
+        Attributes::of_mount(&self.options)
+    }
+
+    /// Whether the file system itself is read-only, by whatever mount one comes to it.
+    pub(crate) fn disk_is_read_only(&self) -> bool {
+        self.super_options.split(',').any(|option| option == "ro")
     }
 
     /// The peer group that gets what is mounted here, and in turn gives: `shared:1`.

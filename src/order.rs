@@ -14,6 +14,9 @@ pub(crate) struct Order {
     /// The volfile's name, for messages, and its text.
     pub(crate) volfile: (String, String),
     pub(crate) set: BTreeMap<String, String>,
+    /// What the command's environment says for the variables that `set` has not.
+    #[serde(default)]
+    pub(crate) environment: BTreeMap<String, String>,
     /// Absolute, without symbolic links. Of a daemon that only serves bricks: its volfile, by which
     /// it is known.
     pub(crate) mountpoint: PathBuf,
@@ -43,7 +46,12 @@ impl Order {
             name: self.volfile.0.clone(),
             text: self.volfile.1.clone(),
         };
-        let loaded = load(&source, &Variables::with_environment(self.set.clone()));
+        let variables = Variables {
+            set: self.set.clone(),
+            environment: self.environment.clone(),
+            allow_open: false,
+        };
+        let loaded = load(&source, &variables);
         match loaded.graph {
             Some(graph) => Ok(graph),
             None => Err(Failure::configuration(render(

@@ -13,6 +13,55 @@ pub(crate) fn close_inherited() {
     unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
 }
 
+/// No signal is blocked, and none is ignored but those that tell of what a call has said already: a
+/// closed pipe, a file that may not grow. A handler that somebody has installed stays. To be called
+/// before there are threads.
+pub(crate) fn reset_signals() {
+    const QUIET: [libc::c_int; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: an action of zeros is valid; both calls get pointers to it, or none. A signal that
+        // cannot be had (KILL, STOP, those of the C library) is refused, and nothing happens.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(signal, std::ptr::null(), &raw mut action) != 0 {
+                continue;
+            }
+            let ignored = action.sa_sigaction == libc::SIG_IGN;
+            let wanted = match QUIET.contains(&signal) {
+                true => libc::SIG_IGN,
+                false => libc::SIG_DFL,
+            };
+            if ignored || QUIET.contains(&signal) {
+                action.sa_sigaction = wanted;
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
+        }
+    }
+    // SAFETY: the set is made by sigemptyset(3) before it is used, and lives through the call.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Gives this thread the processor and the disks as to everybody: no idle, batch or real-time class.
+/// To be called before there are other threads, which have it from this one.
+pub(crate) fn schedule_as_others() {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    /// The class follows the processor's.
+    const NONE: libc::c_int = 0;
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // SAFETY: both calls take numbers and one structure that lives through them; 0 is this thread.
+    // A refusal changes nothing.
+    unsafe {
+        if libc::sched_getscheduler(0) != libc::SCHED_OTHER {
+            libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary);
+        }
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, NONE);
+    }
+}
+
 /// Keeps what is freed for the next buffer. A call over the wire has several of a MiB; glibc would give each of them back
 /// to the kernel and have its pages made anew for the next call, which costs more than to encrypt
 /// them. To be called before there are threads.
@@ -40,13 +89,13 @@ pub(crate) fn set_read_only(mount: impl AsFd, read_only: bool) -> io::Result<()>
         true => (libc::MOUNT_ATTR_RDONLY, 0),
         false => (0, libc::MOUNT_ATTR_RDONLY),
     };
-    set_attributes(mount, set, clear, 0)
+    change(mount, set, clear, 0)
 }
 
 /// Takes the mount behind a descriptor out of its peer group: nothing that is mounted elsewhere
 /// comes here.
 pub(crate) fn make_private(mount: impl AsFd) -> io::Result<()> {
-    set_attributes(mount, 0, 0, libc::MS_PRIVATE)
+    change(mount, 0, 0, libc::MS_PRIVATE)
 }
 
 /// Lets others at the processor soon while this thread works: its slices become a tenth of a
@@ -72,7 +121,12 @@ pub(crate) fn give_way_soon() {
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
 }
 
-fn set_attributes(mount: impl AsFd, set: u64, clear: u64, propagation: u64) -> io::Result<()> {
+/// Sets and clears attributes (`MOUNT_ATTR_...`) of the mount behind a descriptor.
+pub(crate) fn set_attributes(mount: impl AsFd, set: u64, clear: u64) -> io::Result<()> {
+    change(mount, set, clear, 0)
+}
+
+fn change(mount: impl AsFd, set: u64, clear: u64, propagation: u64) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: set,
         attr_clr: clear,

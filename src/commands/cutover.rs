@@ -106,6 +106,9 @@ fn report(mountpoint: &Path, done: &Done) {
         ));
     }
     text.push_str(&waived(done));
+    for note in &done.notes {
+        text.push_str(&format!("{note}\n"));
+    }
     text.push_str(&aftermath(mountpoint, done));
     text.push_str(&left(&done.left));
     screen::print_error(&text);

@@ -1,5 +1,6 @@
 //! `hermitfs migrate OLD NEW MOUNTPOINT`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -70,6 +71,7 @@ impl Migrate {
                 volfile: (NAME.into(), VOLFILE.into()),
                 // A dollar sign in a path is no variable: values are taken as they are.
                 set: set.into_iter().collect(),
+                environment: BTreeMap::new(),
                 mountpoint: target.mountpoint.clone(),
                 serve: false,
                 options: Vec::new(),

@@ -56,6 +56,7 @@ impl Mount {
         let order = Order {
             volfile: (source.name, source.text),
             set: self.set.into_iter().collect(),
+            environment: variables.environment,
             mountpoint: target.mountpoint,
             serve: false,
             options: self.options,

@@ -53,6 +53,7 @@ impl Serve {
         let order = Order {
             volfile: (source.name, source.text),
             set: self.set.into_iter().collect(),
+            environment: variables.environment,
             mountpoint: known_by,
             serve: true,
             options: Vec::new(),

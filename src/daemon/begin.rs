@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hermitfs_fuse::{Mount, MountError, Placement};
+use hermitfs_fuse::{Attributes, Mount, MountError, Placement};
+use hermitfs_posix::OwnMount;
 use hermitfs_replicate::Rate;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
+use super::attributes::{self, Inherited, own_mount};
 use super::serve::{Daemon, Serving, Signals};
 use super::{place, status};
 use crate::build::{self, Brick, Circumstances, Volume};
@@ -27,7 +29,7 @@ impl Serving {
     pub(crate) fn begin(order: Order) -> Result<Serving> {
         let graph = order.graph()?;
         let bricks = build::bricks(&graph);
-        let options = mount_options(&order, &graph)?;
+        mount_options(&order, &graph, Attributes::default())?;
         let slot = Slot::new(&order.state_dir, &order.mountpoint);
         let standing = place::look(&order, &bricks)?;
         place::fuse_device()?;
@@ -37,13 +39,27 @@ impl Serving {
         let mut continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
         raise_descriptors();
         let (runtime, signals) = Signals::hear()?;
+        let mounts = place::mounts()?;
+        let shut = |mount: &_| crate::over::is_shut_by_us(slot.memory().as_ref(), mount);
+        let inherited = Inherited::of_source(&order, &bricks, &mounts, shut);
+        let has = inherited.as_ref().map(Inherited::attributes);
+        let options = mount_options(&order, &graph, has.unwrap_or_default())?;
         let mut over = None;
-        if place::is_over(&order, &bricks, &place::mounts()?) {
+        if place::is_over(&order, &bricks, &mounts) {
             let (taken, dead) = Over::begin(&slot, &order.state_dir, &order.mountpoint)?;
             continuous &= dead;
             over = Some(taken);
         }
-        let opened = open(&order, &slot, &graph, &bricks, continuous, over.as_ref());
+        let own = own_mount(options.attributes);
+        let opened = open(
+            &order,
+            &slot,
+            &graph,
+            &bricks,
+            continuous,
+            over.as_ref(),
+            own,
+        );
         let mut volume = opened.inspect_err(|_| give_up(over.as_ref()))?;
         let Some(top) = volume.top.take() else {
             return Err(Failure::configuration(
@@ -95,6 +111,11 @@ impl Serving {
             continuous,
             "serving"
         );
+        let has = inherited.iter();
+        let notes: Vec<_> = has
+            .flat_map(|has| attributes::warnings(has, &bricks, &mounts))
+            .collect();
+        super::tell(&notes);
         let (end, ends) = mpsc::unbounded_channel();
         let daemon = Daemon {
             status: watch::Sender::new(status::reply(
@@ -110,6 +131,7 @@ impl Serving {
             pair: volume.pair,
             bricks,
             over,
+            inherited: parking_lot::Mutex::new(inherited),
             end,
             ending: Mutex::new(false),
             ended: order.ended,
@@ -121,6 +143,7 @@ impl Serving {
             lock,
             runtime,
             signals,
+            notes,
             clients: volume.clients,
             servers: volume.servers,
         })
@@ -135,6 +158,7 @@ fn open(
     bricks: &[Brick],
     continuous: bool,
     over: Option<&Over>,
+    own: Option<OwnMount>,
 ) -> Result<Volume> {
     let moved = over.map(|over| (bricks.first(), over.brick()));
     let circumstances = Circumstances {
@@ -145,6 +169,10 @@ fn open(
         limit: order.limit.and_then(Rate::new),
         continuous,
         one_file_system: order.one_file_system,
+        own: bricks
+            .first()
+            .zip(own)
+            .map(|(source, own)| (source.directory.as_path(), own)),
         moved: moved.and_then(|(brick, place)| Some((brick?.directory.as_path(), place))),
     };
     build::build(graph, circumstances)
@@ -196,8 +224,10 @@ fn record(order: &Order, slot: &Slot, bricks: &[Brick], volume: &Volume) -> Reco
     }
 }
 
-fn mount_options(order: &Order, graph: &Graph) -> Result<hermitfs_fuse::Options> {
+/// `has`: what the source's mount has.
+fn mount_options(order: &Order, graph: &Graph, has: Attributes) -> Result<hermitfs_fuse::Options> {
     let mut options = hermitfs_fuse::Options {
+        attributes: has,
         shared: build::is_shared(graph),
         ..hermitfs_fuse::Options::default()
     };

@@ -105,6 +105,7 @@ impl Bricks {
             continuous: false,
             one_file_system: order.one_file_system,
             moved: None,
+            own: None,
         };
         let volume = build::build(&graph, circumstances)?;
         let places = bricks.iter();

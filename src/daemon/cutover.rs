@@ -72,7 +72,12 @@ pub(super) fn cut_over(
             })
         }
     };
-    let Swapped { held, open, root } = swapped?;
+    let Swapped {
+        held,
+        open,
+        mounted,
+        root,
+    } = swapped?;
     let waived = waived(pair);
     let (lost, more) = errors::lost(pair);
     let mountpoint = &daemon.record.mountpoint;
@@ -103,7 +108,16 @@ pub(super) fn cut_over(
     let _ = daemon.end.send(End::CutOver);
     Ok(cutover_reply::Done {
         old: bytes(daemon.source()),
-        fstab: fstab::lines(&Mounts::read().unwrap_or_default(), directory, mountpoint),
+        fstab: fstab::lines(
+            &Mounts::read().unwrap_or_default(),
+            directory,
+            mountpoint,
+            mounted
+                .as_ref()
+                .map(|mounted| mounted.attributes)
+                .unwrap_or_default(),
+        ),
+        notes: mounted.map(|mounted| mounted.notes).unwrap_or_default(),
         over: daemon.over.is_some(),
         ..done
     })

@@ -9,14 +9,16 @@ use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
-use super::copying;
+use super::{copying, environment};
 use crate::exit::{Code, Failure, Result};
 use crate::order::Order;
+use crate::screen;
 
 /// What the daemon says once, when it serves or when it cannot.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    Serving,
+    /// With sentences that its starter should know.
+    Serving(Vec<String>),
     Failed(Failure),
 }
 
@@ -27,6 +29,8 @@ pub(crate) fn start(order: &Order) -> Result<()> {
     let text = serde_json::to_vec(order).map_err(|error| gone(error.into()))?;
     // Through /proc, so that a program that was replaced on disk meanwhile is still the same.
     let mut child = Command::new("/proc/self/exe")
+        .env_clear()
+        .envs(environment::variables())
         .envs(copying::tunables())
         .arg0("hermitfs")
         .arg("daemon")
@@ -43,7 +47,12 @@ pub(crate) fn start(order: &Order) -> Result<()> {
         stdout.read_to_string(&mut said).map_err(gone)?;
     }
     match serde_json::from_str(&said) {
-        Ok(Answer::Serving) => Ok(()),
+        Ok(Answer::Serving(notes)) => {
+            for note in notes {
+                screen::print_error(&format!("Note: {note}.\n"));
+            }
+            Ok(())
+        }
         Ok(Answer::Failed(failure)) => {
             let _ = child.wait();
             Err(failure)
@@ -86,9 +95,9 @@ pub(crate) fn leave_directory() {
 
 /// Tells whoever waits, and lets go of the standard streams. What is still written to the standard
 /// error (a stack that overflowed says so there, and nowhere else) goes to the log.
-pub(crate) fn answer(result: &Result<()>, log: Option<&Path>) {
+pub(crate) fn answer(result: &Result<Vec<String>>, log: Option<&Path>) {
     let answer = match result {
-        Ok(()) => Answer::Serving,
+        Ok(notes) => Answer::Serving(notes.clone()),
         Err(failure) => Answer::Failed(failure.clone()),
     };
     let text = serde_json::to_vec(&answer).unwrap_or_default();

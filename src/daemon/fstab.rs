@@ -3,34 +3,44 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use hermitfs_fuse::Attributes;
+
 use crate::mounts::{Mount, Mounts, escape};
 
 /// Lines that put the new brick in the mount point's place at every boot.
-pub(crate) fn lines(mounts: &Mounts, brick: &Path, mountpoint: &Path) -> Vec<String> {
+/// `attributes`: what it is mounted with there now.
+pub(crate) fn lines(
+    mounts: &Mounts,
+    brick: &Path,
+    mountpoint: &Path,
+    attributes: Attributes,
+) -> Vec<String> {
     match mounts.containing(brick) {
         Some(mount) if mount.point == brick => {
-            vec![of_file_system(mount, &uuid(&mount.source), mountpoint)]
+            let uuid = uuid(&mount.source);
+            vec![of_file_system(mount, &uuid, mountpoint, attributes)]
         }
-        _ => vec![format!(
-            "{} {} none bind 0 0",
-            escape(brick),
-            escape(mountpoint)
-        )],
+        _ => {
+            let options: Vec<&str> = [vec!["bind"], attributes.words()].concat();
+            let (brick, point) = (escape(brick), escape(mountpoint));
+            vec![format!("{brick} {point} none {} 0 0", options.join(","))]
+        }
     }
 }
 
-fn of_file_system(mount: &Mount, uuid: &Option<String>, mountpoint: &Path) -> String {
+fn of_file_system(
+    mount: &Mount,
+    uuid: &Option<String>,
+    mountpoint: &Path,
+    attributes: Attributes,
+) -> String {
     let device = match uuid {
         Some(uuid) => format!("UUID={uuid}"),
         None => escape(&mount.source),
     };
     // What a mount has anyway is not said.
-    let mut options: Vec<String> = mount
-        .options
-        .split(',')
-        .filter(|option| !matches!(*option, "rw" | "relatime"))
-        .map(str::to_owned)
-        .collect();
+    let words = attributes.words().into_iter();
+    let mut options: Vec<String> = words.map(str::to_owned).collect();
     let said = mount
         .super_options
         .split(',')
@@ -75,17 +85,23 @@ mod tests {
     #[test]
     fn a_file_system_is_named_by_its_device_and_a_directory_by_a_bind() {
         let mounts = Mounts::parse(TABLE);
+        let has = Attributes::of_mount("rw,nosuid,noatime");
         assert_eq!(
-            lines(&mounts, Path::new("/srv/new"), Path::new("/my data")),
-            ["/dev/nothing /my\\040data btrfs noatime,subvol=/@new 0 2"]
+            lines(&mounts, Path::new("/srv/new"), Path::new("/my data"), has),
+            ["/dev/nothing /my\\040data btrfs nosuid,noatime,subvol=/@new 0 2"]
         );
         assert_eq!(
-            lines(&mounts, Path::new("/srv/new/in"), Path::new("/data")),
-            ["/srv/new/in /data none bind 0 0"]
+            lines(&mounts, Path::new("/srv/new/in"), Path::new("/data"), has),
+            ["/srv/new/in /data none bind,nosuid,noatime 0 0"]
         );
         let root = mounts.at(Path::new("/")).unwrap();
         assert_eq!(
-            of_file_system(root, &Some("ab-cd".into()), Path::new("/data")),
+            of_file_system(
+                root,
+                &Some("ab-cd".into()),
+                Path::new("/data"),
+                Attributes::default()
+            ),
             "UUID=ab-cd /data ext4 defaults 0 2"
         );
     }

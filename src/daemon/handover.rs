@@ -58,6 +58,7 @@ pub(super) fn hand_over(
     Ok(Swapped {
         held: began.elapsed(),
         open: 0,
+        mounted: None,
         root: None,
     })
 }

@@ -1,11 +1,13 @@
 //! The process that serves a mount: from its order to its clean end.
 
 mod admin;
+mod attributes;
 mod begin;
 mod bricks;
 mod copying;
 mod cutover;
 mod detach;
+mod environment;
 mod errors;
 mod fstab;
 mod handover;
@@ -23,9 +25,11 @@ use crate::order::Order;
 /// Serves in this process; its log goes to the standard error. `ready` is called when the mount
 /// answers.
 pub(crate) fn foreground(order: Order) -> Result<()> {
+    environment::unbind()?;
     crate::sys::keep_freed();
     log::start(None).map_err(|error| Failure::other(format!("no log: {error}")))?;
     detach::leave_directory();
+    tell(&environment::told(&status()));
     begin(order)?.run()
 }
 
@@ -42,7 +46,26 @@ fn begin(order: Order) -> Result<Ready> {
     })
 }
 
+/// What the kernel says of this process.
+fn status() -> String {
+    std::fs::read_to_string("/proc/self/status").unwrap_or_default()
+}
+
+fn tell(notes: &[String]) {
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+}
+
 impl Ready {
+    /// What the starter should know.
+    fn notes(&self) -> Vec<String> {
+        match self {
+            Ready::Mount(serving) => serving.notes.clone(),
+            Ready::Bricks(_) => Vec::new(),
+        }
+    }
+
     fn run(self) -> Result<()> {
         match self {
             Ready::Mount(serving) => serving.run(),
@@ -54,21 +77,26 @@ impl Ready {
 /// The life of a detached daemon.
 pub(crate) fn detached() -> Result<()> {
     crate::sys::close_inherited();
+    let unbound = environment::unbind();
     crate::sys::keep_freed();
     let order = detach::receive()?;
     detach::leave();
-    let begun = place::log(&order).and_then(|file| {
+    let mut notes = environment::leave();
+    notes.extend(environment::told(&status()));
+    let begun = unbound.and_then(|()| place::log(&order)).and_then(|file| {
         log::start(Some(&file)).map_err(|error| {
             Failure::other(format!(
                 "the log {} cannot be written: {error}",
                 file.display()
             ))
         })?;
+        tell(&notes);
         begin(order).map(|ready| (ready, file))
     });
     match begun {
         Ok((ready, file)) => {
-            detach::answer(&Ok(()), Some(&file));
+            notes.extend(ready.notes());
+            detach::answer(&Ok(notes), Some(&file));
             ready.run()
         }
         Err(failure) => {

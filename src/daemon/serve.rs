@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admin::{self, Ending};
+use super::attributes::{self, Inherited};
 use super::status;
 use crate::build::{Brick, Clients};
 use crate::exit::{Failure, Result};
@@ -46,6 +47,8 @@ pub(crate) struct Daemon {
     pub(crate) bricks: Vec<Brick>,
     /// The source, where our mount is over it.
     pub(crate) over: Option<Over>,
+    /// What the mount has from the source's, where that is near.
+    pub(crate) inherited: parking_lot::Mutex<Option<Inherited>>,
     /// How far it is, told whenever that has changed.
     pub(crate) status: watch::Sender<StatusReply>,
     pub(crate) end: mpsc::UnboundedSender<End>,
@@ -63,6 +66,8 @@ pub(crate) struct Serving {
     pub(crate) lock: Lock,
     pub(crate) runtime: Runtime,
     pub(crate) signals: Signals,
+    /// Sentences that whoever starts it should know.
+    pub(crate) notes: Vec<String>,
     pub(crate) clients: Clients,
     /// To the very end: what is still open after a cut-over may be reached through them.
     pub(crate) servers: Vec<Server>,
@@ -109,6 +114,7 @@ impl Serving {
             lock,
             runtime,
             mut signals,
+            notes: _,
             clients,
             servers,
         } = self;
@@ -126,6 +132,8 @@ impl Serving {
             }
             let _ = watcher.end.send(End::Unmounted);
         });
+        let follower = Arc::downgrade(&daemon);
+        std::thread::spawn(move || attributes::follow(&follower));
         let teller = Arc::downgrade(&daemon);
         std::thread::spawn(move || status::tell(&teller));
         let end = runtime.block_on(async {
@@ -254,6 +262,12 @@ impl Daemon {
         if let Some(over) = &self.over {
             over.give_back();
         }
+    }
+
+    /// Whether users find the source read-only for its file system's sake alone.
+    pub(crate) fn disk_is_read_only(&self) -> bool {
+        let inherited = self.inherited.lock();
+        inherited.as_ref().is_some_and(Inherited::disk_is_read_only)
     }
 
     /// Where the source is found, also when something else stands at its path.

@@ -21,15 +21,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hermitfs_api::File;
-use hermitfs_fuse::{Exchange, MountError, OpenFile};
+use hermitfs_fuse::{Attributes, Exchange, MountError, OpenFile};
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_replicate::{Carried, Held, NotReady, Replicate};
 use rustix::fs::{CWD, Mode, OFlags, fstat};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use super::attributes::{self, Successor};
 use super::cutover::{busy, never, not_now};
 use super::serve::{Daemon, in_use, uses_within};
-use crate::mounts::Mounts;
+use crate::mounts::{Mount, Mounts};
+use crate::sys;
 use crate::users::{self, Opened, Verdict};
 
 /// `MOVE_MOUNT_BENEATH` (Linux 6.5), which rustix does not name.
@@ -52,6 +54,8 @@ pub(super) struct Swapped {
     pub(super) held: Duration,
     /// What goes on until it is closed.
     pub(super) open: u64,
+    /// How the new brick is mounted in the mount's place, where it is.
+    pub(super) mounted: Option<Successor>,
     /// Keeps the old mount's objects until those who were held work again.
     pub(super) root: Option<OwnedFd>,
 }
@@ -110,7 +114,7 @@ pub(super) fn swap(
     pair.appoint(sink - 1, true).map_err(|error| {
         Refusal::Now(not_now(format!("the new brick cannot be marked: {error}")))
     })?;
-    replace(daemon, sink).inspect_err(|_| {
+    let mounted = replace(daemon, sink).inspect_err(|_| {
         if let Err(error) = pair.appoint(sink - 1, false) {
             tracing::error!(%error, "the new brick's marker says that it has taken over");
         }
@@ -129,6 +133,7 @@ pub(super) fn swap(
     Ok(Swapped {
         held: began.elapsed(),
         open,
+        mounted: Some(mounted),
         root: root.ok(),
     })
 }
@@ -220,21 +225,46 @@ fn carry(
 }
 
 /// Puts the sink where the mount is.
-fn replace(daemon: &Daemon, sink: usize) -> Result<(), Refusal> {
+fn replace(daemon: &Arc<Daemon>, sink: usize) -> Result<Successor, Refusal> {
     let mountpoint = &daemon.record.mountpoint;
     let now = |reason: String| Refusal::Now(not_now(reason));
+    attributes::look(daemon);
     let mounts =
         Mounts::read().map_err(|error| now(format!("the mounts cannot be read: {error}")))?;
-    if !mounts.at(mountpoint).is_some_and(|mount| mount.is_ours()) {
+    let Some(ours) = mounts.at(mountpoint).filter(|mount| mount.is_ours()) else {
         return Err(now(format!(
             "something else is mounted over {}",
             mountpoint.display()
         )));
-    }
+    };
     let tree = new_brick(daemon, sink)
         .map_err(|error| now(format!("the new brick cannot be mounted again: {error}")))?;
+    let directory = &daemon.bricks[sink].directory;
+    let real = directory
+        .canonicalize()
+        .unwrap_or_else(|_| directory.clone());
+    let new = mounts.containing(&real).map(Mount::attributes);
+    let mounted = attributes::successor(
+        ours.attributes(),
+        daemon.disk_is_read_only(),
+        new.unwrap_or_default(),
+        (mountpoint, directory),
+    );
+    // Before it can be seen.
+    let bits = mounted.attributes.bits();
+    sys::set_attributes(
+        &tree,
+        bits,
+        Attributes::ALL_BITS & !bits | libc::MOUNT_ATTR__ATIME,
+    )
+    .map_err(|error| {
+        let words = mounted.attributes;
+        now(format!(
+            "the new brick cannot be mounted with the old one's options ({words}): {error}"
+        ))
+    })?;
     match put(&tree, mountpoint, BENEATH) {
-        Ok(()) => daemon.mount.detach_lazy().map_err(|error| {
+        Ok(()) => daemon.mount.detach_lazy().map(|()| mounted).map_err(|error| {
             tracing::error!(%error, "the new brick lies beneath the mount, which does not go away");
             let point = mountpoint.display();
             Refusal::Final(not_now(format!("{point} cannot be taken away: {error}")))
@@ -251,7 +281,7 @@ fn replace(daemon: &Daemon, sink: usize) -> Result<(), Refusal> {
                 }
             }
             // Nothing can be put back from here; the new brick is complete and synced.
-            put(&tree, mountpoint, MoveMountFlags::empty()).map_err(|error| {
+            put(&tree, mountpoint, MoveMountFlags::empty()).map(|()| mounted).map_err(|error| {
                 tracing::error!(%error, "the new brick is complete, but could not be put at the mount point");
                 Refusal::Final(never(format!(
                     "the mount is gone, but {} could not be put in its place ({error}): it is complete; mount it there by hand",

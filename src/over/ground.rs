@@ -61,8 +61,7 @@ impl Over {
     pub(crate) fn begin(slot: &Slot, state_dir: &Path, point: &Path) -> Result<(Over, bool)> {
         let kept = plan::kept(state_dir, slot.name());
         let memory = slot.memory();
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let boot = boot.trim().to_owned();
+        let boot = boot();
         let (ground, dead) = loop {
             let mounts = mounts()?;
             let facts = Facts {
@@ -345,6 +344,12 @@ impl Over {
             ),
         )
     }
+}
+
+/// Which boot of the machine this is.
+pub(super) fn boot() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    boot.trim().to_owned()
 }
 
 fn mounts() -> Result<Mounts> {

@@ -7,3 +7,8 @@ mod ways;
 
 pub(crate) use ground::Over;
 pub(crate) use plan::{Memory, target};
+
+/// Whether a mount is read-only because of a run of ours that was killed.
+pub(crate) fn is_shut_by_us(memory: Option<&Memory>, mount: &crate::mounts::Mount) -> bool {
+    plan::is_shut_by_us(memory, &ground::boot(), mount)
+}

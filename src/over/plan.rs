@@ -69,12 +69,8 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
     }
     let covered = facts.mounts.by_id(target.mount);
     let read_only = covered.is_some_and(Mount::is_read_only);
-    let remembered = facts.memory.is_some_and(|memory| {
-        (memory.boot.as_str(), memory.mount, memory.device)
-            == (facts.boot, target.mount, target.device)
-            && memory.shut
-    });
-    let is_shut = target.is_mount && read_only && remembered;
+    let is_shut = target.is_mount
+        && covered.is_some_and(|mount| is_shut_by_us(facts.memory, facts.boot, mount));
     let kept = facts.mounts.at(facts.kept);
     let ground = Ground {
         // One that its administrator keeps read-only needs no help, and stays so.
@@ -113,6 +109,15 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
         ));
     }
     Plan::Cover(ground)
+}
+
+/// Whether a mount is read-only because of a run of ours that was killed.
+pub(crate) fn is_shut_by_us(memory: Option<&Memory>, boot: &str, mount: &Mount) -> bool {
+    mount.is_read_only()
+        && memory.is_some_and(|memory| {
+            (memory.boot.as_str(), memory.mount, memory.device) == (boot, mount.id, mount.device)
+                && memory.shut
+        })
 }
 
 /// OLD at this path, below whatever of ours lies on it.

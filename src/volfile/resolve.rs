@@ -24,13 +24,16 @@ impl Variables {
     pub(crate) fn with_environment(set: BTreeMap<String, String>) -> Variables {
         Variables {
             set,
-            environment: std::env::vars_os()
-                .filter_map(|(key, value)| {
-                    Some((key.into_string().ok()?, value.into_string().ok()?))
-                })
-                .collect(),
+            environment: Variables::environment(),
             allow_open: false,
         }
+    }
+
+    /// What the environment has for variables.
+    pub(crate) fn environment() -> BTreeMap<String, String> {
+        std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+            .collect()
     }
 
     fn get(&self, name: &str) -> Option<&str> {

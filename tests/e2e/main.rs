@@ -10,6 +10,7 @@ mod disks;
 mod fair;
 mod fidelity;
 mod identity;
+mod inherited;
 mod journal;
 mod killed;
 mod lingering;

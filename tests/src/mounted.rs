@@ -20,6 +20,7 @@ pub struct Mounted<'lab> {
     path: PathBuf,
     arguments: Vec<OsString>,
     boot: Option<PathBuf>,
+    starter: Option<String>,
     daemon: Option<Arc<Daemon>>,
 }
 
@@ -48,6 +49,7 @@ impl<'lab> Mounted<'lab> {
             path: path.to_owned(),
             arguments: Vec::new(),
             boot: None,
+            starter: None,
             daemon: None,
         }
     }
@@ -62,6 +64,11 @@ impl<'lab> Mounted<'lab> {
     /// Only where no other test is: a copy of its mounts would keep them busy.
     pub fn boot_as(&mut self, id: &str) {
         self.boot = Some(self.lab.file(&format!("boot-{id}"), id));
+    }
+
+    /// Starts by a shell that does this first, and then replaces itself with `"$0" "$@"`.
+    pub fn start_by(&mut self, script: &str) {
+        self.starter = Some(script.to_owned());
     }
 
     /// What the next start mounts.
@@ -99,6 +106,12 @@ impl<'lab> Mounted<'lab> {
             start.env("HERMITFS_STATE_DIR", &self.state);
             start.args(["--mount", "--propagation", "private", "sh", "-c", BOOTED]);
             start.arg(boot).arg(program);
+        }
+        if let Some(script) = &self.starter {
+            let program = start.get_program().to_owned();
+            start = Command::new(program_at("bash"));
+            start.env("HERMITFS_STATE_DIR", &self.state);
+            start.arg("-c").arg(script).arg(program);
         }
         let outcome = run(
             start.args(&self.arguments).args(more),

@@ -4,6 +4,7 @@
 #[macro_use]
 mod exchange;
 
+mod attributes;
 mod capabilities;
 mod convert;
 mod directory;
@@ -31,9 +32,10 @@ mod statistics;
 mod sys;
 mod work;
 
+pub use attributes::{Atime, Attributes};
 pub use error::MountError;
 pub use exchange::{Exchange, OpenFile};
 pub use mount::{Mount, Placement};
 pub use mountinfo::{MountInfo, is_dead};
-pub use options::{Attributes, InvalidOption, Options};
+pub use options::{InvalidOption, Options};
 pub use statistics::{Op, Snapshot};

@@ -1,6 +1,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::attributes::Attributes;
+
 /// How the door behaves. `Options::default()` is right for a volume on local storage that is
 /// reached through this one mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,23 +32,8 @@ pub struct Options {
     pub locks: Option<bool>,
     /// `max-background`: how many read-ahead and write-back requests may be under way, 1..=65535.
     pub max_background: u16,
-    /// `ro`, `nosuid`, `nodev`, `noexec`, `noatime`: as mount(8) has them.
+    /// `ro`, `nosuid`, `nodev`, `noexec`, `nosymfollow`, `noatime` and its kin: as mount(8) has them.
     pub attributes: Attributes,
-}
-
-/// What mount(8) can forbid on a mount.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Attributes {
-    /// `ro`
-    pub read_only: bool,
-    /// `nosuid`
-    pub no_suid: bool,
-    /// `nodev`
-    pub no_dev: bool,
-    /// `noexec`
-    pub no_exec: bool,
-    /// `noatime`
-    pub no_atime: bool,
 }
 
 impl Default for Options {
@@ -102,14 +89,19 @@ const NAMES: &[&str] = &[
     "dev",
     "noexec",
     "exec",
+    "nosymfollow",
+    "symfollow",
     "noatime",
     "atime",
+    "relatime",
+    "strictatime",
+    "nodiratime",
+    "diratime",
 ];
 
 impl Options {
     /// Sets one option; `value` is what stood after `=`, if anything did.
     pub fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), InvalidOption> {
-        let mount = &mut self.attributes;
         match name {
             "threads" => self.threads = ranged(name, value, 2..=256, "a number, 2 to 256")?,
             "clone-fd" => self.clone_fd = switch(name, value)?,
@@ -123,16 +115,7 @@ impl Options {
             "max-background" => {
                 self.max_background = ranged(name, value, 1..=u16::MAX, "a number, 1 to 65535")?;
             }
-            "ro" => mount.read_only = switch(name, value)?,
-            "rw" => mount.read_only = !switch(name, value)?,
-            "nosuid" => mount.no_suid = switch(name, value)?,
-            "suid" => mount.no_suid = !switch(name, value)?,
-            "nodev" => mount.no_dev = switch(name, value)?,
-            "dev" => mount.no_dev = !switch(name, value)?,
-            "noexec" => mount.no_exec = switch(name, value)?,
-            "exec" => mount.no_exec = !switch(name, value)?,
-            "noatime" => mount.no_atime = switch(name, value)?,
-            "atime" => mount.no_atime = !switch(name, value)?,
+            name if self.attributes.knows(name) => self.attributes.set(name, switch(name, value)?),
             _ => return Err(InvalidOption::Unknown(name.into())),
         }
         Ok(())

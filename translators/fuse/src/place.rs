@@ -9,11 +9,11 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
 };
 
+use crate::attributes::Attributes;
 use crate::error::MountError;
 use crate::kernel::MAX_IO;
 use crate::mount::Placement;
 use crate::mountinfo::{MountInfo, is_dead};
-use crate::options::Attributes;
 
 /// What mountinfo shows as type, and as source.
 pub(crate) const TYPE: &str = "fuse.hermitfs";
@@ -81,12 +81,9 @@ fn settings(device: BorrowedFd<'_>) -> Vec<(&'static str, Option<String>)> {
 
 /// A mount of the file system that is nowhere yet.
 pub(crate) fn detached(fs: &OwnedFd, attributes: Attributes) -> Result<OwnedFd, MountError> {
-    let mut flags = MountAttrFlags::empty();
-    flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, attributes.read_only);
-    flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, attributes.no_suid);
-    flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, attributes.no_dev);
-    flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, attributes.no_exec);
-    flags.set(MountAttrFlags::MOUNT_ATTR_NOATIME, attributes.no_atime);
+    // Those that rustix does not name as well.
+    let bits = u32::try_from(attributes.bits()).unwrap_or(0);
+    let flags = MountAttrFlags::from_bits_retain(bits);
     rustix::mount::fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)
         .map_err(|error| MountError::step("make a mount")(error.into()))
 }
@@ -182,12 +179,8 @@ pub(crate) fn mount_classic(
     while let Ground::Dead = ground(place, placement)? {
         unmount(place, true).map_err(MountError::at("take the dead mount away", place))?;
     }
-    let mut flags = MountFlags::empty();
-    flags.set(MountFlags::RDONLY, attributes.read_only);
-    flags.set(MountFlags::NOSUID, attributes.no_suid);
-    flags.set(MountFlags::NODEV, attributes.no_dev);
-    flags.set(MountFlags::NOEXEC, attributes.no_exec);
-    flags.set(MountFlags::NOATIME, attributes.no_atime);
+    let bits = u32::try_from(attributes.classic_bits()).unwrap_or(0);
+    let flags = MountFlags::from_bits_retain(bits);
     let settings = settings(device)
         .into_iter()
         .map(|(key, value)| match value {

@@ -11,9 +11,9 @@ use crate::attr::{attr, stat};
 use crate::data::Opened;
 use crate::handle::{FileHandle, Fingerprint};
 use crate::node::Node;
-use crate::options::{OpenError, Options};
+use crate::options::{OpenError, Options, OwnMount};
 use crate::ours::Ours;
-use crate::probe::{brick_id, file_system_id, lone_clone, private_clone, probe_handles};
+use crate::probe::{brick_id, file_system_id, own_clone, private_clone, probe_handles};
 use crate::sys;
 use crate::table::Table;
 use crate::view::{Held, LIST, LOOK, View, proc_path};
@@ -67,9 +67,15 @@ impl Brick {
                 source: error.into(),
             }
         })?;
-        let root = match options.one_file_system {
-            true => lone_clone(root.as_fd()).map_err(failed("open_tree"))?,
-            false => root,
+        // Kernels before 6.15 clone a mount of the tree only, not a clone: both are made of this one.
+        let found = root;
+        let own = match options.own_mount {
+            None if options.one_file_system => Some(OwnMount::default()),
+            own => own,
+        };
+        let root = match own {
+            Some(own) => own_clone(found.as_fd(), own).map_err(failed("open_tree"))?,
+            None => openat(&found, c".", LIST, Mode::empty()).map_err(failed("openat"))?,
         };
 
         let handle = options
@@ -81,7 +87,7 @@ impl Brick {
 
         // Without handles there is no way from an object on one mount to the same on another.
         let clone = match handle {
-            Some(_) => private_clone(root.as_fd()),
+            Some(_) => private_clone(found.as_fd()),
             None => Err(Errno::OPNOTSUPP),
         };
         let (quiet, quiet_is_kept_by_kernel) = match clone {
@@ -93,6 +99,8 @@ impl Brick {
             }
         };
         let quiet = quiet.map_err(failed("statx"))?;
+        // The brick's own mount may be unmounted, or made read-only, from here on.
+        drop(found);
         let plain = View::new(root, OFlags::empty()).map_err(failed("statx"))?;
         let handles = handle.is_some();
         let found = identify(&plain, plain.root.as_fd(), handles).map_err(failed("statx"))?;
@@ -101,7 +109,7 @@ impl Brick {
             plain,
             quiet,
             quiet_is_kept_by_kernel,
-            plain_is_alone: options.one_file_system,
+            plain_is_alone: own.is_some(),
             source: AtomicBool::new(false),
             handles,
             id,

@@ -23,5 +23,5 @@ mod table;
 mod view;
 mod whole;
 
-pub use options::{OpenError, Options};
+pub use options::{OpenError, Options, OwnMount};
 pub use posix::{Abilities, Posix};

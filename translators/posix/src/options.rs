@@ -18,6 +18,19 @@ pub struct Options {
     /// stands the directory that lies beneath. Otherwise what is mounted there is EXDEV.
     #[serde(default)]
     pub one_file_system: bool,
+    /// Work through a mount of the brick of our own, which no path leads to; not for volfiles.
+    #[serde(skip)]
+    pub own_mount: Option<OwnMount>,
+}
+
+/// How a mount of our own differs from the one that the brick's directory is found on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnMount {
+    /// Whether it is read-only; `None` where it is what the other one is. What is read-only is also
+    /// kept free of access times.
+    pub read_only: Option<bool>,
+    /// Reading sets no access times, whatever the other one says.
+    pub no_atime: bool,
 }
 
 fn yes() -> bool {
@@ -31,6 +44,7 @@ impl Options {
             directory: directory.into(),
             handles: true,
             one_file_system: false,
+            own_mount: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::attr::stat;
 use crate::handle::{FileHandle, Fingerprint};
+use crate::options::OwnMount;
 use crate::sys;
 use crate::view::{LIST, LOOK};
 
@@ -35,8 +36,10 @@ pub(crate) fn private_clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// The same as users may change it: a mount of this directory alone, in which nothing else is
 /// mounted, now or later.
-pub(crate) fn lone_clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
-    openat(&clone(root)?, c".", LIST, Mode::empty())
+pub(crate) fn own_clone(root: BorrowedFd<'_>, how: OwnMount) -> Result<OwnedFd> {
+    let tree = clone(root)?;
+    sys::make_own(tree.as_fd(), how.read_only, how.no_atime)?;
+    openat(&tree, c".", LIST, Mode::empty())
 }
 
 fn clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {

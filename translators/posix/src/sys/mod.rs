@@ -15,7 +15,7 @@ pub(crate) use credentials::{set_fs_gid, set_fs_uid, unshare_fs};
 pub(crate) use handle::{RawHandle, name_to_handle_at, open_by_handle_at};
 pub(crate) use lease::{drop_lease, take_read_lease};
 pub(crate) use lock::lock_range;
-pub(crate) use mount::make_quiet;
+pub(crate) use mount::{make_own, make_quiet};
 pub(crate) use uuid::file_system_uuid;
 
 use rustix::io::{Errno, Result};
