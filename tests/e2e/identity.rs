@@ -254,3 +254,77 @@ fn a_week_of_work_on_the_old_brick_itself_arrives_before_the_cut_over() {
     migration.assert_bricks_equal();
     migration.cut_over();
 }
+
+/// Mounts an overlay of a file with two names over an empty layer.
+fn overlay(lab: &Lab, base: &Disk, name: &str, options: &str) -> std::path::PathBuf {
+    let dirs = [
+        "lower/dir",
+        &format!("{name}/upper"),
+        &format!("{name}/work"),
+    ];
+    for layer in dirs {
+        fs::create_dir_all(base.join(layer)).unwrap();
+    }
+    if !base.join("lower/one").exists() {
+        fs::write(base.join("lower/one"), "one").unwrap();
+        fs::hard_link(base.join("lower/one"), base.join("lower/two")).unwrap();
+    }
+    let text = |layer: &str| base.join(layer).to_string_lossy().into_owned();
+    let layers = format!(
+        "lowerdir={},upperdir={},workdir={},{options}",
+        text("lower"),
+        text(&format!("{name}/upper")),
+        text(&format!("{name}/work"))
+    );
+    let at = lab.dir("overlay");
+    shell::run(
+        "mount",
+        &[
+            "-t",
+            "overlay",
+            "overlay",
+            "-o",
+            &layers,
+            &at.to_string_lossy(),
+        ],
+    );
+    at
+}
+
+/// By its first change a file there becomes another one, unless the overlay keeps an index.
+#[test]
+fn an_overlay_that_makes_other_files_of_what_is_changed_is_refused_and_one_that_does_not_is_moved()
+{
+    let lab = Lab::new("identity-overlay");
+    let [base, new] = ["base", "new"].map(|name| lab.disk(name, Format::Ext4, 128));
+    let at = overlay(&lab, &base, "bare", "index=off");
+    let words = [&*at.to_string_lossy(), "index=on,nfs_export=on"];
+    let mut migration = lab.migration(&at, new.path());
+    migration
+        .try_start(&[])
+        .refused(exit::CONFIGURATION, &words);
+    assert_eq!(fs::read(base.join("lower/one")).unwrap(), b"one");
+    assert_eq!(fs::read_dir(base.join("bare/upper")).unwrap().count(), 0);
+    drop(migration);
+    let unmount = || shell::run("umount", &["-R", &at.to_string_lossy()]);
+    unmount();
+
+    overlay(&lab, &base, "indexed", "index=on,nfs_export=on");
+    let mut migration = lab.migration(&at, new.path());
+    migration.start();
+    migration.wait_ready(Duration::from_secs(60));
+    let append = |name: &str| {
+        use std::io::Write;
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.append(true).open(migration.join(name)).unwrap();
+        file.write_all(b" more").unwrap();
+    };
+    append("two");
+    fs::rename(migration.join("one"), migration.join("dir/one")).unwrap();
+    fs::write(migration.join("dir/new"), "new").unwrap();
+    assert_eq!(fs::read(migration.join("dir/one")).unwrap(), b"one more");
+    migration.cut_over();
+    assert_eq!(fs::read(new.join("dir/one")).unwrap(), b"one more");
+    drop(migration);
+    unmount();
+}

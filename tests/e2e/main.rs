@@ -20,6 +20,7 @@ mod over;
 mod plain;
 mod posix;
 mod power;
+mod removed;
 mod requests;
 mod served;
 mod service;

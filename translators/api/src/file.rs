@@ -58,9 +58,10 @@ impl OpenFlags {
 
 /// An open regular file. Dropping it closes it; [`release`](crate::Translator::release) comes first.
 pub struct File {
+    /// Goes before the inode: who waits for a removed file's space to be free is told by that one's end.
+    leaf: Box<dyn Any + Send + Sync>,
     inode: Arc<Inode>,
     flags: OpenFlags,
-    leaf: Box<dyn Any + Send + Sync>,
     slots: Slots,
 }
 

@@ -1,7 +1,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::Kind;
 
@@ -50,6 +50,7 @@ impl fmt::Debug for Handle {
 pub struct Inode {
     identity: Identity,
     kind: Kind,
+    renumbered: AtomicBool,
     leaf: Box<dyn Any + Send + Sync>,
     slots: Slots,
 }
@@ -60,6 +61,7 @@ impl Inode {
         Inode {
             identity,
             kind,
+            renumbered: AtomicBool::new(false),
             leaf: Box::new(leaf),
             slots: Slots::default(),
         }
@@ -73,6 +75,17 @@ impl Inode {
     /// What it is; never changes.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// For leaves: the object was found to have another identity now, as on file systems that make a copy of it at
+    /// its first change. Whoever knows it by the old one does not know it any more.
+    pub fn renumber(&self) {
+        self.renumbered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has another identity by now than [`Inode::identity`] tells.
+    pub fn is_renumbered(&self) -> bool {
+        self.renumbered.load(Ordering::Relaxed)
     }
 
     /// The leaf's own state; `None` when another leaf made it.

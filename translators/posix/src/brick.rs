@@ -9,11 +9,15 @@ use rustix::io::{Errno, Result};
 
 use crate::attr::{attr, stat};
 use crate::data::Opened;
+use crate::graves::Graves;
 use crate::handle::{FileHandle, Fingerprint};
+use crate::identities::{Identities, handles_last};
 use crate::node::Node;
 use crate::options::{OpenError, Options, OwnMount};
 use crate::ours::Ours;
-use crate::probe::{brick_id, file_system_id, own_clone, private_clone, probe_handles};
+use crate::probe::{
+    brick_id, file_system_id, file_system_type, own_clone, private_clone, probe_handles,
+};
 use crate::sys;
 use crate::table::Table;
 use crate::view::{Held, LIST, LOOK, View, proc_path};
@@ -35,6 +39,7 @@ pub(crate) struct Brick {
     /// What changes are refused to all but users.
     source: AtomicBool,
     pub(crate) handles: bool,
+    pub(crate) identities: Identities,
     /// Goes into handles; those of another brick are not ours.
     pub(crate) id: u64,
     /// The same number across reboots, and of no other file system.
@@ -42,6 +47,7 @@ pub(crate) struct Brick {
     pub(crate) root: Identity,
     pub(crate) table: Table,
     pub(crate) ours: Ours,
+    pub(crate) graves: Graves,
 }
 
 /// What an object behind a descriptor turned out to be.
@@ -78,8 +84,8 @@ impl Brick {
             None => openat(&found, c".", LIST, Mode::empty()).map_err(failed("openat"))?,
         };
 
-        let handle = options
-            .handles
+        let f_type = file_system_type(root.as_fd()).map_err(failed("statfs"))?;
+        let handle = (options.handles && handles_last(f_type))
             .then(|| probe_handles(root.as_fd()))
             .flatten();
         let file_system = file_system_id(root.as_fd()).map_err(failed("statfs"))?;
@@ -112,17 +118,32 @@ impl Brick {
             plain_is_alone: own.is_some(),
             source: AtomicBool::new(false),
             handles,
+            identities: Identities::of(f_type, handles),
             id,
             file_system,
             root: found.identity,
             table: Table::new(),
             ours: Ours::new(),
+            graves: Graves::default(),
         })
     }
 
     pub(crate) fn root(self: &Arc<Brick>) -> Result<Arc<Inode>> {
         let root = openat(&self.plain.root, c".", LOOK, Mode::empty())?;
         Ok(self.capture(&self.plain, root, None)?.inode)
+    }
+
+    /// What speaks against this brick as a source.
+    pub(crate) fn obstacle(&self) -> Option<String> {
+        (self.identities == Identities::Lost).then(|| {
+            format!(
+                "{} is on an overlay that gives files another number when they are first changed, and makes two of \
+                 one with two names: nobody could tell then what is a copy of what. Mount the overlay with \
+                 `-o index=on,nfs_export=on`, or copy it \
+                 while nobody works in it",
+                self.directory.display()
+            )
+        })
     }
 
     pub(crate) fn play(&self, role: Role) {

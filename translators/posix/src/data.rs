@@ -69,6 +69,9 @@ impl Brick {
             self.view(cx)
         };
         let fd = self.reopen(view, inode, open_flags(flags)?)?;
+        if changes {
+            self.compare(view, fd.as_fd(), inode);
+        }
         if flags.truncates() {
             if flags.writes() {
                 let _caller = caller::writing(cx)?;

@@ -199,6 +199,9 @@ impl Brick {
             (_, Some(there)) => self.bury(there, new_dir, new_name),
             (_, None) => {}
         }
+        if let Some(inode) = &moved.inode {
+            self.compare(&self.plain, moved.fd.as_fd(), inode);
+        }
         self.moved(&moved, new_dir, new_name);
         Ok(())
     }
@@ -234,6 +237,7 @@ impl Brick {
         let Ok(node) = self.node(&inode) else { return };
         node.lost(dir, name);
         if victim.last_name {
+            self.graves.bury(table::hash(inode.identity()));
             let _ = node.pin.set(victim.fd);
             if inode.kind() == Kind::Directory {
                 self.forget_directory(table::hash(inode.identity()));

@@ -84,6 +84,10 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.brick.let_go(self.hash);
+        if let Some(pin) = self.pin.take() {
+            drop(pin);
+            self.brick.graves.is_gone(self.hash);
+        }
     }
 }
 

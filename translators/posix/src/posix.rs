@@ -62,6 +62,48 @@ impl Posix {
             None => Err(Errno::ENODEV.into()),
         }
     }
+
+    /// The same for what may find no room. A user who does waits for what he, or another one, has just removed.
+    async fn with_room<T>(
+        &self,
+        cx: &Context,
+        mut operation: impl FnMut(&Arc<Brick>) -> rustix::io::Result<T> + Send,
+    ) -> Result<T> {
+        loop {
+            let gone = self.gone();
+            match self.at(&mut operation) {
+                Err(error) if self.may_try_again(cx, &error, gone).await => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// What came of a change, after a look at what was changed: some file systems give it another identity.
+    fn after<T>(&self, cx: &Context, changed: &[&Inode], answer: Result<T>) -> Result<T> {
+        if answer.is_ok() {
+            // The change is done, whatever the look finds.
+            let _ = self.at(|brick| brick.look_again(cx, changed));
+        }
+        answer
+    }
+
+    /// What has gone so far of what was removed.
+    fn gone(&self) -> u64 {
+        let here = self.here.load();
+        here.as_ref().map_or(0, |here| here.brick.graves.gone())
+    }
+
+    /// Whether there may be room now for an operation that has found none; waits for that.
+    async fn may_try_again(&self, cx: &Context, error: &Error, gone: u64) -> bool {
+        let full = matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT);
+        if !full || cx.origin.is_internal() {
+            return false;
+        }
+        match self.here.load_full() {
+            Some(here) => here.brick.graves.room_since(gone).await,
+            None => false,
+        }
+    }
 }
 
 impl Here {
@@ -81,7 +123,8 @@ fn told<T>(result: rustix::io::Result<T>) -> Result<T> {
     result.map_err(|errno| Error::new(Errno::from_raw(errno.raw_os_error())))
 }
 
-// Each answers at its first poll: there is nothing in here to wait for but the disk.
+// Each answers at its first poll, as there is nothing in here to wait for but the disk; and, on a full one, what is
+// just being removed.
 #[async_trait]
 impl Translator for Posix {
     async fn root(&self, cx: &Context) -> Result<Entry> {
@@ -124,7 +167,10 @@ impl Translator for Posix {
         file: Option<&File>,
         set: &SetAttr,
     ) -> Result<Attr> {
-        self.at(|brick| brick.setattr(cx, inode, file, set))
+        let answer = self
+            .with_room(cx, |brick| brick.setattr(cx, inode, file, set))
+            .await;
+        self.after(cx, &[inode], answer)
     }
 
     async fn readlink(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>> {
@@ -138,7 +184,10 @@ impl Translator for Posix {
         name: &Name,
         make: &Make,
     ) -> Result<Entry> {
-        self.at(|brick| brick.mknod(cx, dir, name, make))
+        let answer = self
+            .with_room(cx, |brick| brick.mknod(cx, dir, name, make))
+            .await;
+        self.after(cx, &[dir], answer)
     }
 
     async fn mkdir(
@@ -149,7 +198,10 @@ impl Translator for Posix {
         mode: u32,
         umask: u32,
     ) -> Result<Entry> {
-        self.at(|brick| brick.mkdir(cx, dir, name, mode, umask))
+        let answer = self
+            .with_room(cx, |brick| brick.mkdir(cx, dir, name, mode, umask))
+            .await;
+        self.after(cx, &[dir], answer)
     }
 
     async fn symlink(
@@ -159,7 +211,10 @@ impl Translator for Posix {
         name: &Name,
         target: &[u8],
     ) -> Result<Entry> {
-        self.at(|brick| brick.symlink(cx, dir, name, target))
+        let answer = self
+            .with_room(cx, |brick| brick.symlink(cx, dir, name, target))
+            .await;
+        self.after(cx, &[dir], answer)
     }
 
     async fn link(
@@ -169,15 +224,20 @@ impl Translator for Posix {
         dir: &Arc<Inode>,
         name: &Name,
     ) -> Result<Entry> {
-        self.at(|brick| brick.link(cx, inode, dir, name))
+        let answer = self
+            .with_room(cx, |brick| brick.link(cx, inode, dir, name))
+            .await;
+        self.after(cx, &[inode, dir], answer)
     }
 
     async fn unlink(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
-        self.at(|brick| brick.unlink(cx, dir, name))
+        let answer = self.at(|brick| brick.unlink(cx, dir, name));
+        self.after(cx, &[dir], answer)
     }
 
     async fn rmdir(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
-        self.at(|brick| brick.rmdir(cx, dir, name))
+        let answer = self.at(|brick| brick.rmdir(cx, dir, name));
+        self.after(cx, &[dir], answer)
     }
 
     async fn rename(
@@ -189,7 +249,12 @@ impl Translator for Posix {
         new_name: &Name,
         flags: RenameFlags,
     ) -> Result<()> {
-        self.at(|brick| brick.rename(cx, dir, name, new_dir, new_name, flags))
+        let answer = self
+            .with_room(cx, |brick| {
+                brick.rename(cx, dir, name, new_dir, new_name, flags)
+            })
+            .await;
+        self.after(cx, &[dir, new_dir], answer)
     }
 
     async fn create(
@@ -201,11 +266,15 @@ impl Translator for Posix {
         mode: u32,
         umask: u32,
     ) -> Result<(Entry, Arc<File>)> {
-        self.at(|brick| brick.create(cx, dir, name, flags, mode, umask))
+        let answer = self
+            .with_room(cx, |brick| brick.create(cx, dir, name, flags, mode, umask))
+            .await;
+        self.after(cx, &[dir], answer)
     }
 
     async fn open(&self, cx: &Context, inode: &Arc<Inode>, flags: OpenFlags) -> Result<Arc<File>> {
-        self.at(|brick| brick.open_file(cx, inode, flags))
+        self.with_room(cx, |brick| brick.open_file(cx, inode, flags))
+            .await
     }
 
     async fn read(
@@ -219,7 +288,20 @@ impl Translator for Posix {
     }
 
     async fn write(&self, cx: &Context, file: &Arc<File>, at: u64, data: &[u8]) -> Result<usize> {
-        self.at(|brick| brick.write(cx, file, at, data))
+        let mut done = 0;
+        loop {
+            let gone = self.gone();
+            let (at, rest) = (at.saturating_add(done as u64), data.get(done..));
+            let rest = rest.unwrap_or_default();
+            match self.at(|brick| brick.write(cx, file, at, rest)) {
+                // Less than all only where the next byte fails: it is tried, as there may be room for it soon.
+                Ok(n) if n > 0 && n < rest.len() => done += n,
+                Ok(n) => return Ok(done + n),
+                Err(error) if self.may_try_again(cx, &error, gone).await => {}
+                Err(_) if done > 0 => return Ok(done),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn flush(&self, _: &Context, file: &Arc<File>, _: u64) -> Result<()> {
@@ -290,11 +372,15 @@ impl Translator for Posix {
         value: &[u8],
         flags: XattrFlags,
     ) -> Result<()> {
-        self.at(|brick| brick.setxattr(cx, inode, name, value, flags))
+        let answer = self
+            .with_room(cx, |brick| brick.setxattr(cx, inode, name, value, flags))
+            .await;
+        self.after(cx, &[inode], answer)
     }
 
     async fn removexattr(&self, cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
-        self.at(|brick| brick.removexattr(cx, inode, name))
+        let answer = self.at(|brick| brick.removexattr(cx, inode, name));
+        self.after(cx, &[inode], answer)
     }
 
     async fn get_flags(&self, cx: &Context, inode: &Arc<Inode>) -> Result<u32> {
@@ -302,7 +388,8 @@ impl Translator for Posix {
     }
 
     async fn set_flags(&self, cx: &Context, inode: &Arc<Inode>, flags: u32) -> Result<()> {
-        self.at(|brick| brick.set_flags(cx, inode, flags))
+        let answer = self.at(|brick| brick.set_flags(cx, inode, flags));
+        self.after(cx, &[inode], answer)
     }
 
     async fn fallocate(
@@ -313,7 +400,8 @@ impl Translator for Posix {
         at: u64,
         len: u64,
     ) -> Result<()> {
-        self.at(|brick| brick.fallocate(cx, file, how, at, len))
+        self.with_room(cx, |brick| brick.fallocate(cx, file, how, at, len))
+            .await
     }
 
     async fn lseek(&self, _: &Context, file: &Arc<File>, at: u64, seek: Seek) -> Result<u64> {
@@ -329,7 +417,10 @@ impl Translator for Posix {
         to_at: u64,
         len: u64,
     ) -> Result<u64> {
-        self.at(|brick| brick.copy_range(cx, (from, from_at), (to, to_at), len))
+        self.with_room(cx, |brick| {
+            brick.copy_range(cx, (from, from_at), (to, to_at), len)
+        })
+        .await
     }
 
     async fn statfs(&self, cx: &Context, inode: &Arc<Inode>) -> Result<StatFs> {
@@ -376,9 +467,13 @@ impl Translator for Posix {
             })?;
             self.here.store(Some(Arc::new(here)));
         }
-        self.at(|brick| {
-            brick.play(role);
-            Ok(())
-        })
+        let here = self.here.load_full().ok_or(Errno::ENODEV)?;
+        if role == Role::Source
+            && let Some(sentence) = here.brick.obstacle()
+        {
+            return Err(Error::with_story(Errno::EOPNOTSUPP, sentence));
+        }
+        here.brick.play(role);
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::attr::stat;
 use crate::handle::{FileHandle, Fingerprint};
+use crate::identities::magic;
 use crate::options::OwnMount;
 use crate::sys;
 use crate::view::{LIST, LOOK};
@@ -48,8 +49,11 @@ fn clone(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     open_tree(root, c"", flags)
 }
 
-/// `XFS_SUPER_MAGIC`
-const XFS: u64 = 0x5846_5342;
+/// statfs(2)'s `f_type`.
+pub(crate) fn file_system_type(root: BorrowedFd<'_>) -> Result<u64> {
+    // Of 32 bits, and signed on some machines.
+    Ok(u64::from(rustix::fs::fstatfs(root)?.f_type as u32))
+}
 
 /// Which file system this is, across reboots.
 pub(crate) fn file_system_id(root: BorrowedFd<'_>) -> Result<u64> {
@@ -58,7 +62,7 @@ pub(crate) fn file_system_id(root: BorrowedFd<'_>) -> Result<u64> {
     }
     // XFS makes its fsid of the device's number, which is another one after a reboot.
     let of = rustix::fs::fstatfs(root)?;
-    let xfs = u64::try_from(of.f_type) == Ok(XFS);
+    let xfs = u64::try_from(of.f_type) == Ok(magic::XFS);
     let fsid = if xfs {
         0
     } else {

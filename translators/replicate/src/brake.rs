@@ -189,6 +189,10 @@ impl Brake {
 
     /// Waits in proportion to the work since the last wait, when users wait too long.
     pub(crate) fn ease(&self) {
+        self.ease_unless(&|| false);
+    }
+
+    fn ease_unless(&self, vain: &dyn Fn() -> bool) {
         self.paid.fetch_add(1, Ordering::Relaxed);
         let off = self.off.load(Ordering::Relaxed);
         if off == 0 {
@@ -205,7 +209,7 @@ impl Brake {
         };
         let until = now + wait.min(EASE_AT_MOST);
         let mut state = self.state.lock();
-        while !state.lifted && Instant::now() < until {
+        while !state.lifted && Instant::now() < until && !vain() {
             if off >= 1000 && self.off.load(Ordering::Relaxed) < 1000 {
                 break;
             }
@@ -213,6 +217,12 @@ impl Brake {
         }
         drop(state);
         BEGUN.set(Some(Instant::now()));
+    }
+
+    /// Whoever waits looks whether he still has to.
+    pub(crate) fn rouse(&self) {
+        let _state = self.state.lock();
+        self.changed.notify_all();
     }
 
     pub(crate) fn limit(&self) -> Option<Rate> {
@@ -237,14 +247,19 @@ impl Brake {
 
     /// Blocks the thread until so many bytes may be copied.
     pub(crate) fn pay(&self, bytes: u64) {
-        self.ease();
+        self.pay_unless(bytes, || false);
+    }
+
+    /// The same for a copy that may be in vain by then; whoever makes it so tells it by [`Brake::rouse`].
+    pub(crate) fn pay_unless(&self, bytes: u64, vain: impl Fn() -> bool) {
+        self.ease_unless(&vain);
         let mut state = self.state.lock();
         let start = match state.book(bytes, Instant::now()) {
             Some(start) => start,
             None => return,
         };
         let version = state.version;
-        while state.version == version && Instant::now() < start {
+        while state.version == version && Instant::now() < start && !vain() {
             self.changed.wait_until(&mut state, start);
         }
     }

@@ -9,8 +9,10 @@ use hermitfs_api::{
     snapshot_by_steps,
 };
 
+use crate::copies::Copies;
 use crate::gate::Gate;
 use crate::heal::{Books, HEAL, Held, MARKER_DIR, handle_of, known};
+use crate::identities::Identities;
 use crate::ledger::{Departure, Known, Ticket, Touch, Why};
 use crate::leg::Leg;
 use crate::record::{Oid, Trust};
@@ -25,12 +27,14 @@ pub(crate) struct Users {
     pub(crate) rest: u64,
     /// Whether the source's file system has leases; found out at the first chance.
     pub(crate) leases: std::sync::OnceLock<bool>,
+    pub(crate) identities: Identities,
 }
 
 /// What users' operations need of a leg.
 pub(crate) struct UserLeg {
     pub(crate) leg: Arc<Leg>,
     pub(crate) held: Held,
+    pub(crate) copies: Copies,
 }
 
 /// An operation between begin and end, on every leg. Ends also when the operation panics.
@@ -197,6 +201,41 @@ impl Users {
         there.is_ok_and(|there| there.inode.identity() == inode.identity())
     }
 
+    /// At the end of an operation: whether what it changed is still what it was marked as. Where not, all is compared,
+    /// and until the next start nothing is called ready.
+    async fn keep_watch(&self, changed: &[&Arc<Inode>]) {
+        let Some(lost) = self.identities.lost(changed) else {
+            return;
+        };
+        let path = self.source.locate(&HEAL, lost).await;
+        let path = path.map_or_else(|_| "something".to_owned(), |location| location.display());
+        self.identities.tell(&path);
+        for leg in &self.legs {
+            let root = known(&*self.source, &leg.held, &self.root).await;
+            let now = leg.leg.now();
+            leg.leg.ledger(|ledger| {
+                ledger.set_unverified();
+                ledger.plant_tree(&root, Trust::NOTHING, now);
+            });
+        }
+    }
+
+    /// A name has gone: what had no other one is not copied any more, so that its space is free.
+    async fn end_vain_copies(&self) {
+        for leg in &self.legs {
+            for copy in leg.copies.underway() {
+                let now = self.source.getattr(&HEAL, &copy.inode, None).await;
+                let gone = match now {
+                    Ok(attr) => attr.nlink == 0,
+                    Err(error) => error.errno() == Errno::ESTALE,
+                };
+                if gone {
+                    leg.copies.end(&copy);
+                }
+            }
+        }
+    }
+
     fn image_of(&self, inode: &Inode, trust: Trust) -> Touch {
         Touch::Image {
             oid: oid(inode),
@@ -288,7 +327,9 @@ impl Translator for Users {
             .size
             .map_or(attributes(inode), |size| content(inode, size, END));
         let _flight = self.begin(&[touch], &[inode], &[]).await?;
-        self.source.setattr(cx, inode, file, set).await
+        let done = self.source.setattr(cx, inode, file, set).await;
+        self.keep_watch(&[inode]).await;
+        done
     }
 
     async fn readlink(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>> {
@@ -305,7 +346,9 @@ impl Translator for Users {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
-        self.source.mknod(cx, dir, name, make).await
+        let done = self.source.mknod(cx, dir, name, make).await;
+        self.keep_watch(&[dir]).await;
+        done
     }
 
     async fn mkdir(
@@ -320,6 +363,7 @@ impl Translator for Users {
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
         let made = self.source.mkdir(cx, dir, name, mode, umask).await?;
+        self.keep_watch(&[dir]).await;
         // Before the end of the flight: no healer has seen it yet.
         for leg in &self.legs {
             leg.leg.ledger(|ledger| ledger.bear(oid(&made.inode)));
@@ -337,7 +381,9 @@ impl Translator for Users {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
-        self.source.symlink(cx, dir, name, target).await
+        let done = self.source.symlink(cx, dir, name, target).await;
+        self.keep_watch(&[dir]).await;
+        done
     }
 
     async fn link(
@@ -386,14 +432,19 @@ impl Translator for Users {
             }
             _ => None,
         };
-        self.source.link(cx, inode, dir, name).await
+        let done = self.source.link(cx, inode, dir, name).await;
+        self.keep_watch(&[inode, dir]).await;
+        done
     }
 
     async fn unlink(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
-        self.source.unlink(cx, dir, name).await
+        self.source.unlink(cx, dir, name).await?;
+        self.keep_watch(&[dir]).await;
+        self.end_vain_copies().await;
+        Ok(())
     }
 
     async fn rmdir(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
@@ -408,6 +459,7 @@ impl Translator for Users {
         if removed.is_err() {
             flight.stayed();
         }
+        self.keep_watch(&[dir]).await;
         removed
     }
 
@@ -457,7 +509,11 @@ impl Translator for Users {
         if renamed.is_err() {
             flight.stayed();
         }
+        self.keep_watch(&[&object.inode, dir, new_dir]).await;
         renamed?;
+        if other.is_some() {
+            self.end_vain_copies().await;
+        }
         self.relocate(&object.inode, new_dir, new_name).await;
         if let (Some(other), RenameFlags::Exchange) = (&other, flags) {
             self.relocate(&other.inode, dir, name).await;
@@ -477,16 +533,22 @@ impl Translator for Users {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
-        self.source.create(cx, dir, name, flags, mode, umask).await
+        let done = self.source.create(cx, dir, name, flags, mode, umask).await;
+        self.keep_watch(&[dir]).await;
+        done
     }
 
     async fn open(&self, cx: &Context, inode: &Arc<Inode>, flags: OpenFlags) -> Result<Arc<File>> {
         if !flags.truncates() {
-            return self.source.open(cx, inode, flags).await;
+            let opened = self.source.open(cx, inode, flags).await;
+            self.keep_watch(&[inode]).await;
+            return opened;
         }
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&[content(inode, 0, END)], &[inode], &[]).await?;
-        self.source.open(cx, inode, flags).await
+        let opened = self.source.open(cx, inode, flags).await;
+        self.keep_watch(&[inode]).await;
+        opened
     }
 
     async fn read(
@@ -579,13 +641,17 @@ impl Translator for Users {
     ) -> Result<()> {
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
-        self.source.setxattr(cx, inode, name, value, flags).await
+        let done = self.source.setxattr(cx, inode, name, value, flags).await;
+        self.keep_watch(&[inode]).await;
+        done
     }
 
     async fn removexattr(&self, cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
-        self.source.removexattr(cx, inode, name).await
+        let done = self.source.removexattr(cx, inode, name).await;
+        self.keep_watch(&[inode]).await;
+        done
     }
 
     async fn get_flags(&self, cx: &Context, inode: &Arc<Inode>) -> Result<u32> {
@@ -595,7 +661,9 @@ impl Translator for Users {
     async fn set_flags(&self, cx: &Context, inode: &Arc<Inode>, flags: u32) -> Result<()> {
         let _pass = self.gate.enter().await?;
         let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
-        self.source.set_flags(cx, inode, flags).await
+        let done = self.source.set_flags(cx, inode, flags).await;
+        self.keep_watch(&[inode]).await;
+        done
     }
 
     async fn fallocate(

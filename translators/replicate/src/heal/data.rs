@@ -96,7 +96,7 @@ impl Healer {
         before: Before,
     ) -> Step<()> {
         while at < end {
-            if self.stopped() {
+            if self.stopped() || self.copies.is_vain(from.inode()) {
                 return Err(Setback::Later(0));
             }
             let data = match self.source.lseek(&HEAL, from, at, Seek::Data).await {
@@ -141,7 +141,11 @@ impl Healer {
         ];
         while at < end {
             let want = buffer.len().min((end - at) as usize);
-            self.brake.pay(want as u64);
+            let vain = || self.copies.is_vain(from.inode());
+            self.brake.pay_unless(want as u64, vain);
+            if vain() {
+                return Err(Setback::Later(0));
+            }
             let got = self
                 .source
                 .read(&HEAL, from, at, &mut buffer[..want])

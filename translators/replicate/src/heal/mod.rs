@@ -24,6 +24,7 @@ use hermitfs_api::{Context, Entry, Errno, Handle, Inode, Kind, Name, Origin, Res
 use parking_lot::{Mutex, RwLock};
 
 use crate::brake::Brake;
+use crate::copies::Copies;
 use crate::ledger::{Known, Ledger, Outcome, Work};
 use crate::record::{Bytes, Locator, Oid, Piece, Trust};
 use crate::trouble::{Blame, Setback, Step, Trouble};
@@ -103,6 +104,8 @@ pub(crate) struct Healer {
     pub(crate) books: Arc<dyn Books>,
     /// Objects of a source that has no handles, held while they have marks.
     pub(crate) held: Held,
+    /// Files that are being copied just now.
+    pub(crate) copies: Copies,
     /// Ways down that were found of late.
     ways: ways::Ways,
     /// Directories that were not found, and how often.
@@ -140,6 +143,7 @@ impl Healer {
             suspect: AtomicBool::new(false),
             books,
             held: Held::default(),
+            copies: Copies::new(brake.clone()),
             ways: ways::Ways::default(),
             missed: Mutex::default(),
             brake,

@@ -99,6 +99,10 @@ impl Healer {
         before: Before,
     ) -> Step<()> {
         self.loosen_inode(image).await;
+        let _underway = self.copies.begin(source);
+        if attr.size > SMALL || cfg!(test) {
+            self.must_have_a_name(source).await?;
+        }
         let from = self
             .source
             .open(&HEAL, source, OpenFlags::READ)
@@ -260,6 +264,15 @@ impl Healer {
         Ok((entry.inode, body))
     }
 
+    /// A file that has lost its name since it was found is not copied: nobody would end that.
+    async fn must_have_a_name(&self, source: &Arc<Inode>) -> Step<()> {
+        let now = self.source.getattr(&HEAL, source, None).await;
+        match now.at_source("read attributes")?.nlink {
+            0 => Err(Setback::Later(0)),
+            _ => Ok(()),
+        }
+    }
+
     async fn big_file(
         &self,
         from: &Arc<File>,
@@ -268,6 +281,8 @@ impl Healer {
         name: &Name,
     ) -> Step<(Arc<Inode>, Step<()>)> {
         let extra = self.extra(from.inode()).await?;
+        let _underway = self.copies.begin(from.inode());
+        self.must_have_a_name(from.inode()).await?;
         let (entry, to) = self.create(sink_dir, name).await?;
         self.first_flags(extra.flags.unwrap_or(0), &entry.inode)
             .await;

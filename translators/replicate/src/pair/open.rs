@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
-use hermitfs_api::{Inode, Role, Translator};
+use hermitfs_api::{Errno, Inode, Role, Translator};
 use parking_lot::Mutex;
 
 use super::Replicate;
@@ -44,6 +44,17 @@ struct Seen {
     state: Found,
 }
 
+/// Why a brick cannot be a source. One that will never be says so itself.
+fn no_source(error: hermitfs_api::Error, old: &str) -> OpenError {
+    match error.errno() {
+        Errno::EOPNOTSUPP => {
+            let story = error.story().map(ToString::to_string);
+            OpenError::Refused(story.unwrap_or_else(|| format!("{old}: {error}")))
+        }
+        _ => io(old)(error),
+    }
+}
+
 pub(super) async fn open(
     options: Options,
     source: Named,
@@ -52,7 +63,8 @@ pub(super) async fn open(
 ) -> Result<Arc<Replicate>, OpenError> {
     let (source_name, source) = source;
     let old = options.place(&source_name);
-    source.role(Role::Source).await.map_err(io(old))?;
+    let role = source.role(Role::Source).await;
+    role.map_err(|error| no_source(error, old))?;
     let root = source.root(&HEAL).await.map_err(io(old))?.inode;
     if volume::has_marker(&*source, &root).await.map_err(io(old))? {
         return Err(OpenError::Identity(format!(
@@ -100,6 +112,7 @@ pub(super) async fn open(
         .map(|sink| UserLeg {
             leg: sink.leg.clone(),
             held: sink.healer.held.clone(),
+            copies: sink.healer.copies.clone(),
         })
         .collect();
     let timed: Arc<dyn Translator> = match options.backoff {
@@ -116,6 +129,7 @@ pub(super) async fn open(
         gate: Default::default(),
         rest: options.rest_ms,
         leases: Default::default(),
+        identities: Default::default(),
     };
     Ok(Arc::new(Replicate {
         users,

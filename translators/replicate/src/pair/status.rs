@@ -27,6 +27,10 @@ impl Replicate {
             ready &= sink.add_to(&mut status);
         }
         self.forecast(&mut status);
+        if let Some(reason) = self.users.identities.reason() {
+            status.reason.get_or_insert_with(|| reason.to_owned());
+            ready = false;
+        }
         status.ready = ready && !self.users.gate.is_retired();
         status.state = if self.users.gate.is_retired() {
             "retired"

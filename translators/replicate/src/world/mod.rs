@@ -172,10 +172,12 @@ impl World {
             legs: vec![UserLeg {
                 leg: leg.clone(),
                 held: healer.held.clone(),
+                copies: healer.copies.clone(),
             }],
             gate: Default::default(),
             rest: 0,
             leases: Default::default(),
+            identities: Default::default(),
         });
         World {
             source,
