@@ -37,6 +37,9 @@ pub mod brick {
     /// The capability to answer a changing call that comes twice as it was answered once.
     pub const REPLIES: &str = "replies";
 
+    /// Of a client: it lets go of what a server holds for it after the last name went.
+    pub const HOLDS: &str = "holds-removed";
+
     /// Bytes of content that one call may have.
     pub const MAX_DATA: usize = 1 << 20;
 

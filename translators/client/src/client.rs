@@ -20,7 +20,7 @@ use crate::dial::{Dialer, Way};
 use crate::file::Opened;
 use crate::keeper::{Keeper, Trouble};
 use crate::line::{Line, Session, State};
-use crate::node::Node;
+use crate::node::{Hold, Node};
 use crate::options::{OpenError, Options};
 use crate::role;
 use crate::table::Table;
@@ -188,6 +188,18 @@ impl Client {
             && let Ok(node) = self.node(inode)
         {
             node.lost(dir, name);
+        }
+    }
+
+    /// The server holds what lost its last name, under a number unless that is 0. Who has it in use keeps it;
+    /// when nobody has, it is let go of.
+    fn held(&self, session: &Session, number: u64, inode: Option<&Arc<Inode>>) {
+        if number == 0 {
+            return;
+        }
+        let hold = Hold::new(&self.line, session.number, number);
+        if let Some(node) = inode.and_then(|inode| self.node(inode).ok()) {
+            node.is_held(hold);
         }
     }
 
@@ -466,12 +478,13 @@ impl Translator for Client {
         );
         let gone = self.known(&answered.session, answered.reply.gone);
         self.lost(gone.as_ref(), dir, name);
+        self.held(&answered.session, answered.reply.held, gone.as_ref());
         Ok(())
     }
 
     async fn rmdir(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
         let (object, called) = (self.object(dir)?, bytes(name));
-        call!(
+        let answered = call!(
             self,
             cx,
             Once,
@@ -481,6 +494,8 @@ impl Translator for Client {
                 name: called
             }
         );
+        let gone = self.known(&answered.session, answered.reply.gone);
+        self.held(&answered.session, answered.reply.held, gone.as_ref());
         Ok(())
     }
 
@@ -511,6 +526,7 @@ impl Translator for Client {
         let other = self.known(&answered.session, answered.reply.other);
         self.lost(moved.as_ref(), dir, name);
         self.lost(other.as_ref(), new_dir, new_name);
+        self.held(&answered.session, answered.reply.held, other.as_ref());
         if let Some(moved) = &moved {
             self.saw(moved, new_dir, new_name);
         }

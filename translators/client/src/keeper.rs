@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hermitfs_api::Errno;
-use hermitfs_proto::brick::{Fault, REPLIES, VERSION, v1};
+use hermitfs_proto::brick::{Fault, HOLDS, REPLIES, VERSION, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Response, Status};
@@ -29,6 +29,9 @@ const DISTRUSTED: u32 = 5;
 /// Who holds locks gives signs of life so often: when the server is another one, nobody gets a lock
 /// before its clients have noticed.
 const OFTEN: Duration = Duration::from_secs(1);
+
+/// What is let go of by one call at most.
+const MOST_RELEASED: usize = 256;
 
 /// A sign of life that is under way.
 type Sign = Pin<Box<dyn Future<Output = Result<Response<v1::Empty>, Status>> + Send>>;
@@ -184,7 +187,7 @@ impl Keeper {
         let given_up = line.sequence.given_up();
         let hello = v1::HelloRequest {
             versions: vec![VERSION],
-            capabilities: Vec::new(),
+            capabilities: vec![HOLDS.into()],
             client: line.client_id(),
             volume: line.options.remote_subvolume.clone(),
             boot_id: here::boot_id(),
@@ -366,7 +369,13 @@ impl Keeper {
                 }
                 Some(Word::Broken(_)) => {}
                 Some(Word::Undo) => self.undo_waits(),
-                Some(Word::Release(of, file)) => self.closed.push((of, file)),
+                Some(Word::Release(of, file)) => {
+                    self.closed.push((of, file));
+                    // What came meanwhile goes along.
+                    if !self.words.is_empty() && self.closed.len() < MOST_RELEASED {
+                        continue;
+                    }
+                }
             }
             self.release(session);
         }

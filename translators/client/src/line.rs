@@ -64,7 +64,7 @@ pub(crate) enum State {
 pub(crate) enum Word {
     /// A call found this connection broken.
     Broken(u64),
-    /// A file is closed: session and number.
+    /// A file is closed, or a removed object not in use any more: session and number.
     Release(u64, u64),
     /// Locks were asked for, and nobody heard the answer.
     Undo,

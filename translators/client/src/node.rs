@@ -1,12 +1,39 @@
 //! What the leaf keeps of an object.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use hermitfs_api::{Identity, Inode, Name, NameBuf};
 use parking_lot::Mutex;
 
+use crate::line::Line;
 use crate::table::Table;
+
+/// That the server holds an object without a name for us: let go of when this is dropped.
+pub(crate) struct Hold {
+    line: Weak<Line>,
+    session: u64,
+    number: u64,
+}
+
+impl Hold {
+    pub(crate) fn new(line: &Arc<Line>, session: u64, number: u64) -> Hold {
+        Hold {
+            line: Arc::downgrade(line),
+            session,
+            number,
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // With the line the session has ended.
+        if let Some(line) = self.line.upgrade() {
+            line.release(self.session, self.number);
+        }
+    }
+}
 
 pub(crate) struct Node {
     table: Arc<Table>,
@@ -16,6 +43,8 @@ pub(crate) struct Node {
     /// Where it was last seen. Never of directories, whose place the server knows; so no chain of parents
     /// keeps itself alive.
     seen: Mutex<Option<(Arc<Inode>, NameBuf)>>,
+    /// Since its last name went.
+    hold: OnceLock<Box<Hold>>,
 }
 
 impl Node {
@@ -25,6 +54,7 @@ impl Node {
             identity,
             object,
             seen: Mutex::default(),
+            hold: OnceLock::new(),
         }
     }
 
@@ -50,6 +80,11 @@ impl Node {
         let before = seen.take_if(same);
         drop(seen);
         drop(before);
+    }
+
+    /// The server holds the object for as long as it is in use here.
+    pub(crate) fn is_held(&self, hold: Hold) {
+        let _ = self.hold.set(Box::new(hold));
     }
 
     /// The name last seen, if none has gone since.

@@ -4,14 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hermitfs_api::{Context, Errno, Error, File, Inode, Result, Translator};
+use hermitfs_api::{Context, Errno, Error, File, Inode, Origin, Result, Translator};
 use hermitfs_proto::brick::{status_of, unknown_session, v1};
 use tonic::{Response, Status};
 
 use crate::check::malformed;
 use crate::export::Export;
 use crate::server::Shared;
-use crate::sessions::{AtWork, Session};
+use crate::sessions::{AtWork, Kept, Session};
 
 pub(crate) type Answer<T> = std::result::Result<Response<T>, Status>;
 
@@ -61,11 +61,24 @@ impl Call {
 
     /// Gives a file that was opened for this client its number.
     pub(crate) async fn keep(&self, file: Arc<File>) -> Result<u64> {
-        if let Err(error) = self.export().opened(&self.cx, &file).await {
+        if let Err(error) = self.export().kept(&self.cx, file.inode()).await {
             drop(self.volume().release(&self.cx, &file).await);
             return Err(error);
         }
-        Ok(self.session().keep(file))
+        Ok(self.session().keep(Kept::Open(file)))
+    }
+
+    /// Whether what loses its last name is held for this client: healing has nothing of it in use.
+    pub(crate) fn holds_removed(&self) -> bool {
+        self.session().holds_removed && self.cx.origin == Origin::User
+    }
+
+    /// Gives what lost its last name a number under which it is held; 0 when it is not.
+    pub(crate) async fn hold(&self, inode: Arc<Inode>) -> u64 {
+        match self.export().kept(&self.cx, &inode).await {
+            Ok(()) => self.session().keep(Kept::Removed(inode)),
+            Err(_) => 0,
+        }
     }
 }
 

@@ -227,19 +227,25 @@ fn before(intent: &Intent) -> Before {
 
 #[async_trait]
 impl Told for v1::UnlinkReply {
+    const HAS_FILE: bool = true;
+
     async fn revive(_: &Call, intent: &Intent, _: Bytes) -> Result<Self> {
         Ok(v1::UnlinkReply {
             gone: before(intent).at_name,
+            held: 0,
         })
     }
 }
 
 #[async_trait]
 impl Told for v1::RenameReply {
+    const HAS_FILE: bool = true;
+
     async fn revive(_: &Call, intent: &Intent, _: Bytes) -> Result<Self> {
         Ok(v1::RenameReply {
             moved: before(intent).at_name,
             other: before(intent).at_new_name,
+            held: 0,
         })
     }
 }

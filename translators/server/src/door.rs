@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hermitfs_api::{
-    Allocate, Errno, Error, File, Lock, LockKind, OpenFlags, Origin, RenameFlags, Result, Role,
-    Seek, XattrFlags,
+    Allocate, Errno, Error, Lock, LockKind, OpenFlags, Origin, RenameFlags, Role, Seek, XattrFlags,
 };
 use hermitfs_proto::brick::v1::brick_server::Brick;
-use hermitfs_proto::brick::{MAX_DATA, Malformed, REPLIES, VERSION, v1};
+use hermitfs_proto::brick::{HOLDS, MAX_DATA, Malformed, REPLIES, VERSION, v1};
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::call::{Answer, Call, Pace};
@@ -17,11 +16,12 @@ use crate::change::Plan;
 use crate::check::{self, malformed};
 use crate::compound;
 use crate::export::Export;
+use crate::leaving::{leaving, left};
 use crate::record::{Intent, Kind};
 use crate::replies::MOST_CALLS;
 use crate::roles::{Asked, Given};
 use crate::server::Shared;
-use crate::sessions::{EndsWith, Who};
+use crate::sessions::{EndsWith, Kept, Who};
 use crate::state;
 
 /// Entries of a directory in one answer.
@@ -81,6 +81,7 @@ impl Door {
             client,
             called: &request.who,
             local,
+            holds_removed: request.capabilities.iter().any(|has| has == HOLDS),
             ends_with: match (self.near, here) {
                 (true, _) => EndsWith::Process,
                 (false, true) => EndsWith::Boot,
@@ -108,29 +109,16 @@ impl Door {
 }
 
 impl Shared {
-    /// Closes files of a client that is gone.
-    pub(crate) async fn close_all(&self, export: &Export, files: Vec<Arc<File>>) {
+    /// Lets go of what a client had that is gone.
+    pub(crate) async fn let_go_all(&self, export: &Export, all: Vec<Kept>) {
         let cx = hermitfs_api::Context::internal(Origin::Admin);
-        for file in files {
-            let closed = self.work.run(true, export.closed(&cx, file)).await;
+        for kept in all {
+            let closed = self.work.run(true, export.let_go(&cx, kept)).await;
             if let Err(error) = closed {
                 tracing::warn!("a file of a client that is gone: {error}");
             }
         }
     }
-}
-
-/// Takes what is about to lose a name out of the way of its going.
-async fn leaving(
-    call: &Call,
-    dir: &Arc<hermitfs_api::Inode>,
-    name: &hermitfs_api::Name,
-) -> Result<Option<crate::export::Standing>> {
-    let stands = call.export().stands(&call.cx, dir, name).await?;
-    if let Some(standing) = &stands {
-        call.export().objects.forget(&standing.sealed);
-    }
-    Ok(stands)
 }
 
 #[async_trait]
@@ -172,9 +160,9 @@ impl Brick for Door {
         let head = request.into_inner().head;
         let shared = &self.shared;
         let bye = move |call: Arc<Call>| async move {
-            let files = shared.sessions.end(call.session().number);
+            let kept = shared.sessions.end(call.session().number);
             shared.changes.left(call.session().client, true);
-            shared.close_all(call.export(), files).await;
+            shared.let_go_all(call.export(), kept).await;
             shared.claims.gone(call.session().client);
             let name = &call.export().name;
             shared.roles.gone(name, call.session().client, true);
@@ -377,9 +365,9 @@ impl Brick for Door {
             let dir = call.object(&request.dir).await?;
             let gone = leaving(&call, &dir, name).await?.ok_or(Errno::ENOENT)?;
             call.volume().unlink(&call.cx, &dir, name).await?;
-            call.export().objects.forget(&gone.sealed);
             Ok(v1::UnlinkReply {
                 gone: Some(gone.identity),
+                held: left(&call, gone).await,
             })
         };
         self.shared
@@ -399,9 +387,9 @@ impl Brick for Door {
             let dir = call.object(&request.dir).await?;
             let gone = leaving(&call, &dir, name).await?.ok_or(Errno::ENOENT)?;
             call.volume().rmdir(&call.cx, &dir, name).await?;
-            call.export().objects.forget(&gone.sealed);
             Ok(v1::UnlinkReply {
                 gone: Some(gone.identity),
+                held: left(&call, gone).await,
             })
         };
         self.shared
@@ -428,19 +416,24 @@ impl Brick for Door {
             let dir = call.object(&request.dir).await?;
             let new_dir = call.object(&request.new_dir).await?;
             let moved = call.export().stands(&call.cx, &dir, name).await?;
+            let moved = moved.map(|moved| moved.identity);
             let other = leaving(&call, &new_dir, new_name).await?;
             let (cx, volume) = (&call.cx, call.volume());
             volume
                 .rename(cx, &dir, name, &new_dir, new_name, flags)
                 .await?;
-            if let Some(other) = &other
-                && flags == RenameFlags::Replace
-            {
-                call.export().objects.forget(&other.sealed);
-            }
+            let identity = other.as_ref().map(|other| other.identity);
+            let held = match other {
+                // Two names of one object: nothing was replaced.
+                Some(other) if flags == RenameFlags::Replace && moved != identity => {
+                    left(&call, other).await
+                }
+                _ => 0,
+            };
             Ok(v1::RenameReply {
-                moved: moved.map(|moved| moved.identity),
-                other: other.map(|other| other.identity),
+                moved,
+                other: identity,
+                held,
             })
         };
         self.shared
@@ -546,8 +539,8 @@ impl Brick for Door {
         let release = move |call: Arc<Call>| async move {
             let mut released = Ok(DONE);
             for number in request.files {
-                if let Some(file) = call.session().take(number)
-                    && let Err(error) = call.export().closed(&call.cx, file).await
+                if let Some(kept) = call.session().take(number)
+                    && let Err(error) = call.export().let_go(&call.cx, kept).await
                 {
                     released = Err(error);
                 }

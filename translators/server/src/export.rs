@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hermitfs_api::{
-    Context, DirEntry, Entry, Errno, Error, File, Inode, Name, Result, SlotKey, Translator,
+    Context, DirEntry, Entry, Errno, Error, Inode, Name, Result, SlotKey, Translator,
 };
 use hermitfs_proto::brick::v1;
 
 use crate::objects::Objects;
 use crate::seal::Seal;
+use crate::sessions::Kept;
 
 pub(crate) struct Export {
     pub(crate) name: String,
@@ -109,31 +110,39 @@ impl Export {
             Ok(entry) => Ok(Some(Standing {
                 identity: entry.inode.identity().into(),
                 sealed: self.sealed(cx, &entry.inode).await?,
+                inode: entry.inode,
+                names: entry.attr.nlink,
             })),
             Err(error) if error.errno() == Errno::ENOENT => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// An open file, until [`Export::closed`].
-    pub(crate) async fn opened(&self, cx: &Context, file: &Arc<File>) -> Result<()> {
-        let sealed = self.sealed(cx, file.inode()).await?;
-        self.objects.opened(&sealed, file.inode());
+    /// An object that a client has, until [`Export::let_go`].
+    pub(crate) async fn kept(&self, cx: &Context, inode: &Arc<Inode>) -> Result<()> {
+        let sealed = self.sealed(cx, inode).await?;
+        self.objects.kept(&sealed, inode);
         Ok(())
     }
 
-    /// Closes it.
-    pub(crate) async fn closed(&self, cx: &Context, file: Arc<File>) -> Result<()> {
-        let released = self.volume.release(cx, &file).await;
-        if let Some(sealed) = file.inode().slots().get::<Bytes>(self.slot) {
-            self.objects.closed(sealed);
+    /// Closes a file, or lets an object go.
+    pub(crate) async fn let_go(&self, cx: &Context, kept: Kept) -> Result<()> {
+        let (inode, released) = match &kept {
+            Kept::Open(file) => (file.inode(), self.volume.release(cx, file).await),
+            Kept::Removed(inode) => (inode, Ok(())),
+        };
+        if let Some(sealed) = inode.slots().get::<Bytes>(self.slot) {
+            self.objects.let_go(sealed);
         }
         released
     }
 }
 
-/// What has a name at a moment. It is not held, so that it can go.
+/// What has a name at a moment.
 pub(crate) struct Standing {
     pub(crate) identity: v1::Identity,
     pub(crate) sealed: Bytes,
+    pub(crate) inode: Arc<Inode>,
+    /// How many names it has.
+    pub(crate) names: u32,
 }

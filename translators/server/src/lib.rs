@@ -13,6 +13,7 @@ mod given;
 mod journal;
 mod judge;
 mod laden;
+mod leaving;
 mod listen;
 mod near;
 mod objects;

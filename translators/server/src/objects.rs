@@ -1,4 +1,5 @@
-//! Objects that clients have named lately, and those that are open: found again without a look at the brick.
+//! Objects that clients have named lately, and those that they have open or hold: found again without a look at
+//! the brick.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 const GENERATION: usize = 16 << 10;
 
 /// By sealed handle. What is not here is resolved by its handle: this only saves that, with one
-/// exception: what was unlinked while it is open has no other way.
+/// exception: what lost its last name while a client has it has no other way.
 pub(crate) struct Objects(Mutex<Inner>);
 
 #[derive(Default)]
@@ -19,7 +20,8 @@ struct Inner {
     /// Used since the last turn, and in the one before. What was in neither is let go.
     young: HashMap<Bytes, Arc<Inode>>,
     old: HashMap<Bytes, Arc<Inode>>,
-    open: HashMap<Bytes, (Weak<Inode>, usize)>,
+    /// What sessions keep, and how often.
+    kept: HashMap<Bytes, (Weak<Inode>, usize)>,
 }
 
 impl Objects {
@@ -40,7 +42,7 @@ impl Objects {
             return Some(inode);
         }
         inner
-            .open
+            .kept
             .get(sealed)
             .and_then(|(inode, _)| inode.upgrade())
     }
@@ -68,23 +70,23 @@ impl Objects {
         drop(gone);
     }
 
-    /// It was opened once more.
-    pub(crate) fn opened(&self, sealed: &Bytes, inode: &Arc<Inode>) {
+    /// A session keeps it once more.
+    pub(crate) fn kept(&self, sealed: &Bytes, inode: &Arc<Inode>) {
         let mut inner = self.0.lock();
-        let open = inner.open.entry(sealed.clone());
-        let open = open.or_insert_with(|| (Arc::downgrade(inode), 0));
+        let kept = inner.kept.entry(sealed.clone());
+        let kept = kept.or_insert_with(|| (Arc::downgrade(inode), 0));
         // A fork of the brick (away and back) may have made another inode of it.
-        open.0 = Arc::downgrade(inode);
-        open.1 += 1;
+        kept.0 = Arc::downgrade(inode);
+        kept.1 += 1;
     }
 
-    /// It was closed once.
-    pub(crate) fn closed(&self, sealed: &[u8]) {
+    /// A session has let it go once.
+    pub(crate) fn let_go(&self, sealed: &[u8]) {
         let mut inner = self.0.lock();
-        if let Some(open) = inner.open.get_mut(sealed) {
-            open.1 -= 1;
-            if open.1 == 0 {
-                inner.open.remove(sealed);
+        if let Some(kept) = inner.kept.get_mut(sealed) {
+            kept.1 -= 1;
+            if kept.1 == 0 {
+                inner.kept.remove(sealed);
             }
         }
     }
@@ -146,12 +148,12 @@ mod tests {
         let objects = Objects::new();
         let file = inode(1);
         objects.insert(&sealed(1), &file);
-        objects.opened(&sealed(1), &file);
-        objects.opened(&sealed(1), &file);
+        objects.kept(&sealed(1), &file);
+        objects.kept(&sealed(1), &file);
         objects.forget(&sealed(1));
-        objects.closed(&sealed(1));
+        objects.let_go(&sealed(1));
         assert!(objects.get(&sealed(1)).is_some());
-        objects.closed(&sealed(1));
+        objects.let_go(&sealed(1));
         assert!(objects.get(&sealed(1)).is_none());
         assert_eq!(Arc::strong_count(&file), 1, "nothing holds it");
     }

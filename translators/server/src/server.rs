@@ -206,8 +206,8 @@ impl Drop for Server {
         }
         let cx = Context::internal(Origin::Admin);
         for session in self.shared.sessions.all() {
-            for file in session.leave_behind() {
-                drop(block_on(session.export.closed(&cx, file)));
+            for kept in session.leave_behind() {
+                drop(block_on(session.export.let_go(&cx, kept)));
             }
         }
         for address in &self.addresses {
@@ -389,14 +389,14 @@ async fn sweep(shared: std::sync::Weak<Shared>) {
         shared.changes.sweep();
         for session in shared.sessions.sweep() {
             shared.changes.left(session.client, false);
-            let files = session.leave_behind();
+            let kept = session.leave_behind();
             tracing::info!(
                 client = session.who,
                 volume = session.export.name,
-                files = files.len(),
+                kept = kept.len(),
                 "gone"
             );
-            shared.close_all(&session.export, files).await;
+            shared.let_go_all(&session.export, kept).await;
             shared.claims.gone(session.client);
             let name = &session.export.name;
             shared.roles.gone(name, session.client, false);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hermitfs_api::{Errno, File, Result};
+use hermitfs_api::{Errno, File, Inode, Result};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
@@ -25,6 +25,8 @@ pub(crate) struct Session {
     /// Process numbers mean something here: the same machine and pid namespace.
     pub(crate) local: bool,
     pub(crate) ends_with: EndsWith,
+    /// It lets go of what is held for it, and so may be given that.
+    pub(crate) holds_removed: bool,
     files: Mutex<Files>,
     pub(crate) waiting: Waiting,
     /// Calls that are being worked on.
@@ -40,6 +42,15 @@ pub(crate) struct Who<'a> {
     pub(crate) called: &'a str,
     pub(crate) local: bool,
     pub(crate) ends_with: EndsWith,
+    /// It has the ability `holds-removed`.
+    pub(crate) holds_removed: bool,
+}
+
+/// What a client has here, by a number, until it releases it.
+pub(crate) enum Kept {
+    Open(Arc<File>),
+    /// It has no name any more, and the client had it in use: a working directory, say.
+    Removed(Arc<Inode>),
 }
 
 /// What a client cannot outlive.
@@ -56,33 +67,35 @@ pub(crate) enum EndsWith {
 #[derive(Default)]
 struct Files {
     last: u64,
-    open: HashMap<u64, Arc<File>>,
+    open: HashMap<u64, Kept>,
 }
 
 impl Session {
     /// The file that a client calls by this number. EBADF when there is none.
     pub(crate) fn file(&self, number: u64) -> Result<Arc<File>> {
-        let files = self.files.lock();
-        Ok(files.open.get(&number).ok_or(Errno::EBADF)?.clone())
+        match self.files.lock().open.get(&number) {
+            Some(Kept::Open(file)) => Ok(file.clone()),
+            Some(Kept::Removed(_)) | None => Err(Errno::EBADF.into()),
+        }
     }
 
-    /// Gives an open file a number, never 0.
-    pub(crate) fn keep(&self, file: Arc<File>) -> u64 {
+    /// Gives an open file, or an object, a number, never 0.
+    pub(crate) fn keep(&self, kept: Kept) -> u64 {
         let mut files = self.files.lock();
         files.last += 1;
         let number = files.last;
-        files.open.insert(number, file);
+        files.open.insert(number, kept);
         number
     }
 
-    /// Takes a file away from the client.
-    pub(crate) fn take(&self, number: u64) -> Option<Arc<File>> {
+    /// Takes what has this number away from the client.
+    pub(crate) fn take(&self, number: u64) -> Option<Kept> {
         self.files.lock().open.remove(&number)
     }
 
-    fn take_all(&self) -> Vec<Arc<File>> {
+    fn take_all(&self) -> Vec<Kept> {
         let mut files = self.files.lock();
-        files.open.drain().map(|(_, file)| file).collect()
+        files.open.drain().map(|(_, kept)| kept).collect()
     }
 }
 
@@ -147,6 +160,7 @@ impl Sessions {
             export: export.clone(),
             local: who.local,
             ends_with: who.ends_with,
+            holds_removed: who.holds_removed,
             files: Mutex::default(),
             waiting: Waiting::default(),
             at_work: AtomicUsize::new(0),
@@ -166,8 +180,8 @@ impl Sessions {
         Some(AtWork(session, self.start))
     }
 
-    /// Ends one: what it had open is returned, to be closed.
-    pub(crate) fn end(&self, number: u64) -> Vec<Arc<File>> {
+    /// Ends one: what it had is returned, to be let go of.
+    pub(crate) fn end(&self, number: u64) -> Vec<Kept> {
         let session = self.by_number.write().remove(&number);
         session
             .map(|session| session.take_all())
@@ -205,8 +219,8 @@ impl Sessions {
 }
 
 impl Session {
-    /// What it had open, to be closed.
-    pub(crate) fn leave_behind(&self) -> Vec<Arc<File>> {
+    /// What it had, to be let go of.
+    pub(crate) fn leave_behind(&self) -> Vec<Kept> {
         self.take_all()
     }
 }

@@ -10,6 +10,7 @@ mod locks;
 mod near;
 mod network;
 mod pair;
+mod removed;
 mod restart;
 mod roles;
 mod tls;
