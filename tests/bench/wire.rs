@@ -14,6 +14,7 @@ use hermitfs_posix::{Options as PosixOptions, Posix};
 use hermitfs_server::{Options as ServerOptions, Server};
 use hermitfs_tests::disk::Format;
 use hermitfs_tests::lab::Lab;
+use hermitfs_tests::papers::write_secret;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use crate::echo::Echo;
@@ -249,7 +250,7 @@ fn papers(place: &Path) -> [std::path::PathBuf; 3] {
     let texts = [certificate, key.serialize_pem(), authority];
     let names = ["this.pem", "this.key", "authority.pem"].map(|name| place.join(name));
     for (path, text) in names.iter().zip(texts) {
-        fs::write(path, text).unwrap();
+        write_secret(path, &text);
     }
     names
 }

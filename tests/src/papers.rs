@@ -1,6 +1,7 @@
 //! Certificates for mutual TLS, as the volfiles name them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -56,8 +57,14 @@ impl Authority {
             ("this.key", key.serialize_pem()),
             ("authority.pem", believed.to_owned()),
         ] {
-            fs::write(place.join(name), text).unwrap();
+            write_secret(&place.join(name), &text);
         }
         place.to_owned()
     }
+}
+
+/// A file that nobody else can read.
+pub fn write_secret(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }

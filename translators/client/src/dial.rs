@@ -62,7 +62,7 @@ impl Way {
         let Some(pem) = tls else {
             return Ok(Way::Plain);
         };
-        let config = trusting(&pem)?;
+        let config = trusting(&pem).map_err(|error| pem.unusable(error))?;
         let named = ServerName::try_from(name.clone());
         let named = named.map_err(|_| format!("{name:?} can be no server's name"))?;
         Ok(Way::Tls(TlsConnector::from(Arc::new(config)), named))

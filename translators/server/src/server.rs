@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hermitfs_api::{Context, Errno, Origin, Translator, block_on};
 use hermitfs_proto::brick::v1::brick_server::BrickServer;
-use hermitfs_proto::brick::{MAX_DATA, MAX_MESSAGE, widen};
+use hermitfs_proto::brick::{MAX_DATA, MAX_MESSAGE, Pem, widen};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
@@ -123,11 +123,8 @@ impl Server {
         if let Some(address) = plain.filter(|_| !options.has_tls()) {
             return Err(OpenError::Plain(address.clone()));
         }
-        let tls = options.tls().map_err(OpenError::Tls)?.map(|pem| {
-            transport::ServerTlsConfig::new()
-                .identity(transport::Identity::from_pem(pem.certificate, pem.key))
-                .client_ca_root(transport::Certificate::from_pem(pem.authority))
-        });
+        let pem = options.tls().map_err(OpenError::Tls)?;
+        let tls = pem.as_ref().map(server_tls).transpose()?;
         let shared = Shared::open(options, volumes, state)?;
         let mut listeners = Vec::new();
         for address in &options.listen {
@@ -277,6 +274,19 @@ fn service(shared: &Arc<Shared>) -> Answering {
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     Answering::new(door, calls)
+}
+
+/// Shows a certificate, and lets nobody in whose own the authority has not signed.
+fn server_tls(pem: &Pem) -> Result<transport::ServerTlsConfig, OpenError> {
+    let tls = transport::ServerTlsConfig::new()
+        .identity(transport::Identity::from_pem(&pem.certificate, &pem.key))
+        .client_ca_root(transport::Certificate::from_pem(&pem.authority));
+    // Looked at before anybody can come.
+    let usable = transport::Server::builder().tls_config(tls.clone());
+    match usable {
+        Ok(_) => Ok(tls),
+        Err(error) => Err(OpenError::Tls(pem.unusable(root_cause(&error)))),
+    }
 }
 
 /// What answers at every address.

@@ -1,6 +1,7 @@
 //! Who may come: mutual TLS, versions, and what is refused at the start.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,6 +49,7 @@ impl Authority {
         let write = |what: &str, text: String| {
             let path = place.join(format!("{name}.{what}"));
             fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
             path
         };
         Papers {
