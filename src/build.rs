@@ -143,6 +143,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) delete_from_new: bool,
     /// Bytes a second for healing, instead of what the volfile says.
     pub(crate) limit: Option<Rate>,
+    /// The last run at this place had the very same bricks.
+    pub(crate) resumed: bool,
     /// The last run's dead mount is still there.
     pub(crate) continuous: bool,
     /// Leave out what is mounted in the bricks.
@@ -271,6 +273,7 @@ impl Building<'_> {
                 let mut options = options.clone();
                 options.adopt |= self.circumstances.adopt;
                 options.delete_from_sink = self.circumstances.delete_from_new;
+                options.resumed = self.circumstances.resumed;
                 options.source = Some(source.0.clone());
                 options.places = bricks(self.graph)
                     .into_iter()

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
@@ -42,8 +42,18 @@ pub(crate) struct Global {
 /// The state directory of a command that is not told another one.
 fn state_dir() -> PathBuf {
     let said = std::env::var_os(STATE_DIR).filter(|dir| !dir.is_empty());
-    said.map_or_else(|| "/var/lib/hermitfs".into(), PathBuf::from)
+    said.map_or_else(|| USUAL.into(), PathBuf::from)
 }
+
+impl Global {
+    /// Whether a command without `--state-dir` finds the same state, in any environment.
+    pub(crate) fn is_state_dir_usual(&self) -> bool {
+        self.state_dir == Path::new(USUAL)
+    }
+}
+
+/// Where state is if nothing is said.
+const USUAL: &str = "/var/lib/hermitfs";
 
 /// The variable that names the state directory.
 pub(crate) const STATE_DIR: &str = "HERMITFS_STATE_DIR";

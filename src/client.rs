@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::cli::Global;
 use crate::exit::{Code, Failure, Result};
 use crate::mounts::Mounts;
+use crate::past::End;
 use crate::paths;
 use crate::run::Slot;
 
@@ -58,10 +59,11 @@ impl Target {
         runtime.block_on(async { talk(self.connect().await?).await })
     }
 
-    /// Waits until a daemon that said that it ends is gone; a few seconds at most.
-    pub(crate) async fn wait_end(&self) {
+    /// Waits until a daemon that said that it ends is gone, and has let go of every brick; a few seconds at most.
+    pub(crate) async fn wait_end(&self, pid: Option<u32>) {
+        let process = pid.map(|pid| PathBuf::from(format!("/proc/{pid}")));
         for _ in 0..250 {
-            if !self.slot.is_taken() {
+            if !self.slot.is_taken() && !process.as_ref().is_some_and(|process| process.exists()) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -146,10 +148,20 @@ impl Target {
                 .is_some_and(|mount| mount.is_ours())
                 && hermitfs_fuse::is_dead(&self.mountpoint)
         });
+        let record = self.slot.record();
+        let goes_on = record.map(|record| match record.command.as_str() {
+            "" => "the command that started it goes on where it was".to_owned(),
+            command => format!(
+                "the command that goes on is `{command}`, and `hermitfs abort {point}` gives it up"
+            ),
+        });
         let sentence = if dead {
-            format!(
-                "the daemon that served {point} has died: the command that started it goes on where it was"
-            )
+            let goes_on = goes_on.unwrap_or_else(|| "start it again".into());
+            format!("the daemon that served {point} has died: {goes_on}")
+        } else if let Some(goes_on) = goes_on {
+            format!("no hermitfs serves {point} now, and its migration is not over: {goes_on}")
+        } else if let Some(end) = End::last(&self.state_dir, &self.mountpoint) {
+            format!("no hermitfs serves {point}: {end}")
         } else if matches!(
             error.kind(),
             ErrorKind::NotFound | ErrorKind::ConnectionRefused

@@ -13,6 +13,7 @@ mod kinds;
 mod mounts;
 mod order;
 mod over;
+mod past;
 mod paths;
 mod preflight;
 mod run;

@@ -32,6 +32,9 @@ pub(crate) struct Order {
     pub(crate) delete_from_new: bool,
     /// Leave out what is mounted in the bricks, whatever the volfile says.
     pub(crate) one_file_system: bool,
+    /// The command that was given, as it can be given again.
+    #[serde(default)]
+    pub(crate) command: String,
     /// Bytes a second that healing may copy, instead of what the volfile says.
     pub(crate) limit: Option<u64>,
     pub(crate) foreground: bool,
@@ -63,6 +66,29 @@ impl Order {
     }
 }
 
+/// The command line of this process, quoted for a shell where it has to be.
+pub(crate) fn given() -> String {
+    let words = std::env::args_os().skip(1);
+    command(words.map(|word| word.to_string_lossy().into_owned()))
+}
+
+/// A command of ours, to be copied.
+pub(crate) fn command(words: impl Iterator<Item = String>) -> String {
+    let words = words.map(quoted);
+    let all: Vec<String> = std::iter::once("hermitfs".to_owned())
+        .chain(words)
+        .collect();
+    all.join(" ")
+}
+
+fn quoted(word: String) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// Reads a volfile.
 pub(crate) fn read_volfile(path: &Path) -> Result<Source> {
     let bytes = std::fs::read(path).map_err(|error| {
@@ -78,4 +104,18 @@ pub(crate) fn read_volfile(path: &Path) -> Result<Source> {
         name: path.display().to_string(),
         text,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_change_them() {
+        let quoted = |word: &str| quoted(word.into());
+        assert_eq!(quoted("/srv/old-1.0"), "/srv/old-1.0");
+        assert_eq!(quoted("/srv/my data"), "'/srv/my data'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
 }

@@ -5,13 +5,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
 
+use crate::build::Brick;
 use crate::exit::{Code, Failure, Result};
 use crate::over::Memory;
 
@@ -26,6 +27,20 @@ pub(crate) struct Record {
     /// Empty where there is no pair.
     pub(crate) volume_id: String,
     pub(crate) log: Option<PathBuf>,
+    /// The command that goes on with it, to be copied.
+    #[serde(default)]
+    pub(crate) command: String,
+    /// The file that says that it is over, for a service.
+    #[serde(default)]
+    pub(crate) ended: Option<PathBuf>,
+}
+
+impl Record {
+    /// Whether it was with these bricks, in this order.
+    pub(crate) fn is_of(&self, bricks: &[Brick]) -> bool {
+        let directories = self.bricks.iter().map(|(_, directory)| directory);
+        directories.eq(bricks.iter().map(|brick| &brick.directory))
+    }
 }
 
 /// The place of one mount point's daemon.
@@ -71,14 +86,22 @@ impl Slot {
 
     /// Writes that down, whole or not at all.
     pub(crate) fn remember(&self, memory: &Memory) -> io::Result<()> {
-        let new = self.file("over.new");
-        fs::write(&new, serde_json::to_vec_pretty(memory)?)?;
-        fs::rename(new, self.file("over"))
+        write_whole(&self.file("over"), serde_json::to_vec_pretty(memory)?)
+    }
+
+    /// Where it is written down that the directory below the mount is shut.
+    pub(crate) fn guard(&self) -> PathBuf {
+        self.file("guard")
     }
 
     /// Takes it away: OLD is as it was.
     pub(crate) fn forget(&self) {
         let _ = fs::remove_file(self.file("over"));
+    }
+
+    /// Where all of it is.
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.run.parent().unwrap_or(&self.run)
     }
 
     fn file(&self, extension: &str) -> PathBuf {
@@ -155,9 +178,7 @@ impl Slot {
 
     /// Writes the record, whole or not at all.
     pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
-        let (new, file) = (self.file("json.new"), self.file("json"));
-        fs::write(&new, serde_json::to_vec_pretty(record)?)?;
-        fs::rename(new, file)
+        write_whole(&self.file("json"), serde_json::to_vec_pretty(record)?)
     }
 
     /// The record of a daemon that may have died since.
@@ -215,6 +236,25 @@ impl Slot {
     }
 }
 
+/// Whole or not at all; where the disk is full, in the place that the file has already: users are to be served then as
+/// well.
+fn write_whole(file: &Path, mut text: Vec<u8>) -> io::Result<()> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let written = fs::write(&new, &text).and_then(|()| fs::rename(&new, file));
+    let Err(error) = written else { return Ok(()) };
+    let _ = fs::remove_file(&new);
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    if !full.contains(&error.kind()) {
+        return Err(error);
+    }
+    let there = OpenOptions::new().write(true).open(file)?;
+    let length = usize::try_from(there.metadata()?.len()).unwrap_or(0);
+    // JSON ends in as many blanks as one likes.
+    text.resize(length.max(text.len()), b' ');
+    there.write_all_at(&text, 0)
+}
+
 /// A file's name for a mount point: readable, and never the same for two.
 fn name(mountpoint: &Path) -> String {
     const LONGEST: usize = 70;
@@ -269,6 +309,8 @@ mod tests {
             bricks: vec![("old".into(), "/srv/old".into())],
             volume_id: String::new(),
             log: None,
+            command: String::new(),
+            ended: None,
         };
         slot.write(&record).unwrap();
         assert_eq!(other.others(), [record]);

@@ -9,7 +9,8 @@ use hermitfs_proto::admin::v1::abort_reply::Outcome;
 use super::cutover::{left, not_done};
 use crate::cli::Global;
 use crate::client::{Target, refused};
-use crate::exit::{Failure, Result};
+use crate::daemon::afterwards::{self, GivenUp};
+use crate::exit::{Failure, Result, need_root};
 use crate::screen::{self, human};
 
 /// Gives up: unmounts and forgets. The old brick is complete and was never touched.
@@ -24,6 +25,14 @@ impl Abort {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
         let target = Target::new(global, &self.mountpoint)?;
         let (mountpoint, ended) = (&target.mountpoint, &target);
+        if !target.is_served() && target.slot.record().is_some() {
+            need_root()?;
+            if let Some(done) = afterwards::give_up(&target.slot)? {
+                screen::print_error(&without_daemon(&done));
+                return Ok(());
+            }
+        }
+        let pid = target.slot.record().map(|record| record.pid);
         target.talk(|mut admin| async move {
             let reply = admin
                 .abort(proto::AbortRequest {})
@@ -43,13 +52,14 @@ impl Abort {
                         human::name(&done.old)
                     );
                     for partial in &done.partial {
-                        text.push_str(&format!(
-                            "{} holds a part of it, which nothing needs any more.\n",
-                            human::name(partial)
-                        ));
+                        let holds = match done.complete {
+                            true => "holds all of it, as of this moment, and follows no longer",
+                            false => "holds a part of it, which nothing needs any more",
+                        };
+                        text.push_str(&format!("{} {holds}.\n", human::name(partial)));
                     }
                     text.push_str(&left(&done.left));
-                    ended.wait_end().await;
+                    ended.wait_end(pid).await;
                     screen::print_error(&text);
                     Ok(())
                 }
@@ -63,4 +73,18 @@ impl Abort {
             }
         })
     }
+}
+
+fn without_daemon(done: &GivenUp) -> String {
+    let mut bricks = done.record.bricks.iter().map(|(_, at)| at.display());
+    let point = done.record.mountpoint.display();
+    let old = bricks.next().map(|old| old.to_string()).unwrap_or_default();
+    let mut text = format!("{point} is given up; {old} is complete and as its users left it.\n");
+    for new in bricks {
+        text.push_str(&format!(
+            "{new} holds a part of it, which nothing needs any more.\n"
+        ));
+    }
+    text.push_str(&left(&done.left.join(", ")));
+    text
 }

@@ -55,7 +55,7 @@ impl Cutover {
             let reply = admin.cutover(request).await.map_err(refused)?.into_inner();
             match reply.outcome {
                 Some(Outcome::Done(done)) => {
-                    ended.wait_end().await;
+                    ended.wait_end(None).await;
                     report(mountpoint, &done);
                     Ok(())
                 }

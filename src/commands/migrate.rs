@@ -13,7 +13,9 @@ use crate::cli::Global;
 use crate::client::{Admin, Target, refused};
 use crate::daemon;
 use crate::exit::{Code, Failure, Result, need_root};
-use crate::order::Order;
+use crate::mounts::{Mount, Mounts};
+use crate::order::{self, Order};
+use crate::past::{End, How};
 use crate::paths;
 use crate::run::Record;
 use crate::screen::progress::Progress;
@@ -59,6 +61,7 @@ impl Migrate {
         let target = Target::new(global, &self.mountpoint)?;
         let (old, new) = (real(&self.old)?, real(&self.new)?);
         if running(&target, &old, &new)? {
+            seen(&target)?;
             if let Some(limit) = self.limit {
                 target.talk(|admin| set_limit(admin, limit))?;
             }
@@ -78,17 +81,72 @@ impl Migrate {
                 state_dir: target.state_dir.clone(),
                 adopt: self.adopt,
                 delete_from_new: self.delete_from_new,
+                command: again(&old, &new, &target, global),
                 one_file_system: self.one_file_system,
                 limit: self.limit.map(Rate::bytes_a_second),
                 foreground: false,
                 ended: None,
-            })?;
+            })
+            .map_err(|failure| with_past(failure, &target, &[&old, &new]))?;
         }
         if self.no_wait {
             return Ok(());
         }
         target.talk(|admin| watch(admin, &target.mountpoint, &old, &new))
     }
+}
+
+/// Who begins again what is over is told so.
+fn with_past(failure: Failure, target: &Target, bricks: &[&Path]) -> Failure {
+    let end = End::last(&target.state_dir, &target.mountpoint);
+    match end.filter(|end| end.is_of(bricks) && end.how() == How::CutOver) {
+        Some(end) => Failure::new(failure.code, format!("{failure}. This is over: {end}")),
+        None => failure,
+    }
+}
+
+/// The same once more, from any directory.
+fn again(old: &Path, new: &Path, target: &Target, global: &Global) -> String {
+    let mut words = vec!["migrate".to_owned()];
+    let paths = [old, new, &target.mountpoint];
+    words.extend(paths.map(|path| path.display().to_string()));
+    if !global.is_state_dir_usual() {
+        words.extend(["--state-dir".into(), target.state_dir.display().to_string()]);
+    }
+    order::command(words.into_iter())
+}
+
+/// Refuses to go on with a migration that nobody comes to from here.
+fn seen(target: &Target) -> Result<()> {
+    target.talk(|mut admin| async move {
+        let request = proto::StatusRequest { follow: false };
+        let mut stream = admin.status(request).await.map_err(refused)?.into_inner();
+        let status = stream.message().await.map_err(refused)?;
+        match status.and_then(|status| status.astray) {
+            Some(why) => Err(astray(&why)),
+            None => Ok(()),
+        }
+    })?;
+    // The daemon's mount namespace may be another one than ours.
+    let here = Mounts::read().unwrap_or_default();
+    match here.at(&target.mountpoint).is_some_and(Mount::is_ours) {
+        true => Ok(()),
+        false => Err(astray(&format!(
+            "nothing is mounted at {} here",
+            target.mountpoint.display()
+        ))),
+    }
+}
+
+/// A daemon lives, and its mount cannot be seen.
+fn astray(why: &str) -> Failure {
+    Failure::new(
+        Code::TryAgain,
+        format!(
+            "{why}, though hermitfs still serves those who came before, or who live in another mount namespace: \
+             `hermitfs abort` lists them. When they have gone, the same command goes on"
+        ),
+    )
 }
 
 /// Slows down (or lets go) a migration that is at work already.
@@ -163,6 +221,10 @@ async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> R
                 "the daemon has ended meanwhile",
             ));
         };
+        if let Some(why) = &status.astray {
+            progress.stop();
+            return Err(astray(why));
+        }
         if status.ready {
             progress.finish(&status);
             screen::print_error(&format!(

@@ -63,6 +63,7 @@ impl Mount {
             state_dir: target.state_dir,
             adopt: false,
             delete_from_new: self.delete_from_new,
+            command: order::given(),
             one_file_system: false,
             limit: None,
             foreground: self.foreground,

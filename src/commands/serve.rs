@@ -60,6 +60,7 @@ impl Serve {
             state_dir: paths::future(&global.state_dir)?,
             adopt: false,
             delete_from_new: self.delete_from_new,
+            command: order::given(),
             one_file_system: false,
             limit: None,
             foreground: self.foreground,

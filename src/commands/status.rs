@@ -149,6 +149,8 @@ fn json(status: &proto::StatusReply) -> Value {
         "waived": status.waived,
         "losses": status.losses,
         "panics": status.panics,
+        "mounted": status.astray.is_none(),
+        "astray": status.astray,
     })
 }
 

@@ -22,6 +22,7 @@ use super::bricks::Served;
 use super::serve::Daemon;
 use super::status::Asked;
 use super::{cutover, errors, handover};
+use crate::past::{self, End, How};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -31,6 +32,25 @@ type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) enum Ending {
     Mounted(Arc<Daemon>),
     Served(Arc<Served>),
+}
+
+impl Ending {
+    fn remember(&self, how: How, by: String) {
+        let (record, slot) = match self {
+            Ending::Mounted(daemon) => (&daemon.record, &daemon.slot),
+            Ending::Served(served) => (&served.record, &served.slot),
+        };
+        End::of(record, how, by).remember(slot.state_dir());
+    }
+}
+
+/// Who asks.
+fn caller<T>(request: &Request<T>) -> String {
+    let peer = request.extensions().get::<UdsConnectInfo>();
+    past::person(
+        peer.and_then(|info| info.peer_cred)
+            .and_then(|peer| peer.pid()),
+    )
 }
 
 /// Answers until it is dropped.
@@ -143,6 +163,7 @@ impl Admin for Door {
         &self,
         request: Request<proto::CutoverRequest>,
     ) -> Answer<proto::CutoverReply> {
+        let by = caller(&request);
         let (ending, request) = (self.ending.clone(), request.into_inner());
         let limit = Duration::try_from_secs_f64(request.timeout_s)
             .map_err(|_| Status::invalid_argument("no such time limit"))?;
@@ -154,19 +175,26 @@ impl Admin for Door {
             })
         })
         .await?;
+        if let proto::cutover_reply::Outcome::Done(_) = &outcome {
+            self.ending.remember(How::CutOver, by);
+        }
         Ok(Response::new(proto::CutoverReply {
             outcome: Some(outcome),
         }))
     }
 
-    async fn abort(&self, _: Request<proto::AbortRequest>) -> Answer<proto::AbortReply> {
+    async fn abort(&self, request: Request<proto::AbortRequest>) -> Answer<proto::AbortReply> {
+        let by = caller(&request);
         let ending = self.ending.clone();
         let outcome = apart(move || match &ending {
             Ending::Mounted(daemon) => cutover::abort(daemon),
             Ending::Served(served) => handover::give_up_served(served),
         });
         let outcome = match outcome.await? {
-            Ok(done) => abort_reply::Outcome::Done(done),
+            Ok(done) => {
+                self.ending.remember(How::GivenUp, by);
+                abort_reply::Outcome::Done(done)
+            }
             Err(refused) => abort_reply::Outcome::Refused(refused),
         };
         Ok(Response::new(proto::AbortReply {

@@ -3,18 +3,21 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hermitfs_fuse::{Attributes, Mount, MountError, Placement};
 use hermitfs_posix::OwnMount;
 use hermitfs_replicate::Rate;
+use rustix::fs::{major, minor};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
 use super::attributes::{self, Inherited, own_mount};
 use super::serve::{Daemon, Serving, Signals};
-use super::{place, status};
+use super::sight::{Scene, Sight};
+use super::{guard, place, status};
 use crate::build::{self, Brick, Circumstances, Volume};
 use crate::exit::{Code, Failure, Result};
 use crate::order::Order;
@@ -67,6 +70,7 @@ impl Serving {
             ));
         };
         let record = record(&order, &slot, &bricks, &volume);
+        let mut shut = false;
         let attached = listen(&slot, &record).and_then(|listener| {
             let mount = Mount::prepare(top, options).map_err(mount_failure)?;
             mount.set_shared(over.is_some());
@@ -74,6 +78,13 @@ impl Serving {
                 Some(_) => Placement::OnTop,
                 None => Placement::Vacant,
             };
+            if over.is_none() && volume.pair.is_some() {
+                shut = guard::shut(&slot, &order.mountpoint).unwrap_or_else(|error| {
+                    let point = order.mountpoint.display();
+                    tracing::warn!("the directory below {point} cannot be shut while nothing is mounted there: {error}");
+                    false
+                });
+            }
             mount
                 .attach(&order.mountpoint, placement)
                 .map_err(mount_failure)?;
@@ -91,14 +102,20 @@ impl Serving {
         });
         let (listener, mount) = attached.inspect_err(|_| {
             give_up(over.as_ref());
+            if shut && let Err(error) = guard::open_again(&slot) {
+                tracing::error!("{} stays immutable: {error}", order.mountpoint.display());
+            }
             // The record of the last run says whose a dead mount is, as long as that is there.
             if continuous {
                 slot.clear_socket()
             } else {
                 slot.clear()
             }
-            if let Some(pair) = &volume.pair {
-                pair.stop();
+            match &volume.pair {
+                // What was begun here leaves nothing.
+                Some(pair) if pair.is_new() => drop(pair.retire()),
+                Some(pair) => pair.stop(),
+                None => {}
             }
         })?;
         if let Some(pair) = &volume.pair {
@@ -117,6 +134,9 @@ impl Serving {
             .collect();
         super::tell(&notes);
         let (end, ends) = mpsc::unbounded_channel();
+        let device = mount.device().map(|device| (major(device), minor(device)));
+        let ours = device.map(|device| (order.mountpoint.as_path(), device));
+        let scene = Scene::new(ours, &bricks, over.is_some(), &place::mounts()?);
         let daemon = Daemon {
             status: watch::Sender::new(status::reply(
                 &record,
@@ -124,6 +144,7 @@ impl Serving {
                 volume.pair.as_deref(),
                 mount.panics(),
                 true,
+                &Sight::default(),
             )),
             slot,
             record,
@@ -135,6 +156,8 @@ impl Serving {
             end,
             ending: Mutex::new(false),
             ended: order.ended,
+            scene,
+            abandoned: AtomicBool::new(false),
         };
         Ok(Serving {
             daemon: Arc::new(daemon),
@@ -168,6 +191,7 @@ fn open(
         delete_from_new: order.delete_from_new,
         limit: order.limit.and_then(Rate::new),
         continuous,
+        resumed: place::resumed(slot, bricks),
         one_file_system: order.one_file_system,
         own: bricks
             .first()
@@ -221,6 +245,8 @@ fn record(order: &Order, slot: &Slot, bricks: &[Brick], volume: &Volume) -> Reco
         bricks: directories.collect(),
         volume_id: id.unwrap_or_default(),
         log: (!order.foreground).then(|| slot.log()),
+        command: order.command.clone(),
+        ended: order.ended.clone(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A daemon that only serves bricks: no mount. Commands reach it by the path of its volfile.
 
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,12 @@ use tokio::sync::{mpsc, watch};
 use super::admin::{self, Ending};
 use super::begin::listen;
 use super::place;
-use super::serve::Signals;
+use super::serve::{Signals, is_healed_there};
+use super::sight::{Scene, Sight};
 use super::status::{self, Asked};
 use crate::build::{self, Brick, Circumstances, Clients};
 use crate::exit::{Code, Failure, Result};
+use crate::mounts::Mounts;
 use crate::order::Order;
 use crate::run::{Lock, Record, Slot};
 use crate::sys;
@@ -36,13 +39,15 @@ pub(crate) struct Bricks {
 
 /// What commands ask for.
 pub(crate) struct Served {
-    record: Record,
+    pub(super) record: Record,
+    pub(super) slot: Slot,
     pub(super) bricks: Vec<Brick>,
     /// The pair that is served, if one is: its healer works here.
     pub(super) pair: Option<Arc<Replicate>>,
     servers: Mutex<Vec<Server>>,
     /// The volumes by which clients come to the pair.
     shown: Vec<String>,
+    scene: Scene,
     status: watch::Sender<StatusReply>,
     pub(super) end: mpsc::UnboundedSender<()>,
     /// Held by whoever is about to end it all; true when there is no pair any more.
@@ -66,7 +71,13 @@ impl Asked for Served {
     }
 
     fn now(&self) -> StatusReply {
-        status::reply(&self.record, &self.bricks, self.pair.as_deref(), 0, false)
+        let pair = self.pair.as_deref();
+        let sight = Mounts::read().map(|mounts| {
+            let is_same = |n, directory: &Path| is_healed_there(pair, n, directory);
+            self.scene.look(&mounts, is_same)
+        });
+        let sight = sight.unwrap_or_default();
+        status::reply(&self.record, &self.bricks, pair, 0, false, &sight)
     }
 
     fn told(&self) -> &watch::Sender<StatusReply> {
@@ -103,6 +114,7 @@ impl Bricks {
             delete_from_new: order.delete_from_new,
             limit: None,
             continuous: false,
+            resumed: place::resumed(&slot, &bricks),
             one_file_system: order.one_file_system,
             moved: None,
             own: None,
@@ -120,6 +132,8 @@ impl Bricks {
                 .as_ref()
                 .map_or(String::new(), |pair| pair.status().volume_id),
             log: (!order.foreground).then(|| slot.log()),
+            command: order.command.clone(),
+            ended: None,
         };
         let listener = listen(&slot, &record)?;
         if let Some(pair) = &volume.pair {
@@ -147,8 +161,11 @@ impl Bricks {
                     volume.pair.as_deref(),
                     0,
                     false,
+                    &Sight::default(),
                 )),
                 record,
+                slot: slot.clone(),
+                scene: Scene::new(None, &bricks, false, &place::mounts()?),
                 bricks,
                 pair: volume.pair,
                 servers: Mutex::new(volume.servers),
@@ -194,7 +211,10 @@ impl Bricks {
             pair.stop();
         }
         drop(self.clients);
-        self.slot.clear();
+        match self.served.pair.is_some() && !over {
+            true => self.slot.clear_socket(),
+            false => self.slot.clear(),
+        }
         tracing::info!("ended");
         self.runtime.shutdown_background();
         Ok(())

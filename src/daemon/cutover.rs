@@ -57,6 +57,7 @@ pub(super) fn cut_over(
         ));
     };
     let sink = choose(&daemon.bricks, to)?;
+    in_place(daemon)?;
     ready(pair)?;
     let far = daemon.bricks[sink].far;
     if far {
@@ -65,9 +66,17 @@ pub(super) fn cut_over(
     let swapped = match far {
         true => within(limit, || handover::hand_over(daemon, pair, limit)),
         false => {
+            pair.try_succession(true).map_err(|error| {
+                not_now(format!(
+                    "what is about to happen cannot be written down: {error}"
+                ))
+            })?;
             // What is opened from now on can go on over the cut-over.
             daemon.mount.set_passthrough(false);
             within(limit, || swap::swap(daemon, pair, sink, limit, inside)).inspect_err(|_| {
+                if let Err(error) = pair.try_succession(false) {
+                    tracing::warn!(%error, "the state still says that a cut-over is tried");
+                }
                 daemon.mount.set_passthrough(true);
             })
         }
@@ -120,6 +129,23 @@ pub(super) fn cut_over(
         notes: mounted.map(|mounted| mounted.notes).unwrap_or_default(),
         over: daemon.over.is_some(),
         ..done
+    })
+}
+
+/// Refused while something is not where it was when we began.
+fn in_place(daemon: &Daemon) -> Result<(), proto::Refused> {
+    let sight = daemon.sight();
+    let Some(why) = sight.obstacle() else {
+        return Ok(());
+    };
+    let users = match sight.mount {
+        Some(_) => in_use(daemon),
+        None => Vec::new(),
+    };
+    Err(proto::Refused {
+        reasons: vec![why],
+        users: users.iter().map(usage).collect(),
+        ..proto::Refused::default()
     })
 }
 
@@ -267,9 +293,13 @@ pub(super) fn abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused
     match daemon.mount.detach() {
         Ok(()) => {}
         Err(MountError::Busy(_)) => return Err(busy(daemon, &in_use(daemon))),
-        Err(error) => return Err(not_now(format!("the mount cannot be taken away: {error}"))),
+        Err(error) => {
+            in_place(daemon)?;
+            return Err(not_now(format!("the mount cannot be taken away: {error}")));
+        }
     }
     daemon.give_back();
+    let complete = is_complete(daemon.pair.as_deref());
     let left = daemon.pair.as_deref().map(retire).unwrap_or_default();
     *over = true;
     let _ = daemon.end.send(End::Aborted);
@@ -279,6 +309,15 @@ pub(super) fn abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused
         partial: directories.collect(),
         left,
         served: false,
+        complete,
+    })
+}
+
+/// Whether the sinks lack nothing, once nobody changes the source any more.
+pub(super) fn is_complete(pair: Option<&Replicate>) -> bool {
+    pair.is_some_and(|pair| {
+        let status = pair.status();
+        status.ready && status.pending == 0
     })
 }
 

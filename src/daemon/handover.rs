@@ -21,7 +21,8 @@ use hermitfs_replicate::Replicate;
 
 use super::bricks::Served;
 use super::cutover::{
-    busy, bytes, choose, never, nobody_stays, not_now, ready, retire, under_way, waived, within,
+    busy, bytes, choose, is_complete, never, nobody_stays, not_now, ready, retire, under_way,
+    waived, within,
 };
 use super::errors;
 use super::serve::{Daemon, in_use};
@@ -109,6 +110,7 @@ pub(super) fn give_up_served(served: &Served) -> Result<abort_reply::Done, proto
     let mut over = served.ending.try_lock().ok_or_else(under_way)?;
     let pair = pair_of(served)?;
     nobody(served)?;
+    let complete = is_complete(Some(pair));
     let left = retire(pair);
     *over = true;
     let _ = served.end.send(());
@@ -118,6 +120,7 @@ pub(super) fn give_up_served(served: &Served) -> Result<abort_reply::Done, proto
         partial: directories.collect(),
         left,
         served: true,
+        complete,
     })
 }
 

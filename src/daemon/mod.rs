@@ -1,6 +1,7 @@
 //! The process that serves a mount: from its order to its clean end.
 
 mod admin;
+pub(crate) mod afterwards;
 mod attributes;
 mod begin;
 mod bricks;
@@ -10,10 +11,12 @@ mod detach;
 mod environment;
 mod errors;
 mod fstab;
+pub(crate) mod guard;
 mod handover;
 mod log;
 mod place;
 mod serve;
+mod sight;
 mod status;
 mod swap;
 

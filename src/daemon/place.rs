@@ -320,6 +320,13 @@ pub(crate) fn continues(
     )))
 }
 
+/// Whether the last run here had the very same bricks, all of this machine: then a new brick that is not there has failed,
+/// and cannot have taken the old one's place elsewhere.
+pub(crate) fn resumed(slot: &Slot, bricks: &[Brick]) -> bool {
+    let near = bricks.iter().all(|brick| !brick.far);
+    near && slot.record().is_some_and(|last| last.is_of(bricks))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,6 +385,8 @@ mod tests {
             bricks: vec![("a".into(), "/a".into()), ("b".into(), "/b".into())],
             volume_id: String::new(),
             log: None,
+            command: String::new(),
+            ended: None,
         };
         let same = [brick("/a"), brick("/b")];
         assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admin::{self, Ending};
 use super::attributes::{self, Inherited};
-use super::status;
+use super::sight::{Scene, Sight};
+use super::{guard, status};
 use crate::build::{Brick, Clients};
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
@@ -56,6 +58,10 @@ pub(crate) struct Daemon {
     pub(crate) ending: Mutex<bool>,
     /// To be made after a cut-over or an abort.
     pub(crate) ended: Option<PathBuf>,
+    /// Where everything was when it began.
+    pub(crate) scene: Scene,
+    /// The mount is left where it is, dead: OLD is not anybody's.
+    pub(crate) abandoned: AtomicBool,
 }
 
 /// A daemon whose mount answers.
@@ -127,7 +133,7 @@ impl Serving {
             };
             // A cut-over or an abort takes the mount away itself, and then has more to do.
             let over = watcher.ending.lock();
-            if over.is_ok_and(|over| !*over) {
+            if over.is_ok_and(|over| !*over) && !watcher.abandoned.load(Ordering::SeqCst) {
                 watcher.give_back();
             }
             let _ = watcher.end.send(End::Unmounted);
@@ -190,6 +196,9 @@ fn linger(runtime: &Runtime, signals: &mut Signals, mount: Arc<Mount>) {
     });
 }
 
+/// How long users' stores may take to come to the old brick when we are told to end.
+const FLUSH_AT_MOST: Duration = Duration::from_secs(5);
+
 /// The clean end: no mount, no socket, the state closed.
 fn finish(daemon: &Daemon, end: End) {
     tracing::info!(?end, "ending");
@@ -199,18 +208,17 @@ fn finish(daemon: &Daemon, end: End) {
     if end == End::Signal && !over {
         match daemon.mount.detach() {
             Ok(()) => {}
+            // Whoever has something open finds it not connected from now on, and so does who comes by the path: as after
+            // a kill, so that nobody works beside us.
             Err(MountError::Busy(_)) => {
-                tell_users(daemon);
-                // Whoever has something open finds it not connected from now on.
                 patience = Duration::from_millis(200);
-                if let Err(error) = daemon.mount.detach_lazy() {
-                    tracing::error!("the mount stays: {error}");
-                }
+                abandon(daemon);
             }
             Err(error) => tracing::error!("the mount stays: {error}"),
         }
     }
-    if !over {
+    let abandoned = daemon.abandoned.load(Ordering::SeqCst);
+    if !over && !abandoned {
         daemon.give_back();
     }
     if end != End::CutOver {
@@ -223,6 +231,8 @@ fn finish(daemon: &Daemon, end: End) {
     }
     match (&daemon.over, end) {
         (Some(over), End::CutOver) => over.keep(),
+        // A dead mount covers OLD: so it stays, for the next start.
+        (Some(_), _) if abandoned => {}
         (Some(over), _) => over.leave(),
         (None, _) => {}
     }
@@ -235,12 +245,47 @@ fn finish(daemon: &Daemon, end: End) {
             file.display()
         );
     }
-    daemon.slot.clear();
+    let is_known = daemon.pair.is_some() && !over;
+    match is_known || abandoned {
+        // Who asks, and who gives it up without us, has to know what it was.
+        true => daemon.slot.clear_socket(),
+        false => {
+            if let Err(error) = guard::open_again(&daemon.slot) {
+                let point = daemon.record.mountpoint.display();
+                tracing::error!("{point} stays immutable ({error}): `chattr -i {point}`");
+            }
+            daemon.slot.clear();
+        }
+    }
     tracing::info!("ended");
 }
 
+/// Ends as a kill would, but that what users have stored comes to OLD first.
+fn abandon(daemon: &Daemon) {
+    tell_users(daemon);
+    let (done, flushed) = std::sync::mpsc::channel();
+    let point = daemon.record.mountpoint.clone();
+    std::thread::spawn(move || {
+        let synced = std::fs::File::open(&point).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+        done.send(synced)
+    });
+    if !matches!(flushed.recv_timeout(FLUSH_AT_MOST), Ok(Ok(()))) {
+        tracing::warn!("not all that users have stored may have come to the old brick");
+    }
+    daemon.abandoned.store(true, Ordering::SeqCst);
+    match daemon.mount.abandon() {
+        // The last of them has just left.
+        Ok(true) => daemon.abandoned.store(false, Ordering::SeqCst),
+        Ok(false) => tracing::warn!("the mount stays, without an answer, until the next start"),
+        Err(error) => tracing::error!("the mount stays: {error}"),
+    }
+    if let Some(pair) = &daemon.pair {
+        pair.left();
+    }
+}
+
 /// Durably: it keeps what is over from being begun again at the next boot.
-fn note_end(file: &Path, end: End) -> std::io::Result<()> {
+pub(super) fn note_end(file: &Path, end: End) -> std::io::Result<()> {
     let how = match end {
         End::Aborted => "given up",
         _ => "cut over",
@@ -291,12 +336,36 @@ fn tell_users(daemon: &Daemon) {
     }
 }
 
-/// Who uses the mount.
+impl Daemon {
+    /// Whether all is still where it was.
+    pub(crate) fn sight(&self) -> Sight {
+        let Ok(mounts) = Mounts::read() else {
+            return Sight::default();
+        };
+        self.scene.look(&mounts, |n, directory| {
+            is_healed_there(self.pair.as_deref(), n, directory)
+        })
+    }
+}
+
+/// Whether the n-th brick, a sink, is what stands at a path.
+pub(super) fn is_healed_there(pair: Option<&Replicate>, n: usize, directory: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Some(pair), Some(sink)) = (pair, n.checked_sub(1)) else {
+        return false;
+    };
+    std::fs::metadata(directory).is_ok_and(|meta| pair.is_sink(sink, meta.dev(), meta.ino()))
+}
+
+/// Who uses the mount, also where it is not to be seen any more.
 pub(crate) fn in_use(daemon: &Daemon) -> Vec<users::Usage> {
     let mounts = Mounts::read().unwrap_or_default();
-    let mut users = match mounts.at(&daemon.record.mountpoint) {
-        Some(mount) => users::scan(mount),
-        None => Vec::new(),
+    let point = &daemon.record.mountpoint;
+    let mut users = match (mounts.at(point), daemon.scene.mount()) {
+        (Some(mount), Some(ours)) if mount.device == ours.device => users::scan(mount),
+        (_, Some(ours)) => users::scan(&ours),
+        (Some(mount), None) => users::scan(mount),
+        (None, None) => Vec::new(),
     };
     if let Some(over) = &daemon.over {
         users.extend(over.left_below());

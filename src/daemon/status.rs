@@ -9,6 +9,7 @@ use hermitfs_replicate::Replicate;
 use tokio::sync::watch;
 
 use super::serve::Daemon;
+use super::sight::Sight;
 use crate::build::Brick;
 use crate::run::Record;
 
@@ -19,28 +20,37 @@ pub(crate) fn reply(
     pair: Option<&Replicate>,
     panics: u64,
     mounted: bool,
+    sight: &Sight,
 ) -> proto::StatusReply {
+    let seen = |n: usize| sight.bricks.get(n).cloned().flatten();
     let base = proto::StatusReply {
         state: "plain".into(),
         pid: record.pid,
         mountpoint: record.mountpoint.to_string_lossy().into_owned(),
         volfile: record.volfile.clone(),
         panics,
-        source: bricks.first().map(|brick| told(brick, "healthy")),
+        source: bricks
+            .first()
+            .map(|brick| told(brick, seen(0).as_deref().unwrap_or("healthy"))),
+        astray: sight.mount.clone(),
         files: Some(proto::Progress::default()),
         bytes: Some(proto::Progress::default()),
         ..proto::StatusReply::default()
     };
     let Some(pair) = pair else { return base };
     let now = pair.status();
+    let obstacle = sight.obstacle();
     let health = |name: &str| {
         let sink = now.sinks.iter().find(|(sink, _)| sink == name);
         sink.map_or("unknown", |(_, health)| health).to_owned()
     };
     proto::StatusReply {
-        state: now.state.clone(),
+        state: match (&obstacle, now.ready) {
+            (Some(_), true) => "waiting".into(),
+            _ => now.state.clone(),
+        },
         volume_id: now.volume_id.clone(),
-        reason: now.reason.clone(),
+        reason: now.reason.clone().or_else(|| obstacle.clone()),
         pending: now.pending,
         oldest_pending_s: now.oldest_pending.map(|age| age.as_secs_f64()),
         errors: now.errors,
@@ -48,7 +58,7 @@ pub(crate) fn reply(
         losses: now.losses,
         crawl_left: now.crawl_left,
         unverified: now.unverified,
-        ready: now.ready,
+        ready: now.ready && obstacle.is_none(),
         files: Some(progress(now.files_done, now.files_total)),
         bytes: Some(progress(now.bytes_done, now.bytes_total)),
         files_rate: now.files_rate,
@@ -58,8 +68,12 @@ pub(crate) fn reply(
         eta_s: now.eta.map(|eta| eta.as_secs_f64()),
         sinks: bricks
             .iter()
+            .enumerate()
             .skip(1)
-            .map(|brick| told(brick, &health(&brick.name)))
+            .map(|(n, brick)| match (health(&brick.name), seen(n)) {
+                (health, Some(gone)) if health == "healthy" => told(brick, &gone),
+                (health, _) => told(brick, &health),
+            })
             .collect(),
         can_cut_over: mounted && bricks.iter().skip(1).any(|brick| !brick.far),
         since: now
@@ -127,6 +141,7 @@ impl Asked for Daemon {
             self.pair.as_deref(),
             self.mount.panics(),
             true,
+            &self.sight(),
         )
     }
 

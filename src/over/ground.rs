@@ -237,6 +237,22 @@ impl Over {
         self.slot.forget();
     }
 
+    /// Gives OLD back after a daemon that is gone, and whose dead mount is gone as well.
+    pub(crate) fn end_dead(slot: &Slot, state_dir: &Path, point: &Path) {
+        // Without it, what is kept there is an older migration's OLD.
+        let Some(memory) = slot.memory() else { return };
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        if memory.shut && memory.boot == boot.trim() {
+            let covered = open_covered(point, memory.mount);
+            if let Err(error) = covered.and_then(|covered| sys::set_read_only(covered, false)) {
+                let point = point.display();
+                tracing::error!("{point} stays read-only ({error}): `mount -o remount,rw {point}`");
+            }
+        }
+        release(&plan::kept(state_dir, slot.name()));
+        slot.forget();
+    }
+
     /// After a cut-over: OLD stays where it was kept, for its administrator to read.
     pub(crate) fn keep(&self) {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -18,9 +18,16 @@ pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
             paint(&format!("{label:<8}"), Paint::Dim, colour)
         ));
     };
+    if let Some(astray) = &status.astray {
+        row("mount", paint(astray, Paint::Bad, colour));
+    }
     let pair = !status.sinks.is_empty();
     if let Some(source) = &status.source {
-        row(if pair { "from" } else { "brick" }, directory(source));
+        let mut text = directory(source);
+        if !matches!(source.health.as_str(), "" | "healthy") {
+            text.push_str(&format!("  {}", paint(&source.health, Paint::Bad, colour)));
+        }
+        row(if pair { "from" } else { "brick" }, text);
     }
     for sink in &status.sinks {
         let health = match sink.health.as_str() {

@@ -63,11 +63,31 @@ fn another_disk_in_the_place_of_the_sink_is_refused() {
     let [old, new] = disks(&lab);
     let mut migration = ended(&lab, &old, &new);
     new.unmount();
-    // Nothing is mounted there: we must not fill the disk that lies beneath.
+    // Nothing is mounted there: users are served, and the disk that lies beneath is not filled.
+    migration.start();
+    fs::write(migration.join("meanwhile"), "served").unwrap();
+    let status = migration.status();
+    let reason = status.0["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("not mounted"), "{}", status.0);
     migration
+        .command("cutover", &["--timeout", "1s"])
+        .refused(exit::TRY_AGAIN, &["not mounted"]);
+    migration.kill();
+    migration.start();
+    assert_eq!(fs::read_dir(new.path()).unwrap().count(), 0);
+    new.mount("");
+    migration.wait_ready(Duration::from_secs(120));
+    assert_eq!(fs::read(new.join("meanwhile")).unwrap(), b"served");
+    migration.assert_bricks_equal();
+    migration.terminate();
+    // From another place it may be meant as another migration.
+    new.unmount();
+    let mut elsewhere = Mounted::prepare(&lab, "elsewhere");
+    let paths = [old.path(), new.path(), elsewhere.path()].map(|path| path.as_os_str().to_owned());
+    elsewhere.use_arguments([&["migrate".into()][..], &paths].concat());
+    elsewhere
         .try_start(&[])
         .refused(exit::CONFIGURATION, &["already", "mounted"]);
-    assert_eq!(fs::read_dir(new.path()).unwrap().count(), 0);
     new.mount("");
     // Another source's sink.
     let others = [

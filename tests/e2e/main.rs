@@ -24,6 +24,7 @@ mod removed;
 mod requests;
 mod served;
 mod service;
+mod sight;
 mod stopped;
 mod submounts;
 mod trouble;

@@ -314,7 +314,7 @@ fn bricks_inside_each_other_are_refused() {
     };
     refuse(old.path(), &old.join("inside"), "inside");
     refuse(&new.join("inside"), new.path(), "inside");
-    refuse(old.path(), old.path(), "same");
+    refuse(old.path(), old.path(), "one directory");
     watched.check();
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::Mode;
+use rustix::fs::{IFlags, Mode, OFlags};
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
@@ -170,6 +170,19 @@ impl Lab {
     }
 }
 
+/// Takes away the flag that keeps a directory from being changed and removed.
+fn open_again(path: &Path) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) else {
+        return;
+    };
+    if let Ok(flags) = rustix::fs::ioctl_getflags(&directory)
+        && flags.contains(IFlags::IMMUTABLE)
+    {
+        let _ = rustix::fs::ioctl_setflags(&directory, flags - IFlags::IMMUTABLE);
+    }
+}
+
 /// Mount points below a directory, the last mounted first.
 fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -191,6 +204,14 @@ impl Drop for Lab {
         self.alive().iter().for_each(|daemon| daemon.end());
         for point in mounts_below(self.dir.path()) {
             let _ = rustix::mount::unmount(&point, UnmountFlags::DETACH);
+        }
+        // A migration that a test has left keeps its mount point shut.
+        for entry in fs::read_dir(self.dir.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            open_again(&entry.path());
         }
         // A detached loop device goes with its last user: a moment later.
         for _ in 0..100 {

@@ -125,6 +125,25 @@ impl Mount {
         self.take_away(true)
     }
 
+    /// Ends as a server does that is killed: the mount stays where it is, dead, so that nobody sees what is under it, and
+    /// the next server takes its place. True when nobody was in it any more: then it is gone instead.
+    pub fn abandon(&self) -> Result<bool, MountError> {
+        let mut stage = self.stage.lock();
+        let gone = match &*stage {
+            Stage::Attached(Attached { path, id, .. }) => {
+                let seen = pin(path).and_then(|at| mount_id(&at));
+                if !seen.is_ok_and(|seen| seen == *id) {
+                    return Err(MountError::NotThere(path.clone()));
+                }
+                place::cut_off(path).map_err(MountError::at("end the connection of", path))?
+            }
+            Stage::Prepared(_) | Stage::Classic(_) => true,
+            Stage::Detached => return Err(MountError::Stage("detached already")),
+        };
+        *stage = Stage::Detached;
+        Ok(gone)
+    }
+
     fn take_away(&self, lazy: bool) -> Result<(), MountError> {
         let mut stage = self.stage.lock();
         match &*stage {

@@ -193,6 +193,17 @@ pub(crate) fn mount_classic(
         .map_err(|error| MountError::at("mount", place)(error.into()))
 }
 
+/// Ends the kernel's side of a mount of ours: all calls fail from then on. True when nobody was in it, and it is gone
+/// altogether; else it stays where it is.
+pub(crate) fn cut_off(place: &Path) -> io::Result<bool> {
+    // FUSE aborts its connection before it looks whether the mount is in use.
+    match rustix::mount::unmount(place, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::BUSY) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 pub(crate) fn unmount(place: &Path, lazy: bool) -> io::Result<()> {
     let how = if lazy {
         UnmountFlags::DETACH

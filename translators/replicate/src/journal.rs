@@ -140,6 +140,28 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Takes the journal that is there, where there is no room for another one, and has it say that nothing in it is to be
+    /// believed: that needs no room. To be written anew when there is.
+    pub(crate) fn take_over(path: &Path, header: Header) -> io::Result<Journal> {
+        drop(std::fs::remove_file(path.with_extension("new")));
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let end = file.metadata()?.len();
+        let mut journal = Journal {
+            path: path.to_owned(),
+            file,
+            end,
+            base: end,
+            header: Header {
+                all_dirty: true,
+                ..header
+            },
+            scratch: Vec::new(),
+        };
+        journal.write_header()?;
+        journal.file.sync_all()?;
+        Ok(journal)
+    }
+
     /// Writes records, all of them or none.
     pub(crate) fn append(&mut self, records: &[Record]) -> io::Result<()> {
         let scratch = std::mem::take(&mut self.scratch);
@@ -219,6 +241,27 @@ fn frame(bytes: &[u8]) -> Option<(Vec<Record>, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_journal_that_is_taken_over_says_that_nothing_in_it_is_to_be_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.0");
+        let header = Header {
+            version: VERSION,
+            clean: true,
+            ..Header::default()
+        };
+        drop(Journal::create(&path, header.clone(), &[]).unwrap());
+        std::fs::write(path.with_extension("new"), "of a start that had no room").unwrap();
+        let mut journal = Journal::take_over(&path, header.clone()).unwrap();
+        assert!(Journal::read(&path).unwrap().unwrap().header.all_dirty);
+        assert!(!path.with_extension("new").exists());
+        // Written anew it is as any other.
+        journal.compact(&[]).unwrap();
+        assert_eq!(Journal::read(&path).unwrap().unwrap().header, header);
+        std::fs::remove_file(&path).unwrap();
+        assert!(Journal::take_over(&path, header).is_err());
+    }
     use crate::record::{Oid, Piece};
 
     fn record(n: u64) -> Record {

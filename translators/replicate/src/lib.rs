@@ -30,4 +30,5 @@ pub use brake::Rate;
 pub use control::{Goal, Losses, NotReady, ObjectError, ObjectLoss, OpenError, Reached, Status};
 pub use loss::{Class, Gravity};
 pub use options::Options;
-pub use pair::{Carried, Held, NotCarried, Replicate};
+pub use pair::{Carried, Held, NotCarried, Replicate, unmark};
+pub use volume::{is_id, is_of};

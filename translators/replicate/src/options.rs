@@ -30,6 +30,10 @@ pub struct Options {
     /// source's. That is said once, by a person.
     #[serde(skip)]
     pub delete_from_sink: bool,
+    /// Not for volfiles: the last run at this place had the very same bricks, so that a sink that is not there is one
+    /// that has failed. Users are served without it.
+    #[serde(skip)]
+    pub resumed: bool,
     /// Not for volfiles: what people call each brick, its directory as a rule, by the name of its
     /// volume.
     #[serde(skip)]
@@ -54,6 +58,7 @@ impl Default for Options {
             rest_ms: 500,
             adopt: false,
             delete_from_sink: false,
+            resumed: false,
             places: BTreeMap::new(),
             crawl: true,
             continuous: false,

@@ -56,9 +56,13 @@ pub(crate) struct Record {
     pub(crate) since: u64,
     pub(crate) source: BrickId,
     pub(crate) sinks: Vec<(String, BrickId)>,
+    /// A cut-over was begun, and nobody has taken that back: a sink that is not there may have taken the source's place.
+    #[serde(default)]
+    pub(crate) cutting_over: bool,
 }
 
 /// A sink as it was found.
+#[derive(Clone)]
 pub(crate) enum Found {
     /// Ours before, with this marker.
     Marked(Marker),
@@ -275,6 +279,25 @@ pub(crate) async fn unmark(brick: &dyn Translator, root: &Arc<Inode>) -> hermitf
     remove(brick, root, Name::new(MARKER_DIR)?, &ours).await
 }
 
+/// Whether a sink is this migration's. One that has taken the source's place may be newer than that, and is nobody's to
+/// give up.
+pub fn is_of(brick: &dyn Translator, id: &str) -> Result<bool, OpenError> {
+    let found = block_on(async {
+        let root = brick.root(&ADMIN).await?.inode;
+        inspect(brick, &root).await
+    });
+    match found.map_err(io("its marker"))? {
+        Found::Marked(marker) if marker.id != id => Ok(false),
+        Found::Marked(marker) if marker.role == SUCCESSOR => Err(OpenError::Identity(
+            "it has taken the old brick's place: a cut-over was killed in its last moment, and what is on it may be \
+             newer. It is complete: use it as it is, without its directory .hermitfs"
+                .to_owned(),
+        )),
+        Found::Marked(_) => Ok(true),
+        Found::Empty | Found::Foreign => Ok(false),
+    }
+}
+
 async fn remove(
     brick: &dyn Translator,
     dir: &Arc<Inode>,
@@ -316,7 +339,7 @@ pub(crate) fn new_id() -> Result<String, OpenError> {
 }
 
 /// An id comes from a marker on a disk, and becomes part of a path.
-pub(crate) fn is_id(id: &str) -> bool {
+pub fn is_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
 

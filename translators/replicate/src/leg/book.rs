@@ -221,7 +221,7 @@ impl Book {
         self.lose(&error);
     }
 
-    fn lose(&mut self, error: &io::Error) {
+    pub(super) fn lose(&mut self, error: &io::Error) {
         tracing::error!(%error, "the journal cannot be written: everything counts as dirty");
         self.lost = Some(error.to_string());
         self.note();

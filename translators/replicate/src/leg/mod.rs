@@ -54,6 +54,11 @@ impl Leg {
         Leg::with(book, Clock::Running(Instant::now()))
     }
 
+    /// The journal could not be begun: nothing can be written to it until it is written anew.
+    pub(crate) fn lose(&self, error: &std::io::Error) {
+        self.desk().book.lose(error);
+    }
+
     fn with(book: Book, clock: Clock) -> Leg {
         let desk = Desk {
             book,

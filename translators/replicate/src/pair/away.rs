@@ -2,14 +2,15 @@
 //! up again when it is back.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hermitfs_api::{Role, block_on};
+use hermitfs_api::{Errno, Role, block_on};
 
-use super::sink::{PAUSE_AT_MOST, Sink};
+use super::sink::{PAUSE_AT_MOST, Pause, Sink};
 use crate::heal::{Books, Footing, HEAL};
 use crate::record::Trust;
-use crate::volume;
+use crate::trouble::{Side, Trouble};
+use crate::volume::{self, Found};
 
 impl Sink {
     /// Whether its file system has to come back before anything can be healed.
@@ -27,6 +28,19 @@ impl Sink {
         } else if self.paused().is_none() {
             self.take_up();
         }
+    }
+
+    /// It is not there from the start: as if it had been let go just now.
+    pub(super) fn begin_away(&self, why: String) {
+        let gone = hermitfs_api::Error::new(Errno::ENODEV);
+        *self.trouble.lock() = Some(Pause {
+            trouble: Trouble::new(Side::Sink, "open", &gone),
+            until: Instant::now(),
+            wait: Duration::from_millis(250),
+            absent: Some(why),
+        });
+        self.healer.stand_on(None);
+        self.play(Role::Away);
     }
 
     fn let_go(&self) {
@@ -87,6 +101,20 @@ impl Sink {
             let found = volume::inspect(sink, &root).await.map_err(told)?;
             if !self.identity.marker.is(&found) || brick != self.identity.brick {
                 return Err("it is not mounted at its place".to_owned());
+            }
+            if let Found::Marked(marker) = &found {
+                if marker.role == volume::SUCCESSOR {
+                    return Err(
+                        "it has taken the old brick's place in a cut-over that was killed"
+                            .to_owned(),
+                    );
+                }
+                // Whatever its journal says.
+                if marker.dirty {
+                    let known = self.healer.known(&self.healer.source_root).await;
+                    self.leg
+                        .ledger(|ledger| ledger.doubt(&known, Trust::NOTHING, true));
+                }
             }
             // Written and synced: a file system that is alive.
             let staging = self.identity.marker.write(&root).map_err(told)?;

@@ -11,6 +11,7 @@ use hermitfs_api::{
 
 use super::Replicate;
 use crate::answers::within;
+use crate::control::OpenError;
 use crate::heal::{HEAL, Healer};
 use crate::lingering::{Guards, Lingering};
 use crate::volume;
@@ -59,6 +60,15 @@ pub struct NotCarried {
 }
 
 impl Replicate {
+    /// Writes down, in the state, that a cut-over is tried (or that nothing came of it): from then on the pair cannot be
+    /// opened without the sink, which may have taken the source's place.
+    pub fn try_succession(&self, tried: bool) -> std::result::Result<(), OpenError> {
+        let mut record = volume::read_record(&self.state_dir)?
+            .ok_or_else(|| OpenError::Io(format!("{}: is gone", self.state_dir.display())))?;
+        record.cutting_over = tried;
+        volume::write_record(&self.state_dir, &record)
+    }
+
     /// Writes down, on the sink, that users are about to see it (or that nothing came of that): a
     /// kill from then on must not lead back to the source.
     pub fn appoint(&self, sink: usize, successor: bool) -> Result<()> {

@@ -1,9 +1,10 @@
 //! The end of a pair: frozen, drained, retired.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hermitfs_api::{SetAttr, SetTime, block_on};
+use hermitfs_api::{Inode, SetAttr, SetTime, Translator, block_on};
 
 use super::Replicate;
 use super::sink::Sink;
@@ -134,18 +135,28 @@ impl Replicate {
 impl Sink {
     /// Takes everything of ours off the sink.
     fn leave(&self) -> hermitfs_api::Result<()> {
-        let healer = &self.healer;
-        let sink_root = healer.sink_root()?;
-        let (brick, root) = (&*healer.sink, &sink_root);
-        let before = block_on(brick.getattr(&HEAL, root, None))?;
-        block_on(volume::unmark(brick, root))?;
-        // That alone changed when our own directory went from it. Users may be there already:
-        // the rest is theirs.
-        let times = SetAttr {
-            mtime: Some(SetTime::At(before.mtime)),
-            ..SetAttr::default()
-        };
-        block_on(brick.setattr(&HEAL, root, None, &times))?;
-        block_on(brick.sync(&HEAL))
+        let root = self.healer.sink_root()?;
+        block_on(clear(&*self.healer.sink, &root))
     }
+}
+
+/// Takes everything of ours off a sink that no pair has open.
+pub fn unmark(sink: &dyn Translator) -> hermitfs_api::Result<()> {
+    block_on(async {
+        let root = sink.root(&HEAL).await?.inode;
+        clear(sink, &root).await
+    })
+}
+
+async fn clear(brick: &dyn Translator, root: &Arc<Inode>) -> hermitfs_api::Result<()> {
+    let before = brick.getattr(&HEAL, root, None).await?;
+    volume::unmark(brick, root).await?;
+    // That alone changed when our own directory went from it. Users may be there already: the rest
+    // is theirs.
+    let times = SetAttr {
+        mtime: Some(SetTime::At(before.mtime)),
+        ..SetAttr::default()
+    };
+    brick.setattr(&HEAL, root, None, &times).await?;
+    brick.sync(&HEAL).await
 }

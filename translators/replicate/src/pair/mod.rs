@@ -20,6 +20,7 @@ use hermitfs_api::{Errno, Error, Inode, Kind, Location, Translator, block_on};
 use parking_lot::Mutex;
 
 pub use self::carry::{Carried, Held, NotCarried};
+pub use self::end::unmark;
 use self::sink::Sink;
 use crate::answers::within;
 use crate::backoff::WINDOW;
@@ -37,6 +38,8 @@ pub struct Replicate {
     brake: Arc<Brake>,
     source_name: String,
     id: String,
+    /// It began with this very opening.
+    is_new: bool,
     since: SystemTime,
     state_dir: PathBuf,
     workers: usize,
@@ -105,6 +108,11 @@ impl Replicate {
             let counted = block_on(count(&*source, root, &stop));
             *scouted.lock() = counted.ok();
         }));
+    }
+
+    /// Whether this migration began with this opening, and not before.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Ends healing, syncs, and closes the state cleanly: the volume must not be used after it.

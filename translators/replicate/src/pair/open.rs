@@ -33,6 +33,7 @@ const LANES: usize = 3;
 type Named = (String, Arc<dyn Translator>);
 
 /// A sink that has been looked at.
+#[derive(Clone)]
 struct Seen {
     name: String,
     /// What people call it.
@@ -42,6 +43,8 @@ struct Seen {
     root: Arc<Inode>,
     id: BrickId,
     state: Found,
+    /// Why it is not there.
+    absent: Option<String>,
 }
 
 /// Why a brick cannot be a source. One that will never be says so itself.
@@ -77,7 +80,14 @@ pub(super) async fn open(
     let mut seen = Vec::new();
     for sink in sinks {
         let place = options.place(&sink.0).to_owned();
-        seen.push(look_at(sink, place, &source_id).await?);
+        let looked = look_at(sink.clone(), place.clone(), &source_id).await;
+        let failed = options
+            .resumed
+            .then(|| missing(&sink.0, &looked, &source_id, state_base));
+        seen.push(match failed.flatten() {
+            Some((marker, id)) => absent(sink, place, looked, marker, id).await?,
+            None => looked?,
+        });
     }
     let id = migration(&seen, &source_id, &options)?;
     ask(&seen, (&*source, &root), &options).await?;
@@ -86,27 +96,26 @@ pub(super) async fn open(
         None => begun(&seen, &source_id, state_base)?,
     };
     let state_dir = volume::state_dir(state_base, &id);
-    let (since, numbers) = keep_record(&state_dir, &id, &source_id, &seen)?;
+    let is_new = !state_dir.exists();
+    let bricks: Vec<_> = seen
+        .iter()
+        .map(|seen| (seen.sink.clone(), seen.root.clone()))
+        .collect();
     let brick = (source.clone(), root.clone());
-    let pulse = Arc::new(Pulse::default());
-    let brake = Arc::new(match options.backoff {
-        true => Brake::watching(options.limit, pulse.clone()),
-        false => Brake::new(options.limit),
-    });
-    let mut all = Vec::new();
-    for (number, seen) in numbers.into_iter().zip(seen) {
-        let journal = number.journal(&state_dir)?;
-        let marker = Marker {
-            version: 1,
-            id: id.clone(),
-            role: volume::SINK.to_owned(),
-            source: source_id.clone(),
-            dirty: false,
-        };
-        let sink = go_on(seen, &brick, &journal, &marker, &brake, options.continuous).await?;
-        sink.leg.ledger(|ledger| ledger.set_resting(!options.crawl));
-        all.push(Arc::new(sink));
-    }
+    let taken_up = take_up(&state_dir, &id, &source_id, seen, brick, &options).await;
+    let (since, brake, pulse, all) = match taken_up {
+        Ok(taken_up) => taken_up,
+        Err(error) => {
+            // What was begun here and came to nothing leaves nothing.
+            if is_new {
+                for (sink, root) in bricks {
+                    drop(volume::unmark(&*sink, &root).await);
+                }
+                drop(std::fs::remove_dir_all(&state_dir));
+            }
+            return Err(error);
+        }
+    };
     let legs = all
         .iter()
         .map(|sink| UserLeg {
@@ -137,6 +146,7 @@ pub(super) async fn open(
         brake,
         source_name,
         id,
+        is_new,
         since: UNIX_EPOCH + Duration::from_secs(since),
         state_dir,
         workers: options.workers.clamp(1, 64),
@@ -145,6 +155,110 @@ pub(super) async fn open(
         drain: Arc::default(),
         scouted: Arc::default(),
     }))
+}
+
+/// Since when it has been going on, what holds healing back, and the sinks.
+type TakenUp = (u64, Arc<Brake>, Arc<Pulse>, Vec<Arc<Sink>>);
+
+/// Begins with the sinks, or goes on with them: from here on something is written.
+async fn take_up(
+    state_dir: &Path,
+    id: &str,
+    source_id: &BrickId,
+    seen: Vec<Seen>,
+    brick: (Arc<dyn Translator>, Arc<Inode>),
+    options: &Options,
+) -> Result<TakenUp, OpenError> {
+    let (since, numbers) = keep_record(state_dir, id, source_id, &seen)?;
+    let pulse = Arc::new(Pulse::default());
+    let brake = Arc::new(match options.backoff {
+        true => Brake::watching(options.limit, pulse.clone()),
+        false => Brake::new(options.limit),
+    });
+    let mut all = Vec::new();
+    for (number, seen) in numbers.into_iter().zip(seen) {
+        let journal = number.journal(state_dir)?;
+        let marker = Marker {
+            version: 1,
+            id: id.to_owned(),
+            role: volume::SINK.to_owned(),
+            source: source_id.clone(),
+            dirty: false,
+        };
+        let sink = go_on(seen, &brick, &journal, &marker, &brake, options.continuous).await?;
+        sink.leg.ledger(|ledger| ledger.set_resting(!options.crawl));
+        all.push(Arc::new(sink));
+    }
+    Ok((since, brake, pulse, all))
+}
+
+/// What is known of a sink that the state says is this source's, and that is not found at its place; `None` when it is
+/// there, or when it may have taken the source's place.
+fn missing(
+    name: &str,
+    looked: &Result<Seen, OpenError>,
+    source: &BrickId,
+    state_base: &Path,
+) -> Option<(Marker, BrickId)> {
+    if let Ok(Seen {
+        state: Found::Marked(_),
+        ..
+    }) = looked
+    {
+        return None;
+    }
+    let mut records = volume::records(state_base).into_iter();
+    let record = records.find(|record| record.source == *source && !record.cutting_over)?;
+    let (_, id) = record.sinks.iter().find(|(known, _)| known == name)?;
+    // Killed before the marker was there.
+    if looked.as_ref().is_ok_and(|seen| seen.id == *id) {
+        return None;
+    }
+    let marker = Marker {
+        version: 1,
+        id: record.id,
+        role: volume::SINK.to_owned(),
+        source: source.clone(),
+        dirty: false,
+    };
+    Some((marker, id.clone()))
+}
+
+/// A sink that is to be taken up when it is back.
+async fn absent(
+    (name, sink): Named,
+    place: String,
+    looked: Result<Seen, OpenError>,
+    marker: Marker,
+    id: BrickId,
+) -> Result<Seen, OpenError> {
+    let why = match &looked {
+        Ok(_) => "it is not mounted at its place".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let root = match looked {
+        Ok(seen) => seen.root,
+        // Of no use but to stand for one.
+        Err(error) => match sink.root(&HEAL).await {
+            Ok(entry) => entry.inode,
+            Err(_) => return Err(error),
+        },
+    };
+    tracing::warn!(place, why, "users are served without this sink");
+    let answers = Arc::new(Answers::default());
+    Ok(Seen {
+        name,
+        place,
+        sink: Arc::new(Awaited {
+            below: sink,
+            answers: answers.clone(),
+        }),
+        answers,
+        root,
+        id,
+        state: Found::Marked(marker),
+        absent: Some(why),
+    })
 }
 
 async fn look_at((name, sink): Named, place: String, source: &BrickId) -> Result<Seen, OpenError> {
@@ -171,6 +285,7 @@ async fn look_at((name, sink): Named, place: String, source: &BrickId) -> Result
         root,
         id,
         state,
+        absent: None,
     })
 }
 
@@ -307,6 +422,7 @@ fn keep_record(
     sinks: &[Seen],
 ) -> Result<(u64, Vec<Number>), OpenError> {
     let old = volume::read_record(state_dir)?;
+    let before = old.clone();
     if let Some(old) = &old
         && old.source != *source
     {
@@ -330,8 +446,13 @@ fn keep_record(
         since,
         source: source.clone(),
         sinks: known,
+        // All that are here were looked at.
+        cutting_over: false,
     };
-    volume::write_record(state_dir, &record)?;
+    // Where there is no room any more, what stands there already is as good.
+    if before.as_ref() != Some(&record) {
+        volume::write_record(state_dir, &record)?;
+    }
     Ok((since, numbers))
 }
 
@@ -397,6 +518,11 @@ async fn go_on(
     let journal = Journal::read(path).map_err(journal_io)?;
     let moment = Moment::of_now();
     let doubt = doubt(&seen.state, journal.as_ref(), continuous, &moment);
+    // Nobody knows what becomes of it before it is back.
+    let doubt = match (&seen.absent, doubt) {
+        (Some(_), None) => Some(Trust::before(volume::now())),
+        (_, doubt) => doubt,
+    };
     let same_boot = journal
         .as_ref()
         .is_some_and(|journal| journal.header.boot == moment.boot);
@@ -433,18 +559,33 @@ async fn go_on(
         files: healed.0,
         bytes: healed.1,
     };
-    let journal = Journal::create(path, header, &ledger.dump()).map_err(journal_io)?;
-    let staging = volume::mark(&*seen.sink, &seen.root, marker)
-        .await
-        .map_err(io(&what))?;
+    let (journal, lost) = match Journal::create(path, header.clone(), &ledger.dump()) {
+        Ok(journal) => (journal, None),
+        // Users are served all the same.
+        Err(error) => match Journal::take_over(path, header) {
+            Ok(journal) => (journal, Some(error)),
+            Err(_) => return Err(journal_io(error)),
+        },
+    };
+    let staging = match &seen.absent {
+        Some(_) => seen.root.clone(),
+        None => volume::mark(&*seen.sink, &seen.root, marker)
+            .await
+            .map_err(io(&what))?,
+    };
     let marker = Arc::new(MarkerOn::new(seen.sink.clone(), marker.clone()));
     let leg = Arc::new(Leg::new(ledger, journal, marker.clone()));
+    if let Some(error) = lost {
+        leg.lose(&error);
+    }
     let sink = (seen.sink, seen.root, staging);
     let (source, brake) = (source.clone(), brake.clone());
     let healer = Arc::new(Healer::new(source, sink, leg.clone(), brake, LANES));
     healer.tally.reset(healed.0, healed.1);
     healer.suspect.store(suspect, Ordering::Relaxed);
-    if let Err(setback) = healer.sweep_unknown().await {
+    if seen.absent.is_none()
+        && let Err(setback) = healer.sweep_unknown().await
+    {
         tracing::warn!(?setback, "the staging space could not be swept");
     }
     let identity = Identity {
@@ -452,7 +593,11 @@ async fn go_on(
         brick: seen.id,
     };
     let called = (seen.name, seen.place);
-    Ok(Sink::new(called, identity, leg, healer, seen.answers))
+    let sink = Sink::new(called, identity, leg, healer, seen.answers);
+    if let Some(why) = seen.absent {
+        sink.begin_away(why);
+    }
+    Ok(sink)
 }
 
 #[cfg(test)]
