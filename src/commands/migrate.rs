@@ -246,7 +246,7 @@ async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> R
                 Code::Differences,
                 format!(
                     "{} objects could not be healed, all else is; put it right, or say that it does not matter: \
-                     `hermitfs errors {} --waive PATH`",
+                     `hermitfs errors {} --waive PATH` (see its --help for classes)",
                     human::count(status.errors),
                     mountpoint.display()
                 ),
@@ -259,8 +259,8 @@ async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> R
 /// Tells when everything has been seen and done but what failed.
 #[derive(Default)]
 struct Stall {
-    /// What was pending, with how many errors, and since when that has been so.
-    last: Option<(u64, u64, Instant)>,
+    /// What was pending, with how many errors, how much was done, and since when that has been so.
+    last: Option<([u64; 4], Instant)>,
 }
 
 impl Stall {
@@ -269,17 +269,24 @@ impl Stall {
     const PATIENCE: Duration = Duration::from_secs(15);
 
     fn look(&mut self, status: &proto::StatusReply) -> bool {
-        let seen = (status.pending, status.errors);
+        let done = |progress: Option<proto::Progress>| progress.map_or(0, |progress| progress.done);
+        let seen = [
+            status.pending,
+            status.errors,
+            done(status.files),
+            done(status.bytes),
+        ];
         let since = match self.last {
-            Some((pending, errors, since)) if (pending, errors) == seen => since,
+            Some((last, since)) if last == seen => since,
             _ => Instant::now(),
         };
-        self.last = Some((seen.0, seen.1, since));
+        self.last = Some((seen, since));
+        // What lies below an object that failed is never crawled.
+        let all_failed = status.crawl_left == 0 && status.pending <= status.errors;
         status.errors > 0
-            && status.crawl_left == 0
             && !status.unverified
             && status.reason.is_none()
-            && (status.pending <= status.errors || since.elapsed() >= Stall::PATIENCE)
+            && (all_failed || since.elapsed() >= Stall::PATIENCE)
     }
 }
 
@@ -346,7 +353,7 @@ mod tests {
         };
         let long_ago = Instant::now().checked_sub(Stall::PATIENCE);
         let mut stall = Stall {
-            last: long_ago.map(|since| (3, 2, since)),
+            last: long_ago.map(|since| ([3, 2, 0, 0], since)),
         };
         assert!(stall.look(&behind), "what waits for an error is no healing");
     }

@@ -16,6 +16,7 @@ mod killed;
 mod lingering;
 mod live;
 mod locks;
+mod losses;
 mod over;
 mod plain;
 mod posix;

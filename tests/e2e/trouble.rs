@@ -487,7 +487,7 @@ fn flags_that_cannot_be_read_are_not_taken_for_none() {
         fs::write(old.join(name), name).unwrap();
         hermitfs_tests::shell::run("chattr", &["+d", &old.join(name).to_string_lossy()]);
     }
-    let mount = with_fault(&lab, old.path(), new.path(), "get_flags name=bad EIO");
+    let mount = with_fault(&lab, old.path(), new.path(), "get_fsx name=bad EIO");
     mount
         .command("heal", &["--wait"])
         .refused(exit::DIFFERENCES, &["bad", "EIO"]);

@@ -38,6 +38,9 @@ pub const FOR_DEMO: &[Program] = &[
 pub const FOR_TESTS: &[Program] = &[
     program("mkfs.ext3", "e2fsprogs"),
     program("debugfs", "e2fsprogs"),
+    program("chattr", "e2fsprogs"),
+    program("lsattr", "e2fsprogs"),
+    program("xfs_io", "xfsprogs"),
     program("btrfs", "btrfs-progs"),
     program("mkfs.btrfs", "btrfs-progs"),
     program("mkfs.xfs", "xfsprogs"),

@@ -39,6 +39,8 @@ macro_rules! each_brick_call {
             removexattr: XattrRequest => Empty;
             get_flags: ObjectRequest => FlagsReply;
             set_flags: SetFlagsRequest => Empty;
+            get_fsx: ObjectRequest => FsxReply;
+            set_fsx: SetFsxRequest => Empty;
             fallocate: FallocateRequest => Empty;
             lseek: LseekRequest => CountReply;
             copy_file_range: CopyRequest => CountReply;

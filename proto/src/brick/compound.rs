@@ -36,7 +36,7 @@ impl v1::Snapshot {
             entry: Some(entry),
             xattrs: to_wire(&snapshot.xattrs),
             content: snapshot.content.map(Bytes::from),
-            flags: snapshot.flags,
+            fsx: Some((&snapshot.fsx).into()),
         }
     }
 
@@ -58,9 +58,35 @@ impl v1::Snapshot {
                 entry: entry(self.entry)?,
                 content: self.content.map(Vec::from),
                 xattrs: from_wire(self.xattrs),
-                flags: self.flags,
+                fsx: self.fsx.map(api::Fsx::from).unwrap_or_default(),
             }),
             raw => Err(api::Errno::from_raw(raw).into()),
+        }
+    }
+}
+
+impl From<&api::Fsx> for v1::Fsx {
+    fn from(fsx: &api::Fsx) -> v1::Fsx {
+        v1::Fsx {
+            flags: fsx.flags,
+            xflags: fsx.xflags,
+            extent_size: fsx.extent_size,
+            extents: fsx.extents,
+            project: fsx.project,
+            cow_extent_size: fsx.cow_extent_size,
+        }
+    }
+}
+
+impl From<v1::Fsx> for api::Fsx {
+    fn from(fsx: v1::Fsx) -> api::Fsx {
+        api::Fsx {
+            flags: fsx.flags,
+            xflags: fsx.xflags,
+            extent_size: fsx.extent_size,
+            extents: fsx.extents,
+            project: fsx.project,
+            cow_extent_size: fsx.cow_extent_size,
         }
     }
 }
@@ -94,6 +120,7 @@ impl From<&api::Whole> for v1::Whole {
             xattrs: to_wire(&file.xattrs),
             flags: file.flags,
             mask: file.mask,
+            project: file.project,
         }
     }
 }
@@ -115,6 +142,7 @@ impl TryFrom<v1::Whole> for api::Whole {
             xattrs: from_wire(file.xattrs),
             flags: file.flags,
             mask: file.mask,
+            project: file.project,
         })
     }
 }

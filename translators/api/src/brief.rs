@@ -2,7 +2,7 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 
 use crate::{
-    Allocate, Attr, Context, DirEntry, Entry, File, Handle, Inode, Lend, Lent, Location, Lock,
+    Allocate, Attr, Context, DirEntry, Entry, File, Fsx, Handle, Inode, Lend, Lent, Location, Lock,
     Make, Name, NameBuf, OpenFlags, Origin, RenameFlags, Result, Role, Seek, SetAttr, StatFs,
     Whole, XattrFlags,
 };
@@ -138,6 +138,16 @@ impl Brief for Context {
 impl Brief for OpenFlags {
     fn brief(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{:#o}", self.0)
+    }
+}
+
+impl Brief for Fsx {
+    fn brief(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "flags {:x} {:x} project {}",
+            self.flags, self.xflags, self.project
+        )
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Attr, Context, Entry, Errno, Error, File, Fop, Inode, Kind, Name, NameBuf, OpenFlags, Result,
-    SetAttr, SetTime, Time, Translator, XattrFlags,
+    Attr, Context, Entry, Errno, Error, File, Fop, Fsx, Inode, Kind, Name, NameBuf, OpenFlags,
+    Result, SetAttr, SetTime, Time, Translator, XattrFlags,
 };
 
 /// Extended attributes: names and values, in no order.
@@ -24,8 +24,8 @@ pub struct Snapshot {
     pub content: Option<Vec<u8>>,
     /// All extended attributes, ACLs among them.
     pub xattrs: Xattrs,
-    /// Inode flags; 0 where there are none.
-    pub flags: u32,
+    /// Inode flags, hints and project; nothing where there are none.
+    pub fsx: Fsx,
 }
 
 impl Snapshot {
@@ -65,6 +65,8 @@ pub struct Whole {
     pub flags: u32,
     /// ... and of the others those that it is made with.
     pub mask: u32,
+    /// The project that it is counted for.
+    pub project: u32,
 }
 
 impl Whole {
@@ -98,7 +100,7 @@ impl Fop {
                 Fop::Readlink,
                 Fop::Listxattr,
                 Fop::Getxattr,
-                Fop::GetFlags,
+                Fop::GetFsx,
                 Fop::Release,
             ],
             Fop::MakeWhole => &[
@@ -108,8 +110,9 @@ impl Fop {
                 Fop::Setattr,
                 Fop::Removexattr,
                 Fop::Setxattr,
-                Fop::GetFlags,
                 Fop::SetFlags,
+                Fop::GetFsx,
+                Fop::SetFsx,
                 Fop::Release,
                 Fop::Lookup,
                 Fop::Unlink,
@@ -221,18 +224,18 @@ async fn the_rest(
             Err(error) => return Err(error),
         }
     }
-    let flags = match kind {
-        Kind::File | Kind::Directory => match volume.get_flags(cx, &inode).await {
-            Err(error) if is_missing(&error) || error.errno() == Errno::EINVAL => 0,
-            flags => flags?,
+    let fsx = match kind {
+        Kind::File | Kind::Directory => match volume.get_fsx(cx, &inode).await {
+            Err(error) if is_missing(&error) || error.errno() == Errno::EINVAL => Fsx::default(),
+            fsx => fsx?,
         },
-        _ => 0,
+        _ => Fsx::default(),
     };
     Ok(Snapshot {
         entry,
         content,
         xattrs,
-        flags,
+        fsx,
     })
 }
 
@@ -330,17 +333,21 @@ async fn fill(
         ..SetAttr::default()
     };
     let attr = volume.setattr(cx, inode, Some(open), &timed).await?;
-    // Last, as they may forbid all else.
-    if file.mask != 0 {
-        let there = match volume.get_flags(cx, inode).await {
-            // None to be had, and none wanted.
-            Err(error) if is_missing(&error) && file.flags & file.mask == 0 => return Ok(attr),
-            there => there?,
-        };
-        let wanted = there & !file.mask | file.flags & file.mask;
-        if wanted != there {
-            volume.set_flags(cx, inode, wanted).await?;
+    // Last, as flags may forbid all else. It may be made with some of its directory's.
+    let there = match volume.get_fsx(cx, inode).await {
+        // None to be had, and none wanted.
+        Err(error) if is_missing(&error) && file.flags & file.mask == 0 && file.project == 0 => {
+            return Ok(attr);
         }
+        there => there?,
+    };
+    if there.project != file.project {
+        let project = file.project;
+        volume.set_fsx(cx, inode, &Fsx { project, ..there }).await?;
+    }
+    let wanted = there.flags & !file.mask | file.flags & file.mask;
+    if wanted != there.flags {
+        volume.set_flags(cx, inode, wanted).await?;
     }
     Ok(attr)
 }

@@ -7,6 +7,7 @@ mod compound;
 mod context;
 mod error;
 mod file;
+mod fsx;
 mod inode;
 mod lockset;
 mod name;
@@ -22,6 +23,7 @@ pub use compound::{
 pub use context::{Context, Origin};
 pub use error::{Errno, Error, Result};
 pub use file::{File, Lent, OpenFlags};
+pub use fsx::Fsx;
 pub use inode::{Handle, Identity, Inode, SlotKey, Slots};
 pub use lockset::{LockSet, OwnedLock};
 pub use name::{InvalidName, Name, NameBuf};

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Allocate, Attr, Context, DirEntry, Entry, File, Handle, Inode, Lend, Lent, Location, Lock,
+    Allocate, Attr, Context, DirEntry, Entry, File, Fsx, Handle, Inode, Lend, Lent, Location, Lock,
     Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, Snapshot, StatFs,
     Whole, XattrFlags,
 };
@@ -194,6 +194,13 @@ macro_rules! with_operations {
 
             /// Sets inode flags (`FS_IOC_SETFLAGS`).
             changes SetFlags: fn set_flags(cx: &Context, inode: &Arc<Inode>, flags: u32) -> Result<()>;
+
+            /// Inode flags, extended flags, extent size hints and project (`FS_IOC_FSGETXATTR`). ENOTTY or EOPNOTSUPP
+            /// where there are none at all.
+            reads GetFsx: fn get_fsx(cx: &Context, inode: &Arc<Inode>) -> Result<Fsx>;
+
+            /// Sets them (`FS_IOC_FSSETXATTR`); of the inode flags those that have a twin among the extended ones.
+            changes SetFsx: fn set_fsx(cx: &Context, inode: &Arc<Inode>, fsx: &Fsx) -> Result<()>;
 
             /// fallocate(2). EOPNOTSUPP where the brick's file system has not got the mode.
             changes Fallocate: fn fallocate(cx: &Context, file: &Arc<File>, how: Allocate, at: u64, len: u64) -> Result<()>;

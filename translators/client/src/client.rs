@@ -4,9 +4,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hermitfs_api::{
-    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Handle, Identity, Inode, Kind,
-    Lend, Lent, Location, Lock, LockKind, Make, Name, NameBuf, OpenFlags, Origin, RenameFlags,
-    Result, Role, Seek, SetAttr, Snapshot, StatFs, Translator, Whole, XattrFlags,
+    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Fsx, Handle, Identity, Inode,
+    Kind, Lend, Lent, Location, Lock, LockKind, Make, Name, NameBuf, OpenFlags, Origin,
+    RenameFlags, Result, Role, Seek, SetAttr, Snapshot, StatFs, Translator, Whole, XattrFlags,
 };
 use hermitfs_proto::brick::{MAX_DATA, Malformed, v1};
 use parking_lot::Mutex;
@@ -821,6 +821,27 @@ impl Translator for Client {
             SetFlagsRequest {
                 object: object,
                 flags: flags
+            }
+        );
+        Ok(())
+    }
+
+    async fn get_fsx(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Fsx> {
+        let object = self.object(inode)?;
+        let answered = call!(self, cx, Reads, get_fsx, ObjectRequest { object: object });
+        Ok(answered.reply.fsx.ok_or(Errno::EIO)?.into())
+    }
+
+    async fn set_fsx(&self, cx: &Context, inode: &Arc<Inode>, fsx: &Fsx) -> Result<()> {
+        let object = self.object(inode)?;
+        call!(
+            self,
+            cx,
+            Again,
+            set_fsx,
+            SetFsxRequest {
+                object: object,
+                fsx: Some(fsx.into())
             }
         );
         Ok(())

@@ -70,7 +70,7 @@ macro_rules! silent {
 }
 
 silent! {
-    bool u32 u64 usize &[u8] &mut [u8] &Handle Option<&File> &SetAttr &Make &Lock Allocate Lend
+    bool u32 u64 usize &[u8] &mut [u8] &Handle Option<&File> &SetAttr &Make &Lock &Fsx Allocate Lend
     OpenFlags RenameFlags Role Seek XattrFlags
 }
 

@@ -158,6 +158,7 @@ fn whole(new: &str) -> Whole {
         mtime: Time::default(),
         xattrs: Xattrs::new(),
         flags: 0,
+        project: 0,
         mask: 0,
     }
 }

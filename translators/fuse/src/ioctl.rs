@@ -1,7 +1,8 @@
-//! The ioctls that file systems share: inode flags (chattr(1), lsattr(1); ioctl_iflags(2)).
+//! The ioctls that file systems share: inode flags, projects and extent size hints (chattr(1), lsattr(1),
+//! ioctl_iflags(2), ioctl_xfs_fsgetxattr(2)).
 
 use fuser::ReplyIoctl;
-use hermitfs_api::{Context, Errno, Error, Result};
+use hermitfs_api::{Context, Errno, Error, Fsx, Result};
 
 use crate::door::Door;
 use crate::statistics::Op;
@@ -12,21 +13,13 @@ const FS_IOC32_GETFLAGS: u32 = 0x8004_6601;
 const FS_IOC32_SETFLAGS: u32 = 0x4004_6602;
 /// Before it sets flags the kernel asks for them in this form.
 const FS_IOC_FSGETXATTR: u32 = 0x801c_581f;
+const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 
-/// Flags that have a twin in `fsx_xflags` (linux/fs.h): immutable, append, sync, noatime, nodump,
-/// inheriting the project, dax.
-const TWINS: [(u32, u32); 7] = [
-    (0x10, 0x8),
-    (0x20, 0x10),
-    (0x8, 0x20),
-    (0x80, 0x40),
-    (0x40, 0x80),
-    (0x2000_0000, 0x200),
-    (0x200_0000, 0x8000),
-];
+/// What a caller gives at most.
+pub(crate) const GIVEN: usize = Fsx::SIZE;
 
 impl Door {
-    /// `data` is what the caller gave, at most the first eight bytes of it.
+    /// `data` is what the caller gave, at most the first [`GIVEN`] bytes of it.
     pub(crate) async fn ioctl(
         &self,
         cx: Context,
@@ -49,12 +42,20 @@ impl Door {
                 let flags = self.volume().get_flags(cx, &inode).await;
                 flags.map(|flags| u64::from(flags).to_ne_bytes().to_vec())
             }
-            FS_IOC_FSGETXATTR => self.volume().get_flags(cx, &inode).await.map(fsxattr),
+            FS_IOC_FSGETXATTR => {
+                let fsx = self.volume().get_fsx(cx, &inode).await;
+                fsx.map(|fsx| fsx.to_bytes().to_vec())
+            }
             FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS => {
                 let flags = data.first_chunk().ok_or(Error::new(Errno::EINVAL))?;
                 let flags = u32::from_ne_bytes(*flags);
                 let set = self.volume().set_flags(cx, &inode, flags).await;
-                set.map(|()| Vec::new())
+                self.changed_flags(id, set)
+            }
+            FS_IOC_FSSETXATTR => {
+                let fsx = Fsx::from_bytes(data).ok_or(Error::new(Errno::EINVAL))?;
+                let set = self.volume().set_fsx(cx, &inode, &fsx).await;
+                self.changed_flags(id, set)
             }
             _ => return Err(Errno::ENOTTY.into()),
         };
@@ -64,13 +65,11 @@ impl Door {
             _ => error,
         })
     }
-}
 
-/// `struct fsxattr`: flags first; extent hints and project are not known here, and read 0.
-fn fsxattr(flags: u32) -> Vec<u8> {
-    let twins = TWINS.iter().filter(|(flag, _)| flags & flag != 0);
-    let xflags = twins.fold(0u32, |all, (_, twin)| all | twin);
-    let mut answer = vec![0; 28];
-    answer[..4].copy_from_slice(&xflags.to_ne_bytes());
-    answer
+    /// The kernel does not know that a change of flags moves the change time, and remembers the old one.
+    fn changed_flags(&self, id: u64, set: Result<()>) -> Result<Vec<u8>> {
+        set?;
+        self.call_back_attributes(id);
+        Ok(Vec::new())
+    }
 }

@@ -24,6 +24,7 @@ use hermitfs_api::{
 use crate::convert::{context, open_flags, rdev_in, set_time};
 use crate::door::{Door, Found, Manner};
 use crate::files::Open;
+use crate::ioctl::GIVEN;
 use crate::locks;
 use crate::modes::Mode;
 use crate::statistics::Op;
@@ -755,7 +756,7 @@ impl Filesystem for Kernel {
         reply: ReplyIoctl,
     ) {
         let cx = context(request);
-        let data = data[..data.len().min(8)].to_vec();
+        let data = data[..data.len().min(GIVEN)].to_vec();
         self.run(Op::Ioctl, |door| async move {
             door.ioctl(cx, node.0, command, data, room, reply).await;
         });

@@ -124,8 +124,11 @@ impl Openings {
                     facts.backing = Some(offer.is_some());
                 }
                 Err(Step::AskMark) => {
-                    let lent = volume.lend(cx, inode, Lend::Write).await;
-                    facts.marked = Some(matches!(lent, Ok(Some(_))));
+                    facts.marked = match volume.lend(cx, inode, Lend::Write).await {
+                        // It has become append-only while somebody reads it past the door.
+                        Err(error) if error.errno() == Errno::EPERM => return Err(error),
+                        lent => Some(matches!(lent, Ok(Some(_)))),
+                    };
                 }
                 Err(Step::AskQuiet) => {
                     facts.quiet = Some(volume.quiet(cx, inode).await.unwrap_or(false));

@@ -7,19 +7,22 @@ use hermitfs_api::{
     Allocate, Context, File, Inode, Kind, Lend, Lent, Lock, LockKind, OpenFlags, Seek,
 };
 use rustix::fs::{
-    FallocateFlags, FlockOperation, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, flock,
-    fsync, ftruncate, seek, syncfs,
+    FallocateFlags, FlockOperation, OFlags, SeekFrom, StatxAttributes, copy_file_range, fallocate,
+    fdatasync, flock, fsync, ftruncate, seek, syncfs,
 };
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec, pread, pwrite, retry_on_intr};
 
+use crate::attr::stat;
 use crate::brick::Brick;
 use crate::ours::Listed;
-use crate::view::{Held, LIST};
+use crate::view::{Held, LIST, View};
 use crate::{caller, sys};
 
 /// The leaf's part of an open file.
 pub(crate) struct Opened {
     pub(crate) fd: Descriptor,
+    /// The file is append-only: the kernel writes at its end, whatever the offset.
+    fixed: bool,
 }
 
 /// Its descriptor.
@@ -68,7 +71,7 @@ impl Brick {
         } else {
             self.view(cx)
         };
-        let fd = self.reopen(view, inode, open_flags(flags)?)?;
+        let (fd, fixed) = self.reopen_as(view, inode, flags)?;
         if changes {
             self.compare(view, fd.as_fd(), inode);
         }
@@ -82,7 +85,19 @@ impl Brick {
                 ftruncate(&writable, 0)?;
             }
         }
-        Ok(Arc::new(self.file(cx, inode, flags, fd)))
+        Ok(Arc::new(self.file(cx, inode, flags, fd, fixed)))
+    }
+
+    /// As a user asked for it. An append-only file (`chattr +a`) can be opened to write with `O_APPEND` alone.
+    fn reopen_as(&self, view: &View, inode: &Inode, flags: OpenFlags) -> Result<(OwnedFd, bool)> {
+        let plain = open_flags(flags)?;
+        match self.reopen(view, inode, plain) {
+            Err(Errno::PERM) if flags.writes() && flags.0 & libc::O_APPEND != 0 => {
+                let appending = self.reopen(view, inode, plain | OFlags::APPEND);
+                appending.map(|fd| (fd, !flags.appends()))
+            }
+            opened => opened.map(|fd| (fd, false)),
+        }
     }
 
     /// The open file that a descriptor makes.
@@ -92,12 +107,13 @@ impl Brick {
         inode: &Arc<Inode>,
         flags: OpenFlags,
         fd: OwnedFd,
+        fixed: bool,
     ) -> File {
         let fd = match cx.origin.is_internal() {
             true => Descriptor::Listed(self.ours.list(inode.identity(), fd)),
             false => Descriptor::Alone(fd),
         };
-        File::new(inode.clone(), flags, Opened { fd })
+        File::new(inode.clone(), flags, Opened { fd, fixed })
     }
 
     pub(crate) fn read(&self, file: &File, at: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -116,8 +132,13 @@ impl Brick {
 
     pub(crate) fn write(&self, cx: &Context, file: &File, at: u64, data: &[u8]) -> Result<usize> {
         self.to_change(cx)?;
-        let fd = &self.opened(file)?.fd;
+        let Opened { fd, fixed } = self.opened(file)?;
         let _caller = caller::writing(cx)?;
+        // A caller that appends knows where the end is. What else comes was stored through a mapping, which an
+        // append-only file cannot have.
+        if *fixed && stat(fd)?.stx_size != at {
+            return Err(Errno::PERM);
+        }
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
             match retry_on_intr(|| pwrite(fd, rest, at.saturating_add(done as u64))) {
@@ -219,6 +240,10 @@ impl Brick {
             Lend::Read => self.view(cx),
             Lend::Write => self.to_change(cx)?,
         };
+        if !cx.origin.is_internal() && self.is_append_only(view, inode)? {
+            // Through a mapping that passes us by anything could be stored.
+            return Err(Errno::PERM);
+        }
         let fd = match (cx.origin.is_internal(), lend) {
             (false, _) => match self.hold(view, inode)? {
                 Held::Own(fd) => Arc::new(fd),
@@ -229,6 +254,11 @@ impl Brick {
             (true, Lend::Write) => Arc::new(self.reopen(view, inode, OFlags::RDWR)?),
         };
         Ok(Some(Lent::new(fd)))
+    }
+
+    fn is_append_only(&self, view: &View, inode: &Inode) -> Result<bool> {
+        let told = stat(self.hold(view, inode)?)?;
+        Ok(told.stx_attributes.contains(StatxAttributes::APPEND))
     }
 
     pub(crate) fn quiet(&self, inode: &Inode) -> Result<bool> {

@@ -1,6 +1,8 @@
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use hermitfs_api::{Attr, Context, File, Inode, Kind, SetAttr, SetTime, StatFs, Time, XattrFlags};
+use hermitfs_api::{
+    Attr, Context, File, Fsx, Inode, Kind, SetAttr, SetTime, StatFs, Time, XattrFlags,
+};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
     self, AtFlags, Gid, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
@@ -172,6 +174,16 @@ impl Brick {
         fs::ioctl_setflags(fd, IFlags::from_bits_retain(flags))
     }
 
+    pub(crate) fn get_fsx(&self, cx: &Context, inode: &Inode) -> Result<Fsx> {
+        let fd = self.for_flags(cx, self.view(cx), inode)?;
+        fsx_of(fd.as_fd())
+    }
+
+    pub(crate) fn set_fsx(&self, cx: &Context, inode: &Inode, fsx: &Fsx) -> Result<()> {
+        let fd = self.for_flags(cx, self.to_change(cx)?, inode)?;
+        sys::set_fsx(fd.as_fd(), fsx)
+    }
+
     fn for_flags(&self, cx: &Context, view: &View, inode: &Inode) -> Result<Held<'static>> {
         if let Some(fd) = self.ours(cx, inode) {
             return Ok(Held::Shared(fd));
@@ -198,6 +210,35 @@ impl Brick {
             namelen: small(told.f_namemax),
         })
     }
+}
+
+/// Inode flags and the rest. Some file systems have flags alone.
+pub(crate) fn fsx_of(fd: BorrowedFd<'_>) -> Result<Fsx> {
+    let (flags, fsx) = (fs::ioctl_getflags(fd), sys::get_fsx(fd));
+    match (flags, fsx) {
+        (Ok(flags), Ok(fsx)) => Ok(Fsx {
+            flags: flags.bits(),
+            ..fsx
+        }),
+        (Ok(flags), Err(error)) if has_no_flags(error) => Ok(Fsx {
+            flags: flags.bits(),
+            xflags: Fsx::twins_of(flags.bits()),
+            ..Fsx::default()
+        }),
+        (Err(error), Ok(fsx)) if has_no_flags(error) => Ok(Fsx {
+            flags: fsx.flags_with(0),
+            ..fsx
+        }),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
+/// What file systems without inode flags answer.
+pub(crate) fn has_no_flags(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL
+    )
 }
 
 /// How to come to an object's xattrs.

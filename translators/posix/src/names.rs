@@ -122,7 +122,7 @@ impl Brick {
             let pin = openat(CWD, path, LOOK - OFlags::NOFOLLOW, Mode::empty())?;
             let _ = self.node(&entry.inode)?.pin.set(pin);
         }
-        let file = self.file(cx, &entry.inode, flags, fd);
+        let file = self.file(cx, &entry.inode, flags, fd, false);
         Ok((entry, Arc::new(file)))
     }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use hermitfs_api::{
-    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Handle, Inode, Lend, Lent,
+    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Fsx, Handle, Inode, Lend, Lent,
     Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
     Snapshot, StatFs, Translator, Whole, XattrFlags, make_whole_by_steps,
 };
@@ -389,6 +389,15 @@ impl Translator for Posix {
 
     async fn set_flags(&self, cx: &Context, inode: &Arc<Inode>, flags: u32) -> Result<()> {
         let answer = self.at(|brick| brick.set_flags(cx, inode, flags));
+        self.after(cx, &[inode], answer)
+    }
+
+    async fn get_fsx(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Fsx> {
+        self.at(|brick| brick.get_fsx(cx, inode))
+    }
+
+    async fn set_fsx(&self, cx: &Context, inode: &Arc<Inode>, fsx: &Fsx) -> Result<()> {
+        let answer = self.at(|brick| brick.set_fsx(cx, inode, fsx));
         self.after(cx, &[inode], answer)
     }
 

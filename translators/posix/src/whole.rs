@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use hermitfs_api::{
-    Attr, Context, Inode, Kind, Name, NameBuf, SetTime, Snapshot, Whole, Xattrs, is_small,
+    Attr, Context, Fsx, Inode, Kind, Name, NameBuf, SetTime, Snapshot, Whole, Xattrs, is_small,
     xattr_names,
 };
 use rustix::buffer::spare_capacity;
@@ -16,9 +16,9 @@ use rustix::io::{Errno, Result, pread, pwrite, retry_on_intr};
 
 use crate::attr::{attr, stat, wanted};
 use crate::brick::Brick;
-use crate::caller;
-use crate::meta::{growing, time, without_doubles};
+use crate::meta::{fsx_of, growing, has_no_flags, time, without_doubles};
 use crate::view::{Held, LOOK, View};
+use crate::{caller, sys};
 
 impl Brick {
     /// What each of the names stands for, until it is enough for one answer.
@@ -66,7 +66,7 @@ impl Brick {
                 entry,
                 content,
                 xattrs,
-                flags: 0,
+                fsx: Fsx::default(),
             });
         }
         let fd = self.reopen(view, inode, OFlags::RDONLY)?;
@@ -77,15 +77,15 @@ impl Brick {
         let xattrs = values(&names_of(&fd)?, |name| {
             growing(|buffer| fgetxattr(&fd, name, spare_capacity(buffer)))
         })?;
-        let flags = match fs::ioctl_getflags(&fd) {
-            Err(error) if has_no_flags(error) => 0,
-            flags => flags?.bits(),
+        let fsx = match fsx_of(fd.as_fd()) {
+            Err(error) if has_no_flags(error) => Fsx::default(),
+            fsx => fsx?,
         };
         Ok(Snapshot {
             entry,
             content,
             xattrs,
-            flags,
+            fsx,
         })
     }
 
@@ -168,27 +168,23 @@ fn fill(fd: &OwnedFd, file: &Whole) -> Result<Attr> {
     if owner != (attr.uid, attr.gid) {
         attr = dress(fd, file, true)?;
     }
-    // Last, as they may forbid all else.
-    if file.mask != 0 {
-        let there = match fs::ioctl_getflags(fd) {
-            // None to be had, and none wanted.
-            Err(error) if has_no_flags(error) && file.flags & file.mask == 0 => return Ok(attr),
-            there => there?.bits(),
-        };
-        let wanted = there & !file.mask | file.flags & file.mask;
-        if wanted != there {
-            fs::ioctl_setflags(fd, IFlags::from_bits_retain(wanted))?;
+    // Last, as flags may forbid all else. It may be made with some of its directory's.
+    let there = match fsx_of(fd.as_fd()) {
+        // None to be had, and none wanted.
+        Err(error) if has_no_flags(error) && file.flags & file.mask == 0 && file.project == 0 => {
+            return Ok(attr);
         }
+        there => there?,
+    };
+    if there.project != file.project {
+        let project = file.project;
+        sys::set_fsx(fd.as_fd(), &Fsx { project, ..there })?;
+    }
+    let wanted = there.flags & !file.mask | file.flags & file.mask;
+    if wanted != there.flags {
+        fs::ioctl_setflags(fd, IFlags::from_bits_retain(wanted))?;
     }
     Ok(attr)
-}
-
-/// What file systems without inode flags answer.
-fn has_no_flags(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL
-    )
 }
 
 /// Owner, mode, extended attributes, times, in this order: each takes away or bends of what

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hermitfs_api::{
-    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Handle, Inode, Kind, Lend, Lent,
-    Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
+    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Fsx, Handle, Inode, Kind, Lend,
+    Lent, Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
     Snapshot, StatFs, Translator, Whole, XattrFlags, async_trait, make_whole_by_steps,
     snapshot_by_steps,
 };
@@ -664,6 +664,16 @@ impl Translator for Users {
         let done = self.source.set_flags(cx, inode, flags).await;
         self.keep_watch(&[inode]).await;
         done
+    }
+
+    async fn get_fsx(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Fsx> {
+        self.source.get_fsx(cx, inode).await
+    }
+
+    async fn set_fsx(&self, cx: &Context, inode: &Arc<Inode>, fsx: &Fsx) -> Result<()> {
+        let _pass = self.gate.enter().await?;
+        let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
+        self.source.set_fsx(cx, inode, fsx).await
     }
 
     async fn fallocate(

@@ -717,6 +717,31 @@ impl Brick for Door {
             .await
     }
 
+    async fn get_fsx(&self, request: Request<v1::ObjectRequest>) -> Answer<v1::FsxReply> {
+        let request = request.into_inner();
+        let get_fsx = move |call: Arc<Call>| async move {
+            let inode = call.object(&request.object).await?;
+            let fsx = call.volume().get_fsx(&call.cx, &inode).await?;
+            let fsx = Some((&fsx).into());
+            Ok(v1::FsxReply { fsx })
+        };
+        self.shared.answer(request.head, Pace::Quick, get_fsx).await
+    }
+
+    async fn set_fsx(&self, request: Request<v1::SetFsxRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        let plan = harmless;
+        let set_fsx = move |call: Arc<Call>| async move {
+            let fsx = request.fsx.ok_or(Errno::EINVAL)?.into();
+            let inode = call.object(&request.object).await?;
+            call.volume().set_fsx(&call.cx, &inode, &fsx).await?;
+            Ok(DONE)
+        };
+        self.shared
+            .change(request.head, Pace::Quick, plan, set_fsx)
+            .await
+    }
+
     async fn fallocate(&self, request: Request<v1::FallocateRequest>) -> Answer<v1::Empty> {
         let request = request.into_inner();
         let mode = request.mode;

@@ -3,6 +3,7 @@
 mod chmod;
 mod close;
 mod credentials;
+mod fsx;
 mod handle;
 mod lease;
 mod lock;
@@ -12,6 +13,7 @@ mod uuid;
 pub(crate) use chmod::fchmodat2;
 pub(crate) use close::close;
 pub(crate) use credentials::{set_fs_gid, set_fs_uid, unshare_fs};
+pub(crate) use fsx::{get_fsx, set_fsx};
 pub(crate) use handle::{RawHandle, name_to_handle_at, open_by_handle_at};
 pub(crate) use lease::{drop_lease, take_read_lease};
 pub(crate) use lock::lock_range;

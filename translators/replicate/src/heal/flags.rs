@@ -1,10 +1,11 @@
 //! Inode flags (ioctl_iflags(2)): which are carried over, and what it means when the sink has not got one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hermitfs_api::{Errno, Inode, Kind};
+use hermitfs_api::{Errno, Fsx, Inode, Kind};
 
-use super::{HEAL, Healer};
+use super::{HEAL, Healer, hints};
 use crate::loss::{Class, Gravity};
 use crate::trouble::{Blame, Setback, Side, Step, Trouble};
 
@@ -16,6 +17,9 @@ const VERITY: u32 = 0x10_0000;
 /// Only an empty directory can get it.
 pub(super) const CASEFOLD: u32 = 0x4000_0000;
 
+/// What users have asked to be compressed.
+pub(super) const COMPRESSED: u32 = 0x4;
+
 /// Flags that forbid changes, also ours.
 pub(super) const FORBIDDING: u32 = IMMUTABLE | APPEND_ONLY;
 
@@ -23,7 +27,7 @@ pub(super) const FORBIDDING: u32 = IMMUTABLE | APPEND_ONLY;
 const SEALED: u32 = ENCRYPTED | VERITY;
 
 /// Flags that only what is empty can get: never copied on write, compressed or never, case folded.
-const AT_FIRST: u32 = 0x80_0000 | 0x4 | 0x400 | CASEFOLD;
+const AT_FIRST: u32 = 0x80_0000 | COMPRESSED | 0x400 | CASEFOLD;
 
 /// Flags that all file systems with flags have: others are told, or asked for, where the sink has not got them.
 pub(super) const COMMON: u32 = FORBIDDING | 0x8 | 0x40 | 0x80 | 0x1_0000;
@@ -40,7 +44,7 @@ const LETTERS: [(Class, u32, char); 19] = [
     (Class::Durability, 0x4000, 'j'),
     (Class::Casefold, CASEFOLD, 'F'),
     (Class::Project, 0x2000_0000, 'P'),
-    (Class::Compression, 0x4, 'c'),
+    (Class::Compression, COMPRESSED, 'c'),
     (Class::Compression, 0x400, 'm'),
     (Class::NoCow, 0x80_0000, 'C'),
     (Class::Dax, 0x200_0000, 'x'),
@@ -111,129 +115,158 @@ fn story(class: Class, letters: &str) -> String {
 
 impl Healer {
     /// Whether an object may be copied: one that is encrypted only when its directory is, or when somebody has agreed
-    /// that it arrives in plain text. `dir` is `None` for the root. Its flags.
+    /// that it arrives in plain text. `dir` is `None` for the root. How it is kept.
     pub(super) async fn may_copy(
         &self,
         dir: Option<&Arc<Inode>>,
         source: &Arc<Inode>,
-    ) -> Step<u32> {
-        let flags = match self.source_flags(source).await {
+    ) -> Step<Fsx> {
+        let fsx = match self.source_fsx(source).await {
             // Told with the other attributes, and no reason to keep its content back.
-            Err(Setback::Object(_)) => return Ok(0),
-            flags => flags?,
+            Err(Setback::Object(_)) => return Ok(Fsx::default()),
+            fsx => fsx?,
         };
-        if flags & ENCRYPTED == 0 {
-            return Ok(flags);
+        if fsx.flags & ENCRYPTED == 0 {
+            return Ok(fsx);
         }
         if let Some(dir) = dir
-            && self.source_flags(dir).await? & ENCRYPTED != 0
+            && self.source_fsx(dir).await?.flags & ENCRYPTED != 0
         {
-            return Ok(flags);
+            return Ok(fsx);
         }
         let what = story(Class::Encryption, "E");
         let asked = self.ask_loss(source, Class::Encryption, what).await;
-        asked.map_or(Ok(flags), |trouble| Err(Setback::Object(trouble)))
+        asked.map_or(Ok(fsx), |trouble| Err(Setback::Object(trouble)))
     }
 
-    /// All flags of an object of the source. A file system without any has none.
-    pub(super) async fn source_flags(&self, source: &Arc<Inode>) -> Step<u32> {
+    /// How an object of the source is kept. A file system that does not tell has nothing special.
+    pub(super) async fn source_fsx(&self, source: &Arc<Inode>) -> Step<Fsx> {
         if !matches!(source.kind(), Kind::File | Kind::Directory) {
-            return Ok(0);
+            return Ok(Fsx::default());
         }
-        match self.source.get_flags(&HEAL, source).await {
-            Err(error) if NO_FLAGS.contains(&error.errno()) => Ok(0),
-            flags => flags.at_source("read flags"),
+        match self.source.get_fsx(&HEAL, source).await {
+            Err(error) if NO_FLAGS.contains(&error.errno()) => Ok(Fsx::default()),
+            fsx => fsx.at_source("read flags"),
         }
     }
 
-    /// Gives a new image, with nothing in it yet, the flags that it can get only now. What does not come off is found
-    /// when all flags are set.
-    pub(super) async fn first_flags(&self, wanted: u32, image: &Arc<Inode>) {
-        if wanted & AT_FIRST != 0
-            && let Ok(there) = self.sink.get_flags(&HEAL, image).await
-        {
-            let first = there & !AT_FIRST | wanted & AT_FIRST;
+    /// Gives a new image, with nothing in it yet, what it can get only now. What does not come off is found
+    /// when all is set.
+    pub(super) async fn first_flags(&self, wanted: &Fsx, image: &Arc<Inode>) {
+        let hinted = hints::has_any(wanted) && image.kind() == Kind::File;
+        if wanted.flags & AT_FIRST == 0 && !hinted {
+            return;
+        }
+        let Ok(there) = self.sink.get_fsx(&HEAL, image).await else {
+            return;
+        };
+        if hinted {
+            let hinted = hints::with_hints(wanted, &there);
+            drop(self.sink.set_fsx(&HEAL, image, &hinted).await);
+        }
+        if wanted.flags & AT_FIRST != 0 {
+            let first = there.flags & !AT_FIRST | wanted.flags & AT_FIRST;
             drop(self.sink.set_flags(&HEAL, image, first).await);
         }
     }
 
-    /// Makes an image's flags equal, and tells what it cannot have.
+    /// Makes an image's flags, hints and project equal, and tells what it cannot have.
     pub(super) async fn flags(
         &self,
         source: &Arc<Inode>,
-        wanted: u32,
+        wanted: &Fsx,
         image: &Arc<Inode>,
         held_back: &mut Vec<Trouble>,
     ) -> Step<()> {
         if !matches!(image.kind(), Kind::File | Kind::Directory) {
             return Ok(());
         }
-        let there = match self.sink.get_flags(&HEAL, image).await {
+        let there = match self.sink.get_fsx(&HEAL, image).await {
             Ok(there) => {
-                self.set_each(wanted & CARRIED, there, image, held_back)
+                self.set_hints(wanted, &there, image).await;
+                self.set_each(wanted.flags & CARRIED, there, image, held_back)
                     .await?
             }
-            Err(error) if NO_FLAGS.contains(&error.errno()) => 0,
+            Err(error) if NO_FLAGS.contains(&error.errno()) => Fsx::default(),
             Err(error) => {
-                return super::meta::keep(Err(error).at_sink("set flags"), b"flags", held_back);
+                let failed = Err(error).at_sink("set flags");
+                return super::meta::keep(failed, b"flags", held_back);
             }
         };
-        let lost = lacks(wanted, there);
-        // What is encrypted is asked for before it is copied.
-        let lost = lost.iter().filter(|(class, _)| *class != Class::Encryption);
-        for (class, letters) in lost.clone() {
-            let what = story(*class, letters);
+        let mut lost = BTreeMap::new();
+        for (class, letters) in lacks(wanted.flags, there.flags) {
+            lost.insert(class, story(class, &letters));
+        }
+        for (class, what) in hints::lacks(wanted, &there) {
+            let all: &mut String = lost.entry(class).or_default();
+            if !all.is_empty() {
+                all.push_str("; ");
+            }
+            all.push_str(&what);
+        }
+        // What is encrypted is asked for before it is copied, and how something is compressed is told by its
+        // attributes as well.
+        lost.remove(&Class::Encryption);
+        let elsewhere = |class: Class| {
+            class == Class::Encryption
+                || class == Class::Compression && wanted.flags & COMPRESSED != 0
+        };
+        let classes = LETTERS.into_iter().map(|(class, ..)| class);
+        let kept = classes.chain([Class::ExtentSize]);
+        let kept = kept.filter(|class| !elsewhere(*class) && !lost.contains_key(class));
+        self.has_all(source, kept.collect::<Vec<_>>());
+        for (class, what) in lost {
             match class.gravity() {
-                Gravity::Stated => self.note_loss(source, *class, Some(what)).await,
-                _ => held_back.extend(self.ask_loss(source, *class, what).await),
+                Gravity::Stated => self.note_loss(source, class, Some(what)).await,
+                _ => held_back.extend(self.ask_loss(source, class, what).await),
             }
         }
-        let classes = LETTERS.into_iter().map(|(class, ..)| class);
-        let kept = classes.filter(|class| {
-            *class != Class::Encryption && !lost.clone().any(|(its, _)| its == class)
-        });
-        self.has_all(source, kept);
         Ok(())
+    }
+
+    /// Sets hints and project, as far as they can be had: what cannot is found afterwards.
+    async fn set_hints(&self, wanted: &Fsx, there: &Fsx, image: &Arc<Inode>) {
+        for next in [
+            hints::with_project(wanted, there),
+            hints::with_hints(wanted, &hints::with_project(wanted, there)),
+        ] {
+            if next != *there
+                && let Err(error) = self.sink.set_fsx(&HEAL, image, &next).await
+            {
+                tracing::debug!(%error, ?image, "hints or a project are not to be had");
+            }
+        }
     }
 
     /// Sets flags, all at once or, where that is refused, one by one. What is there then.
     async fn set_each(
         &self,
         wanted: u32,
-        there: u32,
+        before: Fsx,
         image: &Arc<Inode>,
         held_back: &mut Vec<Trouble>,
-    ) -> Step<u32> {
-        let mut there = there;
+    ) -> Step<Fsx> {
+        let now = || async { self.sink.get_fsx(&HEAL, image).await.at_sink("set flags") };
+        let mut there = before.flags;
         if there & CARRIED == wanted {
-            return Ok(there);
+            // Hints may have been set.
+            return now().await;
         }
         let all = there & !CARRIED | wanted;
         if let Ok(()) = self.sink.set_flags(&HEAL, image, all).await {
             // Some are left out without an error.
-            return self.sink.get_flags(&HEAL, image).await.at_sink("set flags");
+            return now().await;
         }
         // Those that forbid the others come last.
-        let others = LETTERS
-            .into_iter()
-            .filter(|(_, bit, _)| bit & FORBIDDING == 0);
-        let last = LETTERS
-            .into_iter()
-            .filter(|(_, bit, _)| bit & FORBIDDING != 0);
+        let is_last = |(_, bit, _): &(Class, u32, char)| bit & FORBIDDING != 0;
+        let (last, first): (Vec<_>, Vec<_>) = LETTERS.into_iter().partition(is_last);
         let mut failed = None;
-        for (class, bit, _) in others.chain(last) {
+        for (class, bit, _) in first.into_iter().chain(last) {
             if (there ^ wanted) & bit & CARRIED == 0 {
                 continue;
             }
-            let next = there ^ bit;
-            match self.sink.set_flags(&HEAL, image, next).await {
-                Ok(()) => {
-                    there = self
-                        .sink
-                        .get_flags(&HEAL, image)
-                        .await
-                        .at_sink("set flags")?
-                }
+            match self.sink.set_flags(&HEAL, image, there ^ bit).await {
+                Ok(()) => there = now().await?.flags,
                 Err(error) if NO_FLAGS.contains(&error.errno()) => {}
                 Err(error) if class.gravity() == Gravity::Stated => {
                     tracing::debug!(%error, ?image, class = class.name(), "a flag is not to be had");
@@ -247,7 +280,7 @@ impl Healer {
             let reason = "it cannot be made changeable".to_owned();
             held_back.push(Trouble::told(Side::Sink, "set flags", None, reason));
         }
-        Ok(there)
+        now().await
     }
 }
 

@@ -51,7 +51,8 @@ impl Healer {
             (here, image) = match down {
                 Ok(down) => down,
                 Err(next) => {
-                    self.open(&here, &image, name, next).await?;
+                    let opened = self.open(&here, &image, name, next).await;
+                    opened.map_err(|setback| self.told_above(&here, name, setback))?;
                     let down = self.down(&here, &image, name).await?;
                     down.map_err(|_| Setback::Later(5))?
                 }
@@ -177,6 +178,17 @@ impl Healer {
             ledger.release(above, now);
         });
         done
+    }
+
+    /// What keeps a name from being healed that is an error already is not one more of what lies below.
+    fn told_above(&self, dir: &Arc<Inode>, name: &Name, setback: Setback) -> Setback {
+        let (above, bytes) = (Oid::from(dir.identity()), Bytes::from(name.as_bytes()));
+        match setback {
+            Setback::Object(_) if self.ledger(|ledger| ledger.name_failed(above, &bytes)) => {
+                Setback::Behind(above, Piece::Name(bytes))
+            }
+            setback => setback,
+        }
     }
 
     /// Heals one name on the way to another directory.

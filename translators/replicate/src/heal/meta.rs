@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hermitfs_api::{Attr, Errno, File, Inode, Kind, SetAttr, SetTime, XattrFlags};
+use hermitfs_api::{Attr, Errno, File, Fsx, Inode, Kind, SetAttr, SetTime, XattrFlags};
 
+use super::flags::COMPRESSED;
 use super::{HEAL, Healer};
+use crate::loss::Class;
 use crate::trouble::{Blame, Setback, Side, Step, Trouble};
 
 /// Attributes that say how a file is stored there, not what it is.
 const NOT_CARRIED: &[&[u8]] = &[b"btrfs."];
+
+/// The one of these that another btrfs can have.
+const COMPRESSION: &[u8] = b"btrfs.compression";
 
 /// What stat(2) does not tell, as far as it could be read.
 #[derive(Debug, Default)]
@@ -20,13 +25,22 @@ pub(super) struct Extra {
     unread: Vec<Box<[u8]>>,
     /// Not even their names could be read.
     unlisted: bool,
-    /// Inode flags.
-    pub(super) flags: Option<u32>,
+    /// Inode flags, hints and project.
+    fsx: Option<Fsx>,
+    /// How btrfs compresses it.
+    compression: Option<Vec<u8>>,
     /// Why not.
     troubles: Vec<Trouble>,
 }
 
 type Xattrs = BTreeMap<Box<[u8]>, Vec<u8>>;
+
+impl Extra {
+    /// How it is kept, as far as that is known.
+    pub(super) fn fsx(&self) -> Fsx {
+        self.fsx.unwrap_or_default()
+    }
+}
 
 /// Of a file that is new to the sink, or was there before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +79,38 @@ impl Healer {
         let mut extra = Extra::default();
         let read = self.read_xattrs(source, &mut extra).await;
         keep(read, b"attributes", &mut extra.troubles)?;
-        match self.source_flags(source).await {
-            Ok(flags) => extra.flags = Some(flags),
+        match self.source_fsx(source).await {
+            Ok(fsx) => extra.fsx = Some(fsx),
             failed => keep(failed.map(drop), b"flags", &mut extra.troubles)?,
         }
+        // Whoever has it says so by a flag, too.
+        if extra.fsx().flags & COMPRESSED != 0
+            && let Ok(how) = self.source.getxattr(&HEAL, source, COMPRESSION).await
+        {
+            extra.compression = Some(how);
+        }
         Ok(extra)
+    }
+
+    /// Gives a new image, with nothing in it yet, what it can get only now.
+    pub(super) async fn at_first(&self, extra: &Extra, image: &Arc<Inode>) {
+        self.first_flags(&extra.fsx(), image).await;
+        // What does not come off is found when all is set.
+        self.compress(extra, image).await;
+    }
+
+    /// Has the sink compress an image as the source does. Whether it does.
+    async fn compress(&self, extra: &Extra, image: &Arc<Inode>) -> bool {
+        let Some(wanted) = &extra.compression else {
+            return true;
+        };
+        let there = self.sink.getxattr(&HEAL, image, COMPRESSION).await;
+        if there.is_ok_and(|there| there == *wanted) {
+            return true;
+        }
+        let any = XattrFlags::Any;
+        let set = self.sink.setxattr(&HEAL, image, COMPRESSION, wanted, any);
+        set.await.is_ok()
     }
 
     async fn read_xattrs(&self, source: &Arc<Inode>, extra: &mut Extra) -> Step<()> {
@@ -111,8 +152,9 @@ impl Healer {
         open: Option<&File>,
         before: Image<'_>,
     ) -> Step<()> {
-        let mut held_back = extra.troubles;
-        let mut wanted = extra.xattrs;
+        let mut extra = extra;
+        let mut held_back = std::mem::take(&mut extra.troubles);
+        let mut wanted = std::mem::take(&mut extra.xattrs);
         let (new, first) = match before {
             Image::New(first) => (true, first),
             Image::Old(first) => (false, first),
@@ -167,8 +209,16 @@ impl Healer {
                 .await
                 .at_sink("set attributes")?
         };
-        if let Some(flags) = extra.flags {
-            self.flags(source, flags, image, &mut held_back).await?;
+        self.compress(&extra, image).await;
+        if let Some(fsx) = &extra.fsx {
+            self.flags(source, fsx, image, &mut held_back).await?;
+            // Flags that are set anew take it back to what is usual.
+            if let Some(how) = &extra.compression
+                && !self.compress(&extra, image).await
+            {
+                let how = format!("compressed with {}", how.escape_ascii());
+                self.note_loss(source, Class::Compression, Some(how)).await;
+            }
         }
         held_back.extend(bent(attr, &after));
         all_of(held_back)
@@ -206,8 +256,8 @@ impl Healer {
     /// Flags alone, of what is equal otherwise.
     pub(super) async fn flags_only(&self, source: &Arc<Inode>, image: &Arc<Inode>) -> Step<()> {
         let mut held_back = Vec::new();
-        let wanted = self.source_flags(source).await?;
-        self.flags(source, wanted, image, &mut held_back).await?;
+        let wanted = self.source_fsx(source).await?;
+        self.flags(source, &wanted, image, &mut held_back).await?;
         all_of(held_back)
     }
 }

@@ -5,6 +5,7 @@ mod data;
 mod directory;
 mod flags;
 mod footing;
+mod hints;
 mod image;
 mod losses;
 mod meta;

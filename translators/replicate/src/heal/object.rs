@@ -248,8 +248,7 @@ impl Healer {
         let extra = self.extra(from.inode()).await?;
         let _making = self.making.acquire().await;
         let (entry, to) = self.create(sink_dir, name).await?;
-        self.first_flags(extra.flags.unwrap_or(0), &entry.inode)
-            .await;
+        self.at_first(&extra, &entry.inode).await;
         // It stays open until all is set: an open file is quicker to reach.
         let body = match self.write_all(&to, 0, &content).await {
             Ok(()) => {
@@ -284,8 +283,7 @@ impl Healer {
         let _underway = self.copies.begin(from.inode());
         self.must_have_a_name(from.inode()).await?;
         let (entry, to) = self.create(sink_dir, name).await?;
-        self.first_flags(extra.flags.unwrap_or(0), &entry.inode)
-            .await;
+        self.at_first(&extra, &entry.inode).await;
         let mut done = Ok(());
         if attr.blocks * 512 < attr.size {
             done = self.resize(&to, attr.size).await;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hermitfs_api::{Attr, Entry, Inode, Kind, NameBuf, Snapshot, Whole};
 
 use super::flags::{CARRIED, COMMON, KNOWN};
+use super::hints;
 use super::meta::{bent, is_carried};
 use super::object::SMALL;
 use super::{HEAL, Healer};
@@ -227,9 +228,9 @@ impl New {
             return None;
         }
         let xattrs = snapshot.xattrs.into_iter();
-        let flags = snapshot.flags & KNOWN;
+        let flags = snapshot.fsx.flags & KNOWN;
         // Told or asked for one by one, or to be set before there is content.
-        if flags & !COMMON != 0 {
+        if flags & !COMMON != 0 || hints::has_any(&snapshot.fsx) {
             return None;
         }
         let image = Whole {
@@ -244,6 +245,7 @@ impl New {
             flags,
             // It may be made with some, as its directory has them.
             mask: CARRIED,
+            project: snapshot.fsx.project,
         };
         Some(New {
             source: snapshot.entry,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hermitfs_api::{Attr, Entry, Errno, Inode, Kind, Name, RenameFlags};
+use hermitfs_api::{Attr, Entry, Errno, Fsx, Inode, Kind, Name, RenameFlags};
 
 use super::flags::CASEFOLD;
 use super::meta::Image;
@@ -89,13 +89,17 @@ impl Healer {
             self.go_on(&known, slot.walk);
             return Ok(());
         }
-        let flags = self.may_copy(Some(slot.dir), &wanted.inode).await?;
+        let kept = self.may_copy(Some(slot.dir), &wanted.inode).await?;
         // Its other attributes come at the end of its own walk.
         let (image, body) = self
             .fresh(&wanted.inode, &wanted.attr, slot.sink_dir, slot.name)
             .await?;
         body?;
-        self.first_flags(flags & CASEFOLD, &image).await;
+        let folded = Fsx {
+            flags: kept.flags & CASEFOLD,
+            ..Fsx::default()
+        };
+        self.first_flags(&folded, &image).await;
         let born = self.ledger(|ledger| ledger.take_born(oid));
         // What was brought into it may have to be compared all the same.
         let trusted = slot.walk.is_none_or(|walk| walk.trust == Trust::ALL);

@@ -63,6 +63,7 @@ impl Ledger {
                 false
             }
             Outcome::Behind(other, its) => {
+                self.troubles.remove(&(oid, piece.clone()));
                 self.behind.insert((oid, piece.clone()), (other, its));
                 self.state_mut(oid, piece, |state| state.not_before = now + BEHIND);
                 false

@@ -164,6 +164,12 @@ checks! {
         let before = h.get_flags(&inode).unwrap();
         h.set_flags(&inode, before | NODUMP).unwrap();
         assert_eq!(h.get_flags(&inode).unwrap(), before | NODUMP);
+        // Extended flags say the same, and set it.
+        let fsx = h.get_fsx(&inode).unwrap();
+        assert_eq!((fsx.flags, Fsx::twins_of(fsx.flags)), (before | NODUMP, fsx.xflags & Fsx::TWINNED));
+        let without = Fsx { xflags: fsx.xflags & !Fsx::twins_of(NODUMP), ..fsx };
+        h.set_fsx(&inode, &without).unwrap();
+        assert_eq!(h.get_flags(&inode).unwrap(), before & !NODUMP);
         h.set_flags(&inode, before | IMMUTABLE).unwrap();
         let answers = (
             h.open(&inode, OpenFlags::WRITE).map(drop),

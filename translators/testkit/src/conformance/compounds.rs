@@ -33,6 +33,7 @@ fn plain(n: &str, content: &[u8]) -> Whole {
         mtime: Time::new(1_000_000_001, 0),
         xattrs: Xattrs::new(),
         flags: 0,
+        project: 0,
         mask: 0,
     }
 }
@@ -109,7 +110,7 @@ checks! {
         assert_eq!(told.entry.inode.identity(), file.identity());
         same(told.entry.attr, h.getattr(&file));
         assert_eq!(told.content.as_deref(), Some(&b"content"[..]));
-        assert_eq!(told.flags, flags);
+        assert_eq!(told.fsx.flags, flags);
         let mut xattrs: Vec<_> = told.xattrs.iter().filter(|(name, _)| !name.starts_with(b"security.")).collect();
         xattrs.sort();
         let mut wanted = Vec::new();

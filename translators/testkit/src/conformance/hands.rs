@@ -334,6 +334,14 @@ impl Hands {
         wait(self.volume.set_flags(&self.cx, inode, flags))
     }
 
+    pub(super) fn get_fsx(&self, inode: &Arc<Inode>) -> Answer<Fsx> {
+        wait(self.volume.get_fsx(&self.cx, inode))
+    }
+
+    pub(super) fn set_fsx(&self, inode: &Arc<Inode>, fsx: &Fsx) -> Answer<()> {
+        wait(self.volume.set_fsx(&self.cx, inode, fsx))
+    }
+
     pub(super) fn readdir(
         &self,
         dir: &Arc<Inode>,

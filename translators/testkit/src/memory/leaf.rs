@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use hermitfs_api::{
-    Allocate, Attr, Context, DirEntry, Entry, Errno, File, Handle, Inode, Kind, Lend, Lent,
+    Allocate, Attr, Context, DirEntry, Entry, Errno, File, Fsx, Handle, Inode, Kind, Lend, Lent,
     Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
     Snapshot, StatFs, Translator, Whole, XattrFlags, async_trait, make_whole_by_steps,
     snapshot_by_steps,
@@ -434,6 +434,18 @@ impl Translator for Memory {
         let mut inner = self.changing(cx)?;
         let number = inner.number(inode)?;
         inner.state.set_flags(number, flags)
+    }
+
+    async fn get_fsx(&self, _: &Context, inode: &Arc<Inode>) -> Result<Fsx> {
+        let inner = self.0.lock();
+        let number = inner.number(inode)?;
+        inner.state.fsx(number)
+    }
+
+    async fn set_fsx(&self, cx: &Context, inode: &Arc<Inode>, fsx: &Fsx) -> Result<()> {
+        let mut inner = self.changing(cx)?;
+        let number = inner.number(inode)?;
+        inner.state.set_fsx(number, fsx)
     }
 
     async fn fallocate(

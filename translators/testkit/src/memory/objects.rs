@@ -1,6 +1,6 @@
 //! Operations on objects: attributes, extended attributes, flags and content.
 
-use hermitfs_api::{Allocate, Attr, Context, Errno, Kind, Result, SetAttr, XattrFlags};
+use hermitfs_api::{Allocate, Attr, Context, Errno, Fsx, Kind, Result, SetAttr, XattrFlags};
 
 use super::acl::Acl;
 use super::content::BLOCK;
@@ -223,6 +223,31 @@ impl State {
         let now = self.now();
         let object = self.change(number);
         object.flags = flags;
+        object.ctime = now;
+        Ok(())
+    }
+
+    pub(super) fn fsx(&self, number: u64) -> Result<Fsx> {
+        self.has_flags(number)?;
+        let object = self.get(number);
+        let xflags = object.fsx.xflags & !Fsx::TWINNED | Fsx::twins_of(object.flags);
+        Ok(Fsx {
+            flags: object.flags,
+            xflags,
+            ..object.fsx
+        })
+    }
+
+    pub(super) fn set_fsx(&mut self, number: u64, fsx: &Fsx) -> Result<()> {
+        self.has_flags(number)?;
+        let flags = fsx.flags_with(self.get(number).flags);
+        if flags & !self.settings.flags != 0 || fsx.project != 0 && !self.settings.projects {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        let now = self.now();
+        let object = self.change(number);
+        object.flags = flags;
+        object.fsx = Fsx { extents: 0, ..*fsx };
         object.ctime = now;
         Ok(())
     }

@@ -20,6 +20,8 @@ pub struct Settings {
     pub xattr_space: usize,
     /// Inode flags that can be set (others EOPNOTSUPP); 0: it has none (ENOTTY).
     pub flags: u32,
+    /// Whether objects can be counted for a project (else EOPNOTSUPP).
+    pub projects: bool,
     /// Whether it has fallocate (else EOPNOTSUPP).
     pub fallocate: bool,
     /// Whether it gives handles (else EOPNOTSUPP).
@@ -57,6 +59,7 @@ impl Default for Settings {
             xattrs: true,
             xattr_space: 64 << 10,
             flags: IMMUTABLE | APPEND | 0x8 | 0x40 | 0x80 | 0x1_0000,
+            projects: true,
             fallocate: true,
             handles: true,
             time_granularity: 1,

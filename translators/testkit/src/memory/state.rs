@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hermitfs_api::{Attr, Context, Errno, Kind, Result, Role, SetTime, Time};
+use hermitfs_api::{Attr, Context, Errno, Fsx, Kind, Result, Role, SetTime, Time};
 
 use super::Settings;
 use super::content::{BLOCK, Content};
@@ -27,6 +27,7 @@ pub(super) struct Object {
     pub(super) ctime: Time,
     pub(super) btime: Time,
     pub(super) flags: u32,
+    pub(super) fsx: Fsx,
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) body: Body,
 }
@@ -255,6 +256,7 @@ impl State {
                 ctime: now,
                 btime: now,
                 flags: 0,
+                fsx: Fsx::default(),
                 xattrs: BTreeMap::new(),
                 body,
             }),
