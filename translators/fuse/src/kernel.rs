@@ -373,12 +373,8 @@ impl Filesystem for Kernel {
         let (cx, name, new_name) = (context(request), owned(name), owned(new_name));
         self.run_empty(Op::Rename, reply, |door| async move {
             steady!(door, {
-                let flags = match flags {
-                    flags if flags.is_empty() => RenameFlags::Replace,
-                    fuser::RenameFlags::RENAME_NOREPLACE => RenameFlags::NoReplace,
-                    fuser::RenameFlags::RENAME_EXCHANGE => RenameFlags::Exchange,
-                    _ => return Err(Errno::EINVAL.into()),
-                };
+                let flags =
+                    RenameFlags::from_bits(flags.bits()).ok_or(Error::new(Errno::EINVAL))?;
                 let (dir, new_dir) = (door.node(dir.0)?, door.node(new_dir.0)?);
                 let (name, new_name) = (Name::new(&name)?, Name::new(&new_name)?);
                 door.volume()

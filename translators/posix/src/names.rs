@@ -181,12 +181,13 @@ impl Brick {
         {
             let from = self.hold_dir(view, dir)?;
             let to = self.hold_dir(view, new_dir)?;
-            let how = match flags {
-                RenameFlags::Replace => fs::RenameFlags::empty(),
-                RenameFlags::NoReplace => fs::RenameFlags::NOREPLACE,
-                RenameFlags::Exchange => fs::RenameFlags::EXCHANGE,
-            };
-            renameat_with(&from, name.as_bytes(), &to, new_name.as_bytes(), how)?;
+            let how = fs::RenameFlags::from_bits_retain(flags.bits());
+            let rename = || renameat_with(&from, name.as_bytes(), &to, new_name.as_bytes(), how);
+            match flags.leaves_whiteout() {
+                // The whiteout is a new object, and the caller's.
+                true => caller::making(cx, None, false, rename)?,
+                false => rename()?,
+            }
         }
         let same = |there: &Victim| match (&moved.inode, &there.inode) {
             (Some(moved), Some(there)) => Arc::ptr_eq(moved, there),
@@ -194,7 +195,7 @@ impl Brick {
         };
         match (flags, there) {
             // Two names of one object: rename(2) leaves both.
-            (RenameFlags::Replace, Some(there)) if same(&there) => return Ok(()),
+            (flags, Some(there)) if flags.replaces() && same(&there) => return Ok(()),
             (RenameFlags::Exchange, Some(there)) => self.moved(&there, dir, name),
             (_, Some(there)) => self.bury(there, new_dir, new_name),
             (_, None) => {}

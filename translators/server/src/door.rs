@@ -401,6 +401,7 @@ impl Brick for Door {
         let request = request.into_inner();
         let kind = match v1::RenameFlags::read(request.flags) {
             Ok(RenameFlags::Exchange) => Kind::Exchange,
+            Ok(flags) if flags.leaves_whiteout() => Kind::Whiteout,
             _ => Kind::Rename,
         };
         let plan = once(Intent {
@@ -425,7 +426,7 @@ impl Brick for Door {
             let identity = other.as_ref().map(|other| other.identity);
             let held = match other {
                 // Two names of one object: nothing was replaced.
-                Some(other) if flags == RenameFlags::Replace && moved != identity => {
+                Some(other) if flags.replaces() && moved != identity => {
                     left(&call, other).await
                 }
                 _ => 0,
