@@ -7,11 +7,12 @@ use hermitfs_api::{
     Allocate, Context, File, Inode, Kind, Lend, Lent, Lock, LockKind, OpenFlags, Seek,
 };
 use rustix::fs::{
-    FallocateFlags, FlockOperation, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, flock,
-    fsync, ftruncate, seek, syncfs,
+    FallocateFlags, FlockOperation, OFlags, SeekFrom, Statx, copy_file_range, fallocate, fdatasync,
+    flock, fsync, ftruncate, seek, syncfs,
 };
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec, pread, pwrite, retry_on_intr};
 
+use crate::attr::stat;
 use crate::brick::Brick;
 use crate::ours::Listed;
 use crate::view::{Held, LIST};
@@ -82,7 +83,9 @@ impl Brick {
                 ftruncate(&writable, 0)?;
             }
         }
-        Ok(Arc::new(self.file(cx, inode, flags, fd)))
+        let moved = flags.counts_as_read() && !cx.origin.is_internal() && touch_atime(&fd);
+        let file = self.file(cx, inode, flags, (fd, share));
+        Ok(Arc::new(file.with_moved_atime(moved)))
     }
 
     /// The open file that a descriptor makes.
@@ -249,6 +252,16 @@ mod tests {
     use super::*;
 
     #[test]
+/// Has the kernel count a read of the file, by its own rules (relatime, noatime, a frozen file system and
+/// all). A read at the end of the file asks no disk for anything. Whether the access time moved.
+fn touch_atime(fd: &OwnedFd) -> bool {
+    let Ok(before) = stat(fd) else { return false };
+    // It is no more than an access time: whoever opens the file is not to notice when this fails.
+    let _ = pread(fd, &mut [0; 1], before.stx_size);
+    let atime = |stat: &Statx| (stat.stx_atime.tv_sec, stat.stx_atime.tv_nsec);
+    stat(fd).is_ok_and(|after| atime(&after) != atime(&before))
+}
+
     fn the_brick_is_opened_without_append_direct_and_truncate() {
         let asked = OpenFlags::READ_WRITE.with(
             libc::O_APPEND | libc::O_DIRECT | libc::O_TRUNC | libc::O_SYNC | libc::O_NONBLOCK,

@@ -473,6 +473,7 @@ impl Brick for Door {
             let inode = call.object(&request.object).await?;
             let file = call.volume().open(&call.cx, &inode, flags).await?;
             Ok(v1::OpenReply {
+                moved_atime: file.moved_atime(),
                 file: call.keep(file).await?,
             })
         };
