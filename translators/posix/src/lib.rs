@@ -16,6 +16,7 @@ mod names;
 mod node;
 mod options;
 mod ours;
+mod positions;
 mod posix;
 mod probe;
 mod streams;
