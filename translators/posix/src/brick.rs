@@ -12,7 +12,7 @@ use crate::data::Opened;
 use crate::graves::Graves;
 use crate::handle::{FileHandle, Fingerprint};
 use crate::identities::{Identities, handles_last};
-use crate::node::Node;
+use crate::node::{Node, Pin};
 use crate::options::{OpenError, Options, OwnMount};
 use crate::ours::Ours;
 use crate::probe::{
@@ -286,7 +286,7 @@ impl Brick {
         let (entry, needs_pin) = self.intern(view, found, name)?;
         let kind = entry.attr.kind;
         if needs_pin {
-            let _ = self.node(&entry.inode)?.pin.set(fd);
+            let _ = self.node(&entry.inode)?.pin.set(Pin::new(fd, None));
         } else if kind == Kind::Directory {
             view.dirs.put(entry.inode.identity(), Arc::new(fd));
         }

@@ -15,12 +15,15 @@ use rustix::io::{Errno, Result, fcntl_dupfd_cloexec, pread, pwrite, retry_on_int
 use crate::attr::stat;
 use crate::brick::Brick;
 use crate::ours::Listed;
+use crate::shares::Share;
 use crate::view::{Held, LIST};
 use crate::{caller, sys};
 
 /// The leaf's part of an open file.
 pub(crate) struct Opened {
     pub(crate) fd: Descriptor,
+    /// Dropped after it.
+    _share: Option<Share>,
 }
 
 /// Its descriptor.
@@ -69,6 +72,7 @@ impl Brick {
         } else {
             self.view(cx)
         };
+        let share = Share::take(cx)?;
         let fd = self.reopen(view, inode, open_flags(flags)?)?;
         if changes {
             self.compare(view, fd.as_fd(), inode);
@@ -94,13 +98,14 @@ impl Brick {
         cx: &Context,
         inode: &Arc<Inode>,
         flags: OpenFlags,
-        fd: OwnedFd,
+        (fd, share): (OwnedFd, Option<Share>),
     ) -> File {
         let fd = match cx.origin.is_internal() {
             true => Descriptor::Listed(self.ours.list(inode.identity(), fd)),
             false => Descriptor::Alone(fd),
         };
-        File::new(inode.clone(), flags, Opened { fd })
+        let opened = Opened { fd, _share: share };
+        File::new(inode.clone(), flags, opened)
     }
 
     pub(crate) fn read(&self, file: &File, at: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -247,11 +252,6 @@ impl Brick {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
 /// Has the kernel count a read of the file, by its own rules (relatime, noatime, a frozen file system and
 /// all). A read at the end of the file asks no disk for anything. Whether the access time moved.
 fn touch_atime(fd: &OwnedFd) -> bool {
@@ -262,6 +262,11 @@ fn touch_atime(fd: &OwnedFd) -> bool {
     stat(fd).is_ok_and(|after| atime(&after) != atime(&before))
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
     fn the_brick_is_opened_without_append_direct_and_truncate() {
         let asked = OpenFlags::READ_WRITE.with(
             libc::O_APPEND | libc::O_DIRECT | libc::O_TRUNC | libc::O_SYNC | libc::O_NONBLOCK,

@@ -19,6 +19,7 @@ mod ours;
 mod positions;
 mod posix;
 mod probe;
+mod shares;
 mod streams;
 #[allow(unsafe_code, reason = "system calls that rustix does not have")]
 mod sys;

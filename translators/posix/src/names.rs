@@ -13,6 +13,8 @@ use rustix::io::{Errno, Result};
 use crate::brick::Brick;
 use crate::caller;
 use crate::data::open_flags;
+use crate::node::Pin;
+use crate::shares::Share;
 use crate::table;
 use crate::view::{Held, LOOK};
 
@@ -22,6 +24,23 @@ struct Victim {
     /// As somebody above knows it; what nobody knows needs no care.
     inode: Option<Arc<Inode>>,
     last_name: bool,
+    /// Of the descriptor that stays when it goes.
+    share: Option<Share>,
+}
+
+impl Victim {
+    /// Whether somebody holds what goes with this name for good: he keeps it, by a descriptor.
+    fn outlives(&self) -> bool {
+        self.last_name && self.inode.is_some()
+    }
+
+    /// It is to go. ENFILE when the caller's share does not allow for what stays of it.
+    fn going(mut self, cx: &Context) -> Result<Victim> {
+        if self.outlives() {
+            self.share = Share::take(cx)?;
+        }
+        Ok(self)
+    }
 }
 
 impl Brick {
@@ -107,6 +126,7 @@ impl Brick {
         let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let how = open_flags(flags)? | new;
         let permissions = Mode::from_raw_mode(mode & 0o7777);
+        let share = Share::take(cx)?;
         let fd = {
             let at = self.hold_dir(view, dir)?;
             caller::making(cx, Some(umask), groups_matter(mode), || {
@@ -120,9 +140,9 @@ impl Brick {
             // Not this descriptor: a pin must not hold a file open.
             let path = Held::Lent(fd.as_fd()).proc_path();
             let pin = openat(CWD, path, LOOK - OFlags::NOFOLLOW, Mode::empty())?;
-            let _ = self.node(&entry.inode)?.pin.set(pin);
+            let _ = self.node(&entry.inode)?.pin.set(Pin::new(pin, None));
         }
-        let file = self.file(cx, &entry.inode, flags, fd);
+        let file = self.file(cx, &entry.inode, flags, (fd, share));
         Ok((entry, Arc::new(file)))
     }
 
@@ -154,7 +174,7 @@ impl Brick {
     fn take_away(&self, cx: &Context, dir: &Arc<Inode>, name: &Name, flags: AtFlags) -> Result<()> {
         let view = self.to_change(cx)?;
         self.changing_names(cx)?;
-        let victim = self.victim(dir, name)?;
+        let victim = self.victim(dir, name)?.going(cx)?;
         let at = self.hold_dir(view, dir)?;
         unlinkat(&at, name.as_bytes(), flags)?;
         self.bury(victim, dir, name);
@@ -174,6 +194,7 @@ impl Brick {
         self.changing_names(cx)?;
         let moved = self.victim(dir, name)?;
         let there = match self.victim(new_dir, new_name) {
+            Ok(there) if flags.replaces() => Some(there.going(cx)?),
             Ok(there) => Some(there),
             Err(Errno::NOENT) => None,
             Err(error) => return Err(error),
@@ -229,6 +250,7 @@ impl Brick {
             fd,
             inode,
             last_name: directory || found.attr.nlink <= 1,
+            share: None,
         })
     }
 
@@ -239,7 +261,7 @@ impl Brick {
         node.lost(dir, name);
         if victim.last_name {
             self.graves.bury(table::hash(inode.identity()));
-            let _ = node.pin.set(victim.fd);
+            let _ = node.pin.set(Pin::new(victim.fd, victim.share));
             if inode.kind() == Kind::Directory {
                 self.forget_directory(table::hash(inode.identity()));
             }

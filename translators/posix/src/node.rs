@@ -1,4 +1,4 @@
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use hermitfs_api::{Inode, Name, NameBuf};
@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use crate::brick::Brick;
 use crate::handle::FileHandle;
+use crate::shares::Share;
 
 /// What the leaf keeps of an object. There may be a million of these: with the api's part, the
 /// table's entry and a name of 22 bytes they come to about 200 bytes each.
@@ -16,8 +17,27 @@ pub(crate) struct Node {
     /// `None` where the file system has no handles; then there is always a pin.
     pub(crate) handle: Option<FileHandle>,
     /// An `O_PATH` descriptor that keeps the object when its last name has gone.
-    pub(crate) pin: OnceLock<OwnedFd>,
+    pub(crate) pin: OnceLock<Pin>,
     seen: Mutex<Seen>,
+}
+
+/// A descriptor that keeps an object.
+pub(crate) struct Pin {
+    fd: OwnedFd,
+    /// Of who took its last name away. Dropped after it.
+    _share: Option<Share>,
+}
+
+impl Pin {
+    pub(crate) fn new(fd: OwnedFd, share: Option<Share>) -> Pin {
+        Pin { fd, _share: share }
+    }
+}
+
+impl AsFd for Pin {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 /// Where the object was last seen. Never for directories, whose place the kernel knows; so no
