@@ -27,4 +27,5 @@ mod service;
 mod stopped;
 mod submounts;
 mod trouble;
+mod unseen;
 mod wire;
