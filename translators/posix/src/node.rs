@@ -1,5 +1,6 @@
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use hermitfs_api::{Inode, Name, NameBuf};
 use parking_lot::Mutex;
@@ -22,21 +23,31 @@ pub(crate) struct Node {
 }
 
 /// A descriptor that keeps an object.
-pub(crate) struct Pin {
-    fd: OwnedFd,
-    /// Of who took its last name away. Dropped after it.
-    _share: Option<Share>,
-}
+pub(crate) struct Pin(OwnedFd);
+
+/// Shares of who took the last names away, by descriptor. Few objects have one, and none is to be larger for it.
+static SHARES: LazyLock<Mutex<HashMap<RawFd, Share>>> = LazyLock::new(Mutex::default);
 
 impl Pin {
     pub(crate) fn new(fd: OwnedFd, share: Option<Share>) -> Pin {
-        Pin { fd, _share: share }
+        if let Some(share) = share {
+            SHARES.lock().insert(fd.as_raw_fd(), share);
+        }
+        Pin(fd)
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        // While the number is still this one's.
+        let share = SHARES.lock().remove(&self.0.as_raw_fd());
+        drop(share);
     }
 }
 
 impl AsFd for Pin {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.0.as_fd()
     }
 }
 
