@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hermitfs_api::{Attr, Inode, Kind, SlotKey, Time};
 use parking_lot::Mutex;
 
+use crate::attributes::Atime;
 use crate::door::Door;
 
 /// After so long reading moves an access time in any case.
@@ -93,7 +94,7 @@ impl Door {
 
     fn follows_atime(&self) -> bool {
         let mount = &self.options.attributes;
-        !self.options.shared && !mount.no_atime && !mount.read_only
+        !self.options.shared && mount.atime != Atime::Never && !mount.read_only
     }
 }
 

@@ -12,6 +12,7 @@ use hermitfs_api::{
 use parking_lot::RwLock;
 
 use crate::atime::AccessTimes;
+use crate::attributes::Atime;
 use crate::capabilities::Capabilities;
 use crate::convert::{absent, access, errno, file_attr};
 use crate::files::{Files, Open};
@@ -252,7 +253,7 @@ impl Door {
     /// The kernel answers reads from the pages that it has, and of these we do not hear.
     fn through_pages(&self, flags: OpenFlags, mode: Mode) -> OpenFlags {
         match mode {
-            Mode::Cached { .. } if !self.options.attributes.no_atime => {
+            Mode::Cached { .. } if self.options.attributes.atime != Atime::Never => {
                 flags.with(OpenFlags::FROM_PAGES)
             }
             _ => flags,

@@ -426,9 +426,7 @@ impl Brick for Door {
             let identity = other.as_ref().map(|other| other.identity);
             let held = match other {
                 // Two names of one object: nothing was replaced.
-                Some(other) if flags.replaces() && moved != identity => {
-                    left(&call, other).await
-                }
+                Some(other) if flags.replaces() && moved != identity => left(&call, other).await,
                 _ => 0,
             };
             Ok(v1::RenameReply {
