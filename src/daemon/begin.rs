@@ -11,7 +11,6 @@ use hermitfs_fuse::{Attributes, Mount, MountError, Placement};
 use hermitfs_posix::OwnMount;
 use hermitfs_replicate::Rate;
 use rustix::fs::{major, minor};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 
 use super::attributes::{self, Inherited, own_mount};
@@ -40,7 +39,6 @@ impl Serving {
         let lock = take(&slot, &order.mountpoint)?;
         place::unused(&slot, &bricks)?;
         let mut continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
-        raise_descriptors();
         let (runtime, signals) = Signals::hear()?;
         let mounts = place::mounts()?;
         let shut = |mount: &_| crate::over::is_shut_by_us(slot.memory().as_ref(), mount);
@@ -290,16 +288,4 @@ pub(super) fn listen(slot: &Slot, record: &Record) -> Result<UnixListener> {
     open().map_err(|error: std::io::Error| {
         Failure::other(format!("the daemon's socket cannot be opened: {error}"))
     })
-}
-
-/// A brick without handles takes a descriptor for each object in use.
-fn raise_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
-        tracing::warn!("the limit of open files stays as it is: {error}");
-    }
 }

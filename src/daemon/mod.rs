@@ -7,6 +7,7 @@ mod begin;
 mod bricks;
 mod copying;
 mod cutover;
+mod descriptors;
 mod detach;
 mod environment;
 mod errors;
@@ -43,6 +44,7 @@ enum Ready {
 }
 
 fn begin(order: Order) -> Result<Ready> {
+    descriptors::raise();
     Ok(match order.serve {
         true => Ready::Bricks(Box::new(bricks::Bricks::begin(&order)?)),
         false => Ready::Mount(Box::new(serve::Serving::begin(order)?)),

@@ -29,4 +29,5 @@ mod sight;
 mod stopped;
 mod submounts;
 mod trouble;
+mod unseen;
 mod wire;

@@ -209,3 +209,19 @@ pub fn switch_device(name: &str, on: bool) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Does something on a thread that a mount sees as this user, of the group with the same number.
+pub fn as_user<T: Send>(id: u32, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let user = scope.spawn(|| {
+            // SAFETY: both take plain numbers and concern this thread alone, which ends afterwards.
+            unsafe {
+                libc::setfsgid(id);
+                libc::setfsuid(id);
+            }
+            work()
+        });
+        user.join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

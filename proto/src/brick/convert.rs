@@ -258,7 +258,7 @@ macro_rules! alike {
 
 alike! {
     Origin { User Heal Verify Admin }
-    RenameFlags { Replace NoReplace Exchange }
+    RenameFlags { Replace NoReplace Exchange Whiteout WhiteoutNoReplace }
     XattrFlags { Any Create Replace }
     Role { Plain Source Sink Away }
 }

@@ -24,6 +24,11 @@ impl OpenFlags {
     /// caller cannot know where it ends. The leaf appends, whatever offset is given.
     pub const SHARED: i32 = 1 << 30;
 
+    /// With a right to read, and no flag of the kernel's: the caller may have the content from before, so
+    /// that reading need not reach the leaf. For access times the leaf counts the open as a read, unless
+    /// `O_NOATIME` is there: see [`File::moved_atime`].
+    pub const FROM_PAGES: i32 = 1 << 29;
+
     /// `O_RDONLY` or `O_RDWR`.
     pub fn reads(self) -> bool {
         matches!(self.0 & libc::O_ACCMODE, libc::O_RDONLY | libc::O_RDWR)
@@ -45,6 +50,11 @@ impl OpenFlags {
         self.0 & BOTH == BOTH
     }
 
+    /// Whether the leaf counts the open as a read: [`OpenFlags::FROM_PAGES`].
+    pub fn counts_as_read(self) -> bool {
+        self.reads() && self.0 & (OpenFlags::FROM_PAGES | libc::O_NOATIME) == OpenFlags::FROM_PAGES
+    }
+
     /// These bits as well.
     pub fn with(self, bits: i32) -> OpenFlags {
         OpenFlags(self.0 | bits)
@@ -63,6 +73,7 @@ pub struct File {
     inode: Arc<Inode>,
     flags: OpenFlags,
     slots: Slots,
+    moved_atime: bool,
 }
 
 impl File {
@@ -73,6 +84,15 @@ impl File {
             flags,
             leaf: Box::new(leaf),
             slots: Slots::default(),
+            moved_atime: false,
+        }
+    }
+
+    /// The same where the open itself may have moved the file's access time.
+    pub fn with_moved_atime(self, moved_atime: bool) -> File {
+        File {
+            moved_atime,
+            ..self
         }
     }
 
@@ -84,6 +104,11 @@ impl File {
     /// How it was opened.
     pub fn flags(&self) -> OpenFlags {
         self.flags
+    }
+
+    /// Whether the open itself moved the file's access time ([`OpenFlags::FROM_PAGES`]).
+    pub fn moved_atime(&self) -> bool {
+        self.moved_atime
     }
 
     /// The leaf's own state; `None` when another leaf made it.

@@ -34,6 +34,48 @@ pub enum RenameFlags {
     NoReplace,
     /// `RENAME_EXCHANGE`: both change places; both must exist.
     Exchange,
+    /// `RENAME_WHITEOUT`: as `Replace`, and in the same step a character device 0:0 without any
+    /// permission, owned by the caller, comes to stand at the old name. EINVAL where the brick's
+    /// file system has no such thing.
+    Whiteout,
+    /// `RENAME_WHITEOUT | RENAME_NOREPLACE`
+    WhiteoutNoReplace,
+}
+
+impl RenameFlags {
+    /// Whether what stands at the new name makes room.
+    pub fn replaces(self) -> bool {
+        matches!(self, RenameFlags::Replace | RenameFlags::Whiteout)
+    }
+
+    /// Whether a whiteout comes to stand at the old name.
+    pub fn leaves_whiteout(self) -> bool {
+        matches!(self, RenameFlags::Whiteout | RenameFlags::WhiteoutNoReplace)
+    }
+
+    /// From the bits of renameat2(2); `None` for a combination that Linux refuses.
+    pub fn from_bits(bits: u32) -> Option<RenameFlags> {
+        const WHITEOUT_NOREPLACE: u32 = libc::RENAME_WHITEOUT | libc::RENAME_NOREPLACE;
+        Some(match bits {
+            0 => RenameFlags::Replace,
+            libc::RENAME_NOREPLACE => RenameFlags::NoReplace,
+            libc::RENAME_EXCHANGE => RenameFlags::Exchange,
+            libc::RENAME_WHITEOUT => RenameFlags::Whiteout,
+            WHITEOUT_NOREPLACE => RenameFlags::WhiteoutNoReplace,
+            _ => return None,
+        })
+    }
+
+    /// The bits of renameat2(2).
+    pub fn bits(self) -> u32 {
+        match self {
+            RenameFlags::Replace => 0,
+            RenameFlags::NoReplace => libc::RENAME_NOREPLACE,
+            RenameFlags::Exchange => libc::RENAME_EXCHANGE,
+            RenameFlags::Whiteout => libc::RENAME_WHITEOUT,
+            RenameFlags::WhiteoutNoReplace => libc::RENAME_WHITEOUT | libc::RENAME_NOREPLACE,
+        }
+    }
 }
 
 /// One entry of a directory. `.` and `..` are among them.

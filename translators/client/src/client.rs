@@ -208,14 +208,15 @@ impl Client {
         session: &Session,
         inode: &Arc<Inode>,
         flags: OpenFlags,
-        number: u64,
+        (number, moved_atime): (u64, bool),
     ) -> Result<Arc<File>> {
         let opened = Opened::new(&self.line, self.object(inode)?, flags);
         opened.is(session.number, number);
         if flags.truncates() {
             opened.wrote(session.boot);
         }
-        Ok(Arc::new(File::new(inode.clone(), flags, opened)))
+        let file = File::new(inode.clone(), flags, opened);
+        Ok(Arc::new(file.with_moved_atime(moved_atime)))
     }
 
     /// Where a directory stands: a fact, which the server knows.
@@ -564,7 +565,8 @@ impl Translator for Client {
         let session = &answered.session;
         let entry = self.entry(session, answered.reply.entry)?;
         self.saw(&entry.inode, dir, name);
-        let file = self.opened_now(session, &entry.inode, flags, answered.reply.file)?;
+        let number = answered.reply.file;
+        let file = self.opened_now(session, &entry.inode, flags, (number, false))?;
         Ok((entry, file))
     }
 
@@ -581,7 +583,8 @@ impl Translator for Client {
                 flags: flags.0
             }
         );
-        self.opened_now(&answered.session, inode, flags, answered.reply.file)
+        let told = (answered.reply.file, answered.reply.moved_atime);
+        self.opened_now(&answered.session, inode, flags, told)
     }
 
     async fn read(

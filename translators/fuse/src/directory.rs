@@ -63,7 +63,7 @@ impl Buffer for ReplyDirectoryPlus {
             );
         };
         let found = door.found(object);
-        let lifetime = door.entry_lifetime().min(door.attr_lifetime());
+        let lifetime = door.entry_lifetime().min(found.lifetime);
         let number = INodeNo(found.id);
         let full = ReplyDirectoryPlus::add(
             self,
@@ -120,6 +120,7 @@ impl Door {
         let _pass = self.lookups.enter().await;
         let mut dir = self.node(node)?;
         let plus = B::HEADER == PLUS;
+        self.gives(&dir);
         let (mut used, mut added) = (0, false);
         loop {
             let max = self.ask_for(B::HEADER, used);

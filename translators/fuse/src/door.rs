@@ -11,12 +11,14 @@ use hermitfs_api::{
 };
 use parking_lot::RwLock;
 
+use crate::atime::AccessTimes;
+use crate::attributes::Atime;
 use crate::capabilities::Capabilities;
 use crate::convert::{absent, access, errno, file_attr};
 use crate::files::{Files, Open};
 use crate::gate::Gate;
 use crate::hold::Hold;
-use crate::modes::Mode;
+use crate::modes::{Access, Mode};
 use crate::nodes::{Nodes, known};
 use crate::numbers::ROOT;
 use crate::opening::{Granted, Openings};
@@ -38,6 +40,7 @@ pub(crate) struct Door {
     pub(crate) set_ids: SetIds,
     pub(crate) capabilities: Capabilities,
     pub(crate) sharing: Sharing,
+    pub(crate) access_times: AccessTimes,
     pub(crate) notifier: RwLock<Option<Notifier>>,
     /// The kernel does without OPENDIR once it was told so.
     pub(crate) no_opendir: AtomicBool,
@@ -71,6 +74,8 @@ pub(crate) struct Found {
     pub(crate) id: u64,
     pub(crate) attr: FileAttr,
     pub(crate) generation: Generation,
+    /// How long the attributes may be believed.
+    pub(crate) lifetime: Duration,
 }
 
 impl Door {
@@ -87,6 +92,7 @@ impl Door {
             set_ids: SetIds::default(),
             capabilities: Capabilities::default(),
             sharing: Sharing::default(),
+            access_times: AccessTimes::default(),
             notifier: RwLock::default(),
             no_opendir: AtomicBool::new(false),
             shared: AtomicBool::new(false),
@@ -166,6 +172,7 @@ impl Door {
             id,
             attr: file_attr(id, &entry.attr),
             generation: Generation(generation(&self.nodes.known_as(id, &entry.inode))),
+            lifetime: self.believed(id, &entry.inode, &entry.attr),
         }
     }
 
@@ -179,6 +186,7 @@ impl Door {
                 id: 0,
                 attr: absent(),
                 generation: Generation(0),
+                lifetime: self.attr_lifetime(),
             }),
             Err(error) => Err(error),
         }
@@ -210,19 +218,45 @@ impl Door {
         let volume = &*self.volume();
         if self.options.shared {
             let mode = self.freshen(volume, cx, id, &inode, flags).await?;
-            let file = volume.open(cx, &inode, sharing::flags(flags)).await?;
+            let flags = self.through_pages(sharing::flags(flags), mode);
+            let file = volume.open(cx, &inode, flags).await?;
+            if file.moved_atime() {
+                self.call_back_attributes(id);
+            }
             return Ok((self.handle(id, file, mode), Granted::unbacked(mode)));
         }
         let granted = self
             .openings
             .open(volume, cx, &inode, access(flags), reply)
             .await?;
-        match volume.open(cx, &inode, flags).await {
-            Ok(file) => Ok((self.handle(id, file, granted.mode), granted)),
+        if granted.mode == Mode::Interposed && access(flags) == Access::Both {
+            // What the kernel has of the file's times and size may grow old from now on.
+            self.call_back_attributes(id);
+        }
+        match volume
+            .open(cx, &inode, self.through_pages(flags, granted.mode))
+            .await
+        {
+            Ok(file) => {
+                if file.moved_atime() {
+                    self.call_back_attributes(id);
+                }
+                Ok((self.handle(id, file, granted.mode), granted))
+            }
             Err(error) => {
                 self.openings.release(inode.identity(), granted.mode, 0);
                 Err(error)
             }
+        }
+    }
+
+    /// The kernel answers reads from the pages that it has, and of these we do not hear.
+    fn through_pages(&self, flags: OpenFlags, mode: Mode) -> OpenFlags {
+        match mode {
+            Mode::Cached { .. } if self.options.attributes.atime != Atime::Never => {
+                flags.with(OpenFlags::FROM_PAGES)
+            }
+            _ => flags,
         }
     }
 
@@ -334,7 +368,7 @@ impl Door {
         {
             Ok((found, handle, granted)) => {
                 // Shorter when the volume was exchanged meanwhile.
-                let lifetime = lifetime.min(self.attr_lifetime());
+                let lifetime = lifetime.min(self.attr_lifetime()).min(found.lifetime);
                 let Found {
                     attr, generation, ..
                 } = found;

@@ -83,9 +83,12 @@ impl Kernel {
             async move {
                 match request.await {
                     Ok(Found {
-                        attr, generation, ..
+                        attr,
+                        generation,
+                        lifetime,
+                        ..
                     }) => {
-                        let attrs = door.attr_lifetime();
+                        let attrs = lifetime.min(door.attr_lifetime());
                         // Shorter when the volume was exchanged meanwhile.
                         let names = entry_lifetime.min(door.entry_lifetime());
                         reply.entry_with_ttls(&attrs, &names, &attr, generation);
@@ -193,11 +196,14 @@ impl Filesystem for Kernel {
             let attr = steady!(door, {
                 let file = fh.and_then(|fh| door.files.get(fh.0));
                 let file = file.as_ref().map(|open| &*open.file);
-                let inode = door.node(node.0)?;
-                door.volume().getattr(&cx, &inode, file).await
+                let (inode, volume) = (door.node(node.0)?, door.volume());
+                // Before the look: what was changed unseen until then is in it.
+                door.openings.changes_unseen(&*volume, &cx, &inode).await;
+                let attr = volume.getattr(&cx, &inode, file).await?;
+                Ok((door.believed(node.0, &inode, &attr), attr))
             });
             match attr {
-                Ok(attr) => reply.attr(&door.attr_lifetime(), &door.shown(node.0, &attr)),
+                Ok((lifetime, attr)) => reply.attr(&lifetime, &door.shown(node.0, &attr)),
                 Err(error) => reply.error(door.fail(Op::Getattr, &error)),
             }
         });
@@ -235,17 +241,21 @@ impl Filesystem for Kernel {
                 let file = fh.and_then(|fh| door.files.get(fh.0));
                 let file = file.as_ref().map(|open| &*open.file);
                 let inode = door.node(node.0)?;
+                let volume = door.volume();
                 if set == SetAttr::default() {
-                    return door.volume().getattr(&cx, &inode, file).await;
+                    let attr = volume.getattr(&cx, &inode, file).await?;
+                    return Ok((door.believed(node.0, &inode, &attr), attr));
                 }
+                door.settle_stores(node.0, &inode, &set);
                 door.set_ids.may_be_set(&set);
-                let attr = door.volume().setattr(&cx, &inode, file, &set).await;
+                let attr = volume.setattr(&cx, &inode, file, &set).await;
                 door.set_ids.may_be_set(&set);
-                attr
+                let attr = attr?;
+                Ok((door.believed(node.0, &inode, &attr), attr))
             });
             match attr {
-                Ok(attr) => {
-                    reply.attr(&door.attr_lifetime(), &door.shown(node.0, &attr));
+                Ok((lifetime, attr)) => {
+                    reply.attr(&lifetime, &door.shown(node.0, &attr));
                     if door.options.shared && attr.kind == Kind::File {
                         // The kernel takes the times of this answer for those of its pages.
                         door.drop_pages(node.0, 0, 0);
@@ -260,7 +270,10 @@ impl Filesystem for Kernel {
         let cx = context(request);
         self.run(Op::Readlink, |door| async move {
             let target = steady!(door, {
-                door.volume().readlink(&cx, &door.node(node.0)?).await
+                let inode = door.node(node.0)?;
+                let target = door.volume().readlink(&cx, &inode).await;
+                door.gives(&inode);
+                target
             });
             match target {
                 Ok(target) => reply.data(&target),
@@ -374,12 +387,8 @@ impl Filesystem for Kernel {
         let (cx, name, new_name) = (context(request), owned(name), owned(new_name));
         self.run_empty(Op::Rename, reply, |door| async move {
             steady!(door, {
-                let flags = match flags {
-                    flags if flags.is_empty() => RenameFlags::Replace,
-                    fuser::RenameFlags::RENAME_NOREPLACE => RenameFlags::NoReplace,
-                    fuser::RenameFlags::RENAME_EXCHANGE => RenameFlags::Exchange,
-                    _ => return Err(Errno::EINVAL.into()),
-                };
+                let flags =
+                    RenameFlags::from_bits(flags.bits()).ok_or(Error::new(Errno::EINVAL))?;
                 let (dir, new_dir) = (door.node(dir.0)?, door.node(new_dir.0)?);
                 let (name, new_name) = (Name::new(&name)?, Name::new(&new_name)?);
                 door.volume()

@@ -4,6 +4,7 @@
 #[macro_use]
 mod exchange;
 
+mod atime;
 mod attributes;
 mod capabilities;
 mod convert;

@@ -86,6 +86,8 @@ pub(crate) struct Modes {
     cached: u32,
     /// A writable mapping may have been made that bypasses us, and it may outlive its open.
     escaped: bool,
+    /// How many were.
+    escapes: u32,
     /// The kernel's pages may be older than the brick's content.
     stale: bool,
     /// Bytes that cached opens wrote since the kernel's pages were dropped.
@@ -107,7 +109,10 @@ impl Modes {
             }
             Step::Open(Mode::Interposed) => {
                 self.interposed += 1;
-                self.escaped |= access == Access::Both;
+                if access == Access::Both {
+                    self.escaped = true;
+                    self.escapes = self.escapes.wrapping_add(1);
+                }
                 self.written = 0;
             }
             _ => {}
@@ -176,9 +181,32 @@ impl Modes {
         surplus
     }
 
+    /// Whether content and times may change without a word to us.
+    pub(crate) fn changes_unseen(&self) -> bool {
+        self.escaped
+    }
+
+    /// How many mappings may have escaped, for a look at the brick that is to follow. `None` while such a
+    /// look tells nothing: somebody has the file open, or none has escaped.
+    pub(crate) fn escapes(&self) -> Option<u32> {
+        (self.escaped && self.is_closed()).then_some(self.escapes)
+    }
+
+    /// The brick was quiet, with so many escapes before the look.
+    pub(crate) fn calm(&mut self, escapes: u32) {
+        if self.escapes() == Some(escapes) {
+            (self.escaped, self.stale) = (false, true);
+        }
+    }
+
     /// An open bypasses us: the inode's backing has to live on.
     pub(crate) fn is_backed(&self) -> bool {
         self.passthrough + self.interposed > 0
+    }
+
+    /// Somebody has it open through the kernel's pages.
+    pub(crate) fn is_cached(&self) -> bool {
+        self.cached > 0
     }
 
     /// Nothing is open, and nothing has to be remembered.

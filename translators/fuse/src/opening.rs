@@ -66,6 +66,8 @@ pub(crate) struct Openings {
     wanted: AtomicBool,
     /// The volume has not said that it lends nothing. It is not asked again then.
     lends: AtomicBool,
+    /// A mapping may have escaped, of any file, at any time.
+    escaped: AtomicBool,
     shards: Vec<Mutex<HashMap<Identity, Opened>>>,
 }
 
@@ -75,6 +77,7 @@ impl Openings {
             able: AtomicBool::new(false),
             wanted: AtomicBool::new(wanted),
             lends: AtomicBool::new(true),
+            escaped: AtomicBool::new(false),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
         }
     }
@@ -161,6 +164,9 @@ impl Openings {
         });
         match opened.modes.open(access, facts) {
             Step::Open(mode) if mode.is_backed() => {
+                if opened.modes.changes_unseen() {
+                    self.escaped.store(true, Ordering::Relaxed);
+                }
                 let backing = opened.backing.get_or_insert_with_option(offer);
                 Ok(Granted { mode, backing })
             }
@@ -220,6 +226,43 @@ impl Openings {
         }
         drop(shard);
         surplus && self.passthrough()
+    }
+
+    /// Whether a file's content and times may change without a word to us. Asks the volume, when nobody has
+    /// the file open, whether that is over: attributes are to be read after this.
+    pub(crate) async fn changes_unseen(
+        &self,
+        volume: &dyn Translator,
+        cx: &Context,
+        inode: &Arc<Inode>,
+    ) -> bool {
+        if !self.may_change_unseen(inode) {
+            return false;
+        }
+        let escapes = self.look(inode, |modes| modes.escapes()).flatten();
+        if let Some(escapes) = escapes
+            && volume.quiet(cx, inode).await.unwrap_or(false)
+        {
+            self.look(inode, |modes| modes.calm(escapes));
+        }
+        self.may_change_unseen(inode)
+    }
+
+    /// The same from memory.
+    pub(crate) fn may_change_unseen(&self, inode: &Inode) -> bool {
+        let seldom = self.escaped.load(Ordering::Relaxed);
+        seldom && self.look(inode, |modes| modes.changes_unseen()) == Some(true)
+    }
+
+    /// Whether somebody has the file open through the kernel's pages.
+    pub(crate) fn is_cached(&self, inode: &Inode) -> bool {
+        self.look(inode, |modes| modes.is_cached()) == Some(true)
+    }
+
+    fn look<T>(&self, inode: &Inode, look: impl FnOnce(&mut Modes) -> T) -> Option<T> {
+        let mut shard = self.shard(inode.identity()).lock();
+        let opened = shard.get_mut(&inode.identity())?;
+        Some(look(&mut opened.modes))
     }
 
     fn shard(&self, identity: Identity) -> &Mutex<HashMap<Identity, Opened>> {

@@ -3,6 +3,7 @@
 use std::io;
 
 use fuser::{INodeNo, Notifier};
+use hermitfs_api::{Inode, Kind, SetAttr, SetTime};
 
 use crate::door::Door;
 
@@ -30,6 +31,18 @@ impl Door {
         self.notify(node, |notifier| {
             notifier.inval_inode(INodeNo(node), at as i64, len as i64)
         });
+    }
+
+    /// Before a file's times are set: stores to mappings that the kernel still has arrive here, and on the
+    /// brick, now. Later they would move the time that the caller is about to set. (With a new size
+    /// the kernel waits for our answer before it sends any.)
+    pub(crate) fn settle_stores(&self, node: u64, inode: &Inode, set: &SetAttr) {
+        let sets = matches!(set.mtime, Some(SetTime::At(_))) && set.size.is_none();
+        let stores =
+            inode.kind() == Kind::File && (self.is_shared() || self.openings.is_cached(inode));
+        if sets && stores {
+            self.drop_pages(node, 0, 0);
+        }
     }
 
     /// The same of all pages, listings among them, and attributes of all nodes.

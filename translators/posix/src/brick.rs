@@ -12,11 +12,11 @@ use crate::data::Opened;
 use crate::graves::Graves;
 use crate::handle::{FileHandle, Fingerprint};
 use crate::identities::{Identities, handles_last};
-use crate::node::Node;
+use crate::node::{Node, Pin};
 use crate::options::{OpenError, Options, OwnMount};
 use crate::ours::Ours;
 use crate::probe::{
-    brick_id, file_system_id, file_system_type, own_clone, private_clone, probe_handles,
+    brick_id, file_system_id, file_system_type, may_hash, own_clone, private_clone, probe_handles,
 };
 use crate::sys;
 use crate::table::Table;
@@ -40,6 +40,8 @@ pub(crate) struct Brick {
     source: AtomicBool,
     pub(crate) handles: bool,
     pub(crate) identities: Identities,
+    /// Its directories may have positions that are hashes.
+    pub(crate) hashes: bool,
     /// Goes into handles; those of another brick are not ours.
     pub(crate) id: u64,
     /// The same number across reboots, and of no other file system.
@@ -109,6 +111,7 @@ impl Brick {
         drop(found);
         let plain = View::new(root, OFlags::empty()).map_err(failed("statx"))?;
         let handles = handle.is_some();
+        let hashes = may_hash(plain.root.as_fd()).map_err(failed("statfs"))?;
         let found = identify(&plain, plain.root.as_fd(), handles).map_err(failed("statx"))?;
         Ok(Brick {
             directory: path.clone(),
@@ -119,6 +122,7 @@ impl Brick {
             source: AtomicBool::new(false),
             handles,
             identities: Identities::of(f_type, handles),
+            hashes,
             id,
             file_system,
             root: found.identity,
@@ -282,7 +286,7 @@ impl Brick {
         let (entry, needs_pin) = self.intern(view, found, name)?;
         let kind = entry.attr.kind;
         if needs_pin {
-            let _ = self.node(&entry.inode)?.pin.set(fd);
+            let _ = self.node(&entry.inode)?.pin.set(Pin::new(fd, None));
         } else if kind == Kind::Directory {
             view.dirs.put(entry.inode.identity(), Arc::new(fd));
         }

@@ -7,14 +7,15 @@ use hermitfs_api::{
     Allocate, Context, File, Inode, Kind, Lend, Lent, Lock, LockKind, OpenFlags, Seek,
 };
 use rustix::fs::{
-    FallocateFlags, FlockOperation, OFlags, SeekFrom, StatxAttributes, copy_file_range, fallocate,
-    fdatasync, flock, fsync, ftruncate, seek, syncfs,
+    FallocateFlags, FlockOperation, OFlags, SeekFrom, Statx, StatxAttributes, copy_file_range,
+    fallocate, fdatasync, flock, fsync, ftruncate, seek, syncfs,
 };
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec, pread, pwrite, retry_on_intr};
 
 use crate::attr::stat;
 use crate::brick::Brick;
 use crate::ours::Listed;
+use crate::shares::Share;
 use crate::view::{Held, LIST, View};
 use crate::{caller, sys};
 
@@ -23,6 +24,8 @@ pub(crate) struct Opened {
     pub(crate) fd: Descriptor,
     /// The file is append-only: the kernel writes at its end, whatever the offset.
     fixed: bool,
+    /// Dropped after it.
+    _share: Option<Share>,
 }
 
 /// Its descriptor.
@@ -71,6 +74,7 @@ impl Brick {
         } else {
             self.view(cx)
         };
+        let share = Share::take(cx)?;
         let (fd, fixed) = self.reopen_as(view, inode, flags)?;
         if changes {
             self.compare(view, fd.as_fd(), inode);
@@ -85,7 +89,9 @@ impl Brick {
                 ftruncate(&writable, 0)?;
             }
         }
-        Ok(Arc::new(self.file(cx, inode, flags, fd, fixed)))
+        let moved = flags.counts_as_read() && !cx.origin.is_internal() && touch_atime(&fd);
+        let file = self.file(cx, inode, flags, (fd, share), fixed);
+        Ok(Arc::new(file.with_moved_atime(moved)))
     }
 
     /// As a user asked for it. An append-only file (`chattr +a`) can be opened to write with `O_APPEND` alone.
@@ -106,14 +112,19 @@ impl Brick {
         cx: &Context,
         inode: &Arc<Inode>,
         flags: OpenFlags,
-        fd: OwnedFd,
+        (fd, share): (OwnedFd, Option<Share>),
         fixed: bool,
     ) -> File {
         let fd = match cx.origin.is_internal() {
             true => Descriptor::Listed(self.ours.list(inode.identity(), fd)),
             false => Descriptor::Alone(fd),
         };
-        File::new(inode.clone(), flags, Opened { fd, fixed })
+        let opened = Opened {
+            fd,
+            fixed,
+            _share: share,
+        };
+        File::new(inode.clone(), flags, opened)
     }
 
     pub(crate) fn read(&self, file: &File, at: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -132,7 +143,7 @@ impl Brick {
 
     pub(crate) fn write(&self, cx: &Context, file: &File, at: u64, data: &[u8]) -> Result<usize> {
         self.to_change(cx)?;
-        let Opened { fd, fixed } = self.opened(file)?;
+        let Opened { fd, fixed, .. } = self.opened(file)?;
         let _caller = caller::writing(cx)?;
         // A caller that appends knows where the end is. What else comes was stored through a mapping, which an
         // append-only file cannot have.
@@ -272,6 +283,16 @@ impl Brick {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Has the kernel count a read of the file, by its own rules (relatime, noatime, a frozen file system and
+/// all). A read at the end of the file asks no disk for anything. Whether the access time moved.
+fn touch_atime(fd: &OwnedFd) -> bool {
+    let Ok(before) = stat(fd) else { return false };
+    // It is no more than an access time: whoever opens the file is not to notice when this fails.
+    let _ = pread(fd, &mut [0; 1], before.stx_size);
+    let atime = |stat: &Statx| (stat.stx_atime.tv_sec, stat.stx_atime.tv_nsec);
+    stat(fd).is_ok_and(|after| atime(&after) != atime(&before))
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use hermitfs_api::Identity;
 use parking_lot::Mutex;
 
+use crate::shares::limit;
 use crate::table;
 
-/// Sets times ways is the most descriptors that are held: few beside a process' 20,000.
+/// Sets times ways is the most descriptors that are held: one of twenty that the process may have.
 const SETS: usize = 256;
+const FEWEST: u64 = 4;
 const WAYS: usize = 4;
 
 /// `O_PATH` descriptors of directories used lately: a look-up below one needs no handle opened.
@@ -25,13 +27,14 @@ struct Slot {
 
 impl Descriptors {
     pub(crate) fn new() -> Descriptors {
+        let sets = (limit() / 80).clamp(FEWEST, SETS as u64);
         Descriptors {
-            sets: (0..SETS).map(|_| Mutex::default()).collect(),
+            sets: (0..sets).map(|_| Mutex::default()).collect(),
         }
     }
 
     fn set(&self, hash: u64) -> &Mutex<[Option<Slot>; WAYS]> {
-        &self.sets[hash as usize % SETS]
+        &self.sets[hash as usize % self.sets.len()]
     }
 
     pub(crate) fn get(&self, dir: Identity) -> Option<Arc<OwnedFd>> {

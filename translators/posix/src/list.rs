@@ -6,6 +6,8 @@ use rustix::fs::{FileType, Mode, RawDir, SeekFrom, openat, seek};
 use rustix::io::{Errno, Result};
 
 use crate::brick::Brick;
+use crate::positions::{Order, order};
+use crate::streams::Place;
 use crate::view::{Held, LIST, LOOK, View};
 
 /// What getdents(2) is given at once: about a thousand short names.
@@ -28,14 +30,18 @@ impl Brick {
             return Err(Errno::NOTDIR);
         }
         let view = self.view(cx);
-        let stream = self.stream(view, dir, from)?;
+        let (stream, place) = self.stream(view, dir, from)?;
         let (mut entries, more) = read(&stream, max)?;
         if let Some(last) = entries.last() {
-            must_advance(from, last.next)?;
+            must_advance(place.at, last.next)?;
             if more {
                 seek(&stream, position(last.next))?;
             }
-            view.streams.keep(dir.identity(), last.next, stream);
+            let at = last.next;
+            let order = show(&mut entries, place, self.hashes);
+            let next = entries.last().map_or(0, |last| last.next);
+            let place = Place { order, at };
+            view.streams.keep(dir.identity(), next, (stream, place));
         }
         if dir.identity() == self.root {
             // Above the root is nothing that concerns users.
@@ -53,7 +59,11 @@ impl Brick {
     }
 
     /// The directory, open where reading goes on.
-    fn stream(&self, view: &View, dir: &Inode, from: u64) -> Result<OwnedFd> {
+    fn stream(&self, view: &View, dir: &Inode, from: u64) -> Result<(OwnedFd, Place)> {
+        let mut place = Place {
+            order: Order::Plain,
+            at: 0,
+        };
         if from != 0
             && let Some(stream) = view.streams.take(dir.identity(), from)
         {
@@ -61,9 +71,17 @@ impl Brick {
         }
         let stream = self.reopen(view, dir, LIST)?;
         if from != 0 {
-            seek(&stream, position(from))?;
+            // A directory of such a file system may have either kind of positions. Its first name tells.
+            if self.hashes
+                && let (first, _) = read(&stream, 1)?
+                && let Some(first) = first.first()
+            {
+                place.order = order(first.next);
+            }
+            place.at = place.order.at(from);
+            seek(&stream, position(place.at))?;
         }
-        Ok(stream)
+        Ok((stream, place))
     }
 
     /// What vanished meanwhile, is a mount that is not ours to enter, or cannot be read, stays a
@@ -82,6 +100,21 @@ impl Brick {
             .and_then(|fd| self.capture(view, fd, Some((dir, name))));
         entry.entry = found.ok();
     }
+}
+
+/// Gives the entries of one call the positions that callers get; the first was read from `place` on.
+fn show(entries: &mut [DirEntry], place: Place, hashes: bool) -> Order {
+    let order = match (place.at, entries.first()) {
+        (0, Some(first)) if hashes => order(first.next),
+        _ => place.order,
+    };
+    let mut before = place.at;
+    for entry in entries {
+        let at = entry.next;
+        entry.next = order.shown(before, at);
+        before = at;
+    }
+    order
 }
 
 /// Before a block that cannot be read ext4 gives the entry before it again and again to who comes

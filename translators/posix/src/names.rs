@@ -13,6 +13,8 @@ use rustix::io::{Errno, Result};
 use crate::brick::Brick;
 use crate::caller;
 use crate::data::open_flags;
+use crate::node::Pin;
+use crate::shares::Share;
 use crate::table;
 use crate::view::{Held, LOOK};
 
@@ -22,6 +24,23 @@ struct Victim {
     /// As somebody above knows it; what nobody knows needs no care.
     inode: Option<Arc<Inode>>,
     last_name: bool,
+    /// Of the descriptor that stays when it goes.
+    share: Option<Share>,
+}
+
+impl Victim {
+    /// Whether somebody holds what goes with this name for good: he keeps it, by a descriptor.
+    fn outlives(&self) -> bool {
+        self.last_name && self.inode.is_some()
+    }
+
+    /// It is to go. ENFILE when the caller's share does not allow for what stays of it.
+    fn going(mut self, cx: &Context) -> Result<Victim> {
+        if self.outlives() {
+            self.share = Share::take(cx)?;
+        }
+        Ok(self)
+    }
 }
 
 impl Brick {
@@ -107,6 +126,7 @@ impl Brick {
         let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let how = open_flags(flags)? | new;
         let permissions = Mode::from_raw_mode(mode & 0o7777);
+        let share = Share::take(cx)?;
         let fd = {
             let at = self.hold_dir(view, dir)?;
             caller::making(cx, Some(umask), groups_matter(mode), || {
@@ -120,9 +140,9 @@ impl Brick {
             // Not this descriptor: a pin must not hold a file open.
             let path = Held::Lent(fd.as_fd()).proc_path();
             let pin = openat(CWD, path, LOOK - OFlags::NOFOLLOW, Mode::empty())?;
-            let _ = self.node(&entry.inode)?.pin.set(pin);
+            let _ = self.node(&entry.inode)?.pin.set(Pin::new(pin, None));
         }
-        let file = self.file(cx, &entry.inode, flags, fd, false);
+        let file = self.file(cx, &entry.inode, flags, (fd, share), false);
         Ok((entry, Arc::new(file)))
     }
 
@@ -154,7 +174,7 @@ impl Brick {
     fn take_away(&self, cx: &Context, dir: &Arc<Inode>, name: &Name, flags: AtFlags) -> Result<()> {
         let view = self.to_change(cx)?;
         self.changing_names(cx)?;
-        let victim = self.victim(dir, name)?;
+        let victim = self.victim(dir, name)?.going(cx)?;
         let at = self.hold_dir(view, dir)?;
         unlinkat(&at, name.as_bytes(), flags)?;
         self.bury(victim, dir, name);
@@ -174,6 +194,7 @@ impl Brick {
         self.changing_names(cx)?;
         let moved = self.victim(dir, name)?;
         let there = match self.victim(new_dir, new_name) {
+            Ok(there) if flags.replaces() => Some(there.going(cx)?),
             Ok(there) => Some(there),
             Err(Errno::NOENT) => None,
             Err(error) => return Err(error),
@@ -181,12 +202,13 @@ impl Brick {
         {
             let from = self.hold_dir(view, dir)?;
             let to = self.hold_dir(view, new_dir)?;
-            let how = match flags {
-                RenameFlags::Replace => fs::RenameFlags::empty(),
-                RenameFlags::NoReplace => fs::RenameFlags::NOREPLACE,
-                RenameFlags::Exchange => fs::RenameFlags::EXCHANGE,
-            };
-            renameat_with(&from, name.as_bytes(), &to, new_name.as_bytes(), how)?;
+            let how = fs::RenameFlags::from_bits_retain(flags.bits());
+            let rename = || renameat_with(&from, name.as_bytes(), &to, new_name.as_bytes(), how);
+            match flags.leaves_whiteout() {
+                // The whiteout is a new object, and the caller's.
+                true => caller::making(cx, None, false, rename)?,
+                false => rename()?,
+            }
         }
         let same = |there: &Victim| match (&moved.inode, &there.inode) {
             (Some(moved), Some(there)) => Arc::ptr_eq(moved, there),
@@ -194,7 +216,7 @@ impl Brick {
         };
         match (flags, there) {
             // Two names of one object: rename(2) leaves both.
-            (RenameFlags::Replace, Some(there)) if same(&there) => return Ok(()),
+            (flags, Some(there)) if flags.replaces() && same(&there) => return Ok(()),
             (RenameFlags::Exchange, Some(there)) => self.moved(&there, dir, name),
             (_, Some(there)) => self.bury(there, new_dir, new_name),
             (_, None) => {}
@@ -228,6 +250,7 @@ impl Brick {
             fd,
             inode,
             last_name: directory || found.attr.nlink <= 1,
+            share: None,
         })
     }
 
@@ -238,7 +261,7 @@ impl Brick {
         node.lost(dir, name);
         if victim.last_name {
             self.graves.bury(table::hash(inode.identity()));
-            let _ = node.pin.set(victim.fd);
+            let _ = node.pin.set(Pin::new(victim.fd, victim.share));
             if inode.kind() == Kind::Directory {
                 self.forget_directory(table::hash(inode.identity()));
             }

@@ -1,11 +1,13 @@
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use hermitfs_api::{Inode, Name, NameBuf};
 use parking_lot::Mutex;
 
 use crate::brick::Brick;
 use crate::handle::FileHandle;
+use crate::shares::Share;
 
 /// What the leaf keeps of an object. There may be a million of these: with the api's part, the
 /// table's entry and a name of 22 bytes they come to about 200 bytes each.
@@ -16,8 +18,37 @@ pub(crate) struct Node {
     /// `None` where the file system has no handles; then there is always a pin.
     pub(crate) handle: Option<FileHandle>,
     /// An `O_PATH` descriptor that keeps the object when its last name has gone.
-    pub(crate) pin: OnceLock<OwnedFd>,
+    pub(crate) pin: OnceLock<Pin>,
     seen: Mutex<Seen>,
+}
+
+/// A descriptor that keeps an object.
+pub(crate) struct Pin(OwnedFd);
+
+/// Shares of who took the last names away, by descriptor. Few objects have one, and none is to be larger for it.
+static SHARES: LazyLock<Mutex<HashMap<RawFd, Share>>> = LazyLock::new(Mutex::default);
+
+impl Pin {
+    pub(crate) fn new(fd: OwnedFd, share: Option<Share>) -> Pin {
+        if let Some(share) = share {
+            SHARES.lock().insert(fd.as_raw_fd(), share);
+        }
+        Pin(fd)
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        // While the number is still this one's.
+        let share = SHARES.lock().remove(&self.0.as_raw_fd());
+        drop(share);
+    }
+}
+
+impl AsFd for Pin {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// Where the object was last seen. Never for directories, whose place the kernel knows; so no

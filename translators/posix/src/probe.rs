@@ -74,6 +74,16 @@ pub(crate) fn file_system_id(root: BorrowedFd<'_>) -> Result<u64> {
         .done())
 }
 
+/// `EXT4_SUPER_MAGIC`, which ext2 and ext3 have as well, and `OVERLAYFS_SUPER_MAGIC`, which may hand on the
+/// positions of a directory below.
+const HASHING: [u64; 2] = [0xef53, 0x794c_7630];
+
+/// Whether positions in directories may be hashes there.
+pub(crate) fn may_hash(root: BorrowedFd<'_>) -> Result<bool> {
+    let kind = rustix::fs::fstatfs(root)?.f_type;
+    Ok(u64::try_from(kind).is_ok_and(|kind| HASHING.contains(&kind)))
+}
+
 /// Which brick this is: the file system and the directory on it.
 pub(crate) fn brick_id(
     file_system: u64,

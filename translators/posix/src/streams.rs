@@ -3,6 +3,7 @@ use std::os::fd::OwnedFd;
 use hermitfs_api::Identity;
 use parking_lot::Mutex;
 
+use crate::positions::Order;
 use crate::table;
 
 /// How many directories can be read at once without opening them again.
@@ -18,8 +19,17 @@ pub(crate) struct Streams {
 struct Stream {
     hash: u64,
     dir: Identity,
+    /// The position as callers have it.
     at: u64,
     fd: OwnedFd,
+    place: Place,
+}
+
+/// Where a stream stands, for the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) order: Order,
+    pub(crate) at: u64,
 }
 
 impl Streams {
@@ -34,20 +44,27 @@ impl Streams {
     }
 
     /// Takes out the one that stands where reading goes on.
-    pub(crate) fn take(&self, dir: Identity, at: u64) -> Option<OwnedFd> {
+    pub(crate) fn take(&self, dir: Identity, at: u64) -> Option<(OwnedFd, Place)> {
         let mut shard = self.shard(table::hash(dir)).lock();
         let found = shard
             .iter()
             .position(|stream| stream.dir == dir && stream.at == at)?;
-        Some(shard.remove(found).fd)
+        let found = shard.remove(found);
+        Some((found.fd, found.place))
     }
 
     /// Keeps one for the next call; the one kept longest goes.
-    pub(crate) fn keep(&self, dir: Identity, at: u64, fd: OwnedFd) {
+    pub(crate) fn keep(&self, dir: Identity, at: u64, (fd, place): (OwnedFd, Place)) {
         let hash = table::hash(dir);
         let mut shard = self.shard(hash).lock();
         let oldest = (shard.len() >= EACH).then(|| shard.remove(0));
-        shard.push(Stream { hash, dir, at, fd });
+        shard.push(Stream {
+            hash,
+            dir,
+            at,
+            fd,
+            place,
+        });
         drop(shard);
         drop(oldest); // closes it outside the lock
     }
@@ -75,10 +92,18 @@ mod tests {
         }
     }
 
+    fn somewhere() -> (OwnedFd, Place) {
+        let place = Place {
+            order: Order::Plain,
+            at: 7,
+        };
+        (File::open("/").unwrap().into(), place)
+    }
+
     #[test]
     fn a_stream_is_found_where_it_stands_and_nowhere_else() {
         let streams = Streams::new();
-        streams.keep(identity(1), 50, File::open("/").unwrap().into());
+        streams.keep(identity(1), 50, somewhere());
         assert!(streams.take(identity(1), 49).is_none());
         assert!(streams.take(identity(2), 50).is_none());
         assert!(streams.take(identity(1), 50).is_some());
@@ -92,7 +117,7 @@ mod tests {
     fn they_are_bounded() {
         let streams = Streams::new();
         for at in 0..1_000 {
-            streams.keep(identity(at), at, File::open("/").unwrap().into());
+            streams.keep(identity(at), at, somewhere());
         }
         let held: usize = streams.shards.iter().map(|shard| shard.lock().len()).sum();
         assert!(held <= SHARDS * EACH);

@@ -424,7 +424,9 @@ fn act() -> impl Strategy<Value = Act> {
     let flags = prop_oneof![
         Just(RenameFlags::Replace),
         Just(RenameFlags::NoReplace),
-        Just(RenameFlags::Exchange)
+        Just(RenameFlags::Exchange),
+        Just(RenameFlags::Whiteout),
+        Just(RenameFlags::WhiteoutNoReplace)
     ];
     let data = prop_oneof![Just("one"), Just("two"), Just("three")];
     prop_oneof![

@@ -401,6 +401,7 @@ impl Brick for Door {
         let request = request.into_inner();
         let kind = match v1::RenameFlags::read(request.flags) {
             Ok(RenameFlags::Exchange) => Kind::Exchange,
+            Ok(flags) if flags.leaves_whiteout() => Kind::Whiteout,
             _ => Kind::Rename,
         };
         let plan = once(Intent {
@@ -425,9 +426,7 @@ impl Brick for Door {
             let identity = other.as_ref().map(|other| other.identity);
             let held = match other {
                 // Two names of one object: nothing was replaced.
-                Some(other) if flags == RenameFlags::Replace && moved != identity => {
-                    left(&call, other).await
-                }
+                Some(other) if flags.replaces() && moved != identity => left(&call, other).await,
                 _ => 0,
             };
             Ok(v1::RenameReply {
@@ -472,6 +471,7 @@ impl Brick for Door {
             let inode = call.object(&request.object).await?;
             let file = call.volume().open(&call.cx, &inode, flags).await?;
             Ok(v1::OpenReply {
+                moved_atime: file.moved_atime(),
                 file: call.keep(file).await?,
             })
         };

@@ -34,7 +34,7 @@ impl Intent {
         match self.kind() {
             Kind::Blind => Vec::new(),
             Kind::Make | Kind::Link | Kind::Remove => vec![place(&self.dir, &self.name)],
-            Kind::Rename | Kind::Exchange => vec![
+            Kind::Rename | Kind::Exchange | Kind::Whiteout => vec![
                 place(&self.dir, &self.name),
                 place(&self.new_dir, &self.new_name),
             ],
@@ -121,7 +121,7 @@ pub(crate) async fn look(export: &Export, cx: &Context, intent: &Intent) -> Resu
         Kind::Make | Kind::Link | Kind::Remove => {
             before.at_name = look.identity(&intent.dir, &intent.name).await?;
         }
-        Kind::Rename | Kind::Exchange => {
+        Kind::Rename | Kind::Exchange | Kind::Whiteout => {
             before.at_name = look.identity(&intent.dir, &intent.name).await?;
             before.at_new_name = look.identity(&intent.new_dir, &intent.new_name).await?;
         }
@@ -172,17 +172,19 @@ async fn became(look: &Looker<'_>, intent: &Intent, before: &Before) -> Result<(
             (was, is) if *was == is => Became::Untouched,
             _ => Became::Unknown,
         },
-        Kind::Rename | Kind::Exchange => {
+        Kind::Rename | Kind::Exchange | Kind::Whiteout => {
             let now = look.identity(&intent.dir, &intent.name).await?;
             let new = look.identity(&intent.new_dir, &intent.new_name).await?;
             let (was, other) = (&before.at_name, &before.at_new_name);
             let left = match kind {
-                Kind::Exchange => other,
-                _ => &None,
+                Kind::Exchange => now == *other,
+                // What it is was not known before.
+                Kind::Whiteout => now.is_some() && now != *was,
+                _ => now.is_none(),
             };
             if (was, other) == (&now, &new) {
                 Became::Untouched
-            } else if was.is_some() && (left, was) == (&now, &new) {
+            } else if was.is_some() && left && *was == new {
                 Became::Done
             } else {
                 Became::Unknown

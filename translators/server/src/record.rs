@@ -84,6 +84,8 @@ pub(crate) enum Kind {
     /// An attribute that must not be there yet, or must be there.
     SetXattr = 7,
     RemoveXattr = 8,
+    /// A rename that leaves a whiteout at the old name.
+    Whiteout = 9,
 }
 
 /// What was there before.

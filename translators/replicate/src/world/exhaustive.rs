@@ -40,6 +40,7 @@ const ACTS: &[Act] = &[
     Act::Exchange("d/s", "e"),
     Act::Exchange("a", "d/c"),
     Act::Exchange("d/s/f", "e"),
+    Act::Whiteout("d/s", "e/w"),
     Act::Rmdir("e"),
     Act::Mkdir("d/c"),
 ];

@@ -20,6 +20,7 @@ pub(crate) enum Act {
     Rmdir(&'static str),
     Rename(&'static str, &'static str),
     Exchange(&'static str, &'static str),
+    Whiteout(&'static str, &'static str),
     Link(&'static str, &'static str),
     Symlink(&'static str),
     Chmod(&'static str, u32),
@@ -160,9 +161,10 @@ pub(super) async fn perform(volume: &dyn Translator, kernel: &Kernel, act: Act) 
             let _locked = kernel.lock(&[&dir]).await;
             volume.rmdir(&USER, &dir, &name).await
         }
-        Act::Rename(from, to) | Act::Exchange(from, to) => {
+        Act::Rename(from, to) | Act::Exchange(from, to) | Act::Whiteout(from, to) => {
             let flags = match act {
                 Act::Exchange(..) => RenameFlags::Exchange,
+                Act::Whiteout(..) => RenameFlags::Whiteout,
                 _ => RenameFlags::Replace,
             };
             let ((dir, name), (to, new)) = (walk(volume, from).await?, walk(volume, to).await?);

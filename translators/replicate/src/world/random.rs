@@ -14,7 +14,7 @@ const PATHS: &[&str] = &[
 pub(crate) fn act(rng: &mut ChaCha8Rng) -> Act {
     let path = *PATHS.choose(rng).unwrap();
     let other = *PATHS.choose(rng).unwrap();
-    match rng.random_range(0..25) {
+    match rng.random_range(0..26) {
         0..3 => Act::Create(path),
         3..5 => Act::Write(path, rng.random_range(0..3) * 5000, rng.random()),
         5 => Act::Truncate(path, rng.random_range(0..3) * 4000),
@@ -27,6 +27,7 @@ pub(crate) fn act(rng: &mut ChaCha8Rng) -> Act {
         21 => Act::Symlink(path),
         22 => Act::Chmod(path, 0o600 + rng.random_range(0..8)),
         23 => Act::Append(path, rng.random()),
+        24 => Act::Whiteout(path, other),
         _ => Act::Xattr(path, rng.random()),
     }
 }

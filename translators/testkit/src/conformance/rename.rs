@@ -37,7 +37,7 @@ impl Stands {
             (Nothing, ..) => Err(Errno::ENOENT),
             (_, Nothing, RenameFlags::Exchange) => Err(Errno::ENOENT),
             (_, Nothing, _) | (_, _, RenameFlags::Exchange) => Ok(()),
-            (_, _, RenameFlags::NoReplace) => Err(Errno::EEXIST),
+            (_, _, flags) if !flags.replaces() => Err(Errno::EEXIST),
             (from, to, _) if from.is_dir() && !to.is_dir() => Err(Errno::ENOTDIR),
             (from, to, _) if !from.is_dir() && to.is_dir() => Err(Errno::EISDIR),
             (_, Full, _) => Err(Errno::ENOTEMPTY),
@@ -58,6 +58,9 @@ checks! {
         if h.can.rename_flags {
             flags.extend([RenameFlags::NoReplace, RenameFlags::Exchange]);
         }
+        if h.can.rename_flags && h.can.special {
+            flags.extend([RenameFlags::Whiteout, RenameFlags::WhiteoutNoReplace]);
+        }
         let all = [Nothing, AFile, Symlink, Empty, Full];
         let mut number = 0;
         for flags in flags {
@@ -68,11 +71,19 @@ checks! {
                 to.put(h, &b);
                 let before = (identity(h, &a), identity(h, &b));
                 let mut answer = h.rename((&h.root, &a), (&h.root, &b), flags);
-                if to == Full && answer == Err(Errno::EEXIST) && flags == RenameFlags::Replace {
+                if to == Full && answer == Err(Errno::EEXIST) && flags.replaces() {
                     answer = Err(Errno::ENOTEMPTY);
                 }
                 assert_eq!(answer, from.expect(to, flags), "{from:?} to {to:?} by {flags:?}");
-                let after = (identity(h, &a), identity(h, &b));
+                let left = identity(h, &a);
+                if answer.is_ok() && flags.leaves_whiteout() {
+                    let whiteout = h.lookup(&h.root, &a).unwrap().attr;
+                    let stands = (whiteout.kind, whiteout.rdev, whiteout.mode, whiteout.nlink);
+                    assert_eq!(stands, (Kind::CharDevice, 0, 0, 1), "{from:?} by {flags:?}");
+                    assert!(left != before.0 && left != before.1);
+                }
+                let left = left.filter(|_| answer.is_err() || !flags.leaves_whiteout());
+                let after = (left, identity(h, &b));
                 let expected = match (answer.is_ok(), flags) {
                     (false, _) => before,
                     (true, RenameFlags::Exchange) => (before.1, before.0),

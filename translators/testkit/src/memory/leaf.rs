@@ -255,6 +255,15 @@ impl Translator for Memory {
             inner.unseen(target, new_dir, new_name, now);
         }
         inner.unseen(number, dir, name, Some((new_dir, new_name)));
+        if flags.leaves_whiteout() {
+            let whiteout = Make {
+                kind: Kind::CharDevice,
+                mode: 0,
+                umask: 0,
+                rdev: 0,
+            };
+            inner.state.mknod(cx, dir, name, &whiteout)?;
+        }
         Ok(())
     }
 

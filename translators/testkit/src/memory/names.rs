@@ -232,7 +232,9 @@ impl State {
         let target = self.directory(new_dir)?.get(new_name);
         let exchange = flags == RenameFlags::Exchange;
         match (flags, target) {
-            (RenameFlags::NoReplace, Some(_)) => return Err(Errno::EEXIST.into()),
+            (RenameFlags::NoReplace | RenameFlags::WhiteoutNoReplace, Some(_)) => {
+                return Err(Errno::EEXIST.into());
+            }
             (RenameFlags::Exchange, None) => return Err(Errno::ENOENT.into()),
             _ => {}
         }

@@ -3,7 +3,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use hermitfs_api::{Errno, RenameFlags, Time, XattrFlags};
+use hermitfs_api::{Errno, Time, XattrFlags};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno as Raw;
 
@@ -118,11 +118,7 @@ impl Op {
     fn two(&self, from: &Place, to: Result<Place, Raw>) -> Result<Answer, Raw> {
         match self {
             Op::Rename { flags, .. } => {
-                let bits = match flags {
-                    RenameFlags::Replace => rustix::fs::RenameFlags::empty(),
-                    RenameFlags::NoReplace => rustix::fs::RenameFlags::NOREPLACE,
-                    RenameFlags::Exchange => rustix::fs::RenameFlags::EXCHANGE,
-                };
+                let bits = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
                 let to = to?;
                 rustix::fs::renameat_with(&from.dir, &from.name, &to.dir, &to.name, bits)?;
             }

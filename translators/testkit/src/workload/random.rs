@@ -211,8 +211,12 @@ impl Ops {
     }
 
     fn rename_flags(&mut self) -> RenameFlags {
-        use RenameFlags::{Exchange, NoReplace, Replace};
-        self.one_of(&[Replace, Replace, Replace, NoReplace, Exchange])
+        use RenameFlags::{Exchange, NoReplace, Replace, Whiteout, WhiteoutNoReplace};
+        match self.random.random_range(0..12) {
+            0 => Whiteout,
+            1 => WhiteoutNoReplace,
+            _ => self.one_of(&[Replace, Replace, Replace, NoReplace, Exchange]),
+        }
     }
 
     fn allocate(&mut self, path: String) -> Op {
