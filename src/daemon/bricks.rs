@@ -12,13 +12,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::admin::{self, Ending};
-use super::begin::listen;
+use super::begin::{aside, listen};
 use super::place;
 use super::serve::Signals;
 use super::status::{self, Asked};
 use crate::build::{self, Brick, Circumstances, Clients};
 use crate::exit::{Code, Failure, Result};
 use crate::order::Order;
+use crate::over::Beside;
 use crate::run::{Lock, Record, Slot};
 use crate::sys;
 
@@ -44,6 +45,8 @@ pub(crate) struct Served {
     /// The volumes by which clients come to the pair.
     shown: Vec<String>,
     status: watch::Sender<StatusReply>,
+    /// The pair's source, where it is near.
+    pub(super) beside: Option<Beside>,
     pub(super) end: mpsc::UnboundedSender<()>,
     /// Held by whoever is about to end it all; true when there is no pair any more.
     pub(super) ending: Mutex<bool>,
@@ -66,7 +69,8 @@ impl Asked for Served {
     }
 
     fn now(&self) -> StatusReply {
-        status::reply(&self.record, &self.bricks, self.pair.as_deref(), 0, false)
+        let reply = status::reply(&self.record, &self.bricks, self.pair.as_deref(), 0, false);
+        status::with_beside(reply, self.beside.as_ref())
     }
 
     fn told(&self) -> &watch::Sender<StatusReply> {
@@ -96,6 +100,11 @@ impl Bricks {
         })?;
         place::unused(&slot, &bricks)?;
         let (runtime, signals) = Signals::hear()?;
+        let pair_is_near = bricks.len() > 1 && !bricks[0].far;
+        let (mut beside, mut own) = (None, None);
+        if pair_is_near {
+            (beside, own) = aside(order, &slot, &bricks)?;
+        }
         let circumstances = Circumstances {
             state_dir: &order.state_dir,
             slot: slot.name(),
@@ -105,9 +114,13 @@ impl Bricks {
             continuous: false,
             one_file_system: order.one_file_system,
             moved: None,
-            own: None,
+            own: bricks
+                .first()
+                .zip(own)
+                .map(|(source, own)| (source.directory.as_path(), own)),
         };
         let volume = build::build(&graph, circumstances)?;
+        let beside = beside.filter(|_| volume.pair.is_some());
         let places = bricks.iter();
         let places = places.map(|brick| (brick.name.clone(), brick.directory.clone()));
         let record = Record {
@@ -122,6 +135,9 @@ impl Bricks {
             log: (!order.foreground).then(|| slot.log()),
         };
         let listener = listen(&slot, &record)?;
+        if let Some(beside) = &beside {
+            beside.shut();
+        }
         if let Some(pair) = &volume.pair {
             pair.start(sys::give_way_soon);
         }
@@ -153,6 +169,7 @@ impl Bricks {
                 pair: volume.pair,
                 servers: Mutex::new(volume.servers),
                 shown: build::shown_pairs(&graph),
+                beside,
                 end,
                 ending: Mutex::new(false),
             }),
@@ -192,6 +209,9 @@ impl Bricks {
         {
             pair.left();
             pair.stop();
+        }
+        if let Some(beside) = &self.served.beside {
+            beside.give_back();
         }
         drop(self.clients);
         self.slot.clear();

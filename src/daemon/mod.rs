@@ -3,6 +3,7 @@
 mod admin;
 mod attributes;
 mod begin;
+mod beside;
 mod bricks;
 mod copying;
 mod cutover;

@@ -19,7 +19,7 @@ use super::status;
 use crate::build::{Brick, Clients};
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
-use crate::over::Over;
+use crate::over::{Beside, Over};
 use crate::run::{Lock, Record, Slot};
 use crate::users;
 
@@ -47,6 +47,8 @@ pub(crate) struct Daemon {
     pub(crate) bricks: Vec<Brick>,
     /// The source, where our mount is over it.
     pub(crate) over: Option<Over>,
+    /// The source, where our mount is elsewhere.
+    pub(crate) beside: Option<Beside>,
     /// What the mount has from the source's, where that is near.
     pub(crate) inherited: parking_lot::Mutex<Option<Inherited>>,
     /// How far it is, told whenever that has changed.
@@ -221,6 +223,9 @@ fn finish(daemon: &Daemon, end: End) {
     {
         pair.stop();
     }
+    if let Some(beside) = &daemon.beside {
+        beside.give_back();
+    }
     match (&daemon.over, end) {
         (Some(over), End::CutOver) => over.keep(),
         (Some(over), _) => over.leave(),
@@ -261,6 +266,9 @@ impl Daemon {
         }
         if let Some(over) = &self.over {
             over.give_back();
+        }
+        if let Some(beside) = &self.beside {
+            beside.give_back();
         }
     }
 

@@ -22,6 +22,9 @@ pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
     if let Some(source) = &status.source {
         row(if pair { "from" } else { "brick" }, directory(source));
     }
+    if !status.beside.is_empty() {
+        row("", status.beside.clone());
+    }
     for sink in &status.sinks {
         let health = match sink.health.as_str() {
             "healthy" => paint("healthy", Paint::Good, colour),

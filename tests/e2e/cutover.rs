@@ -261,7 +261,7 @@ fn a_brick_that_users_may_have_seen_is_never_a_sink_again() {
     fs::write(new.join("file"), "newer").unwrap();
     migration
         .try_start(&[])
-        .refused(exit::CONFIGURATION, &["taken the source's place"]);
+        .refused(exit::CONFIGURATION, &["taken the old brick's place"]);
     assert_eq!(fs::read(new.join("file")).unwrap(), b"newer");
     assert_eq!(fs::read(old.join("file")).unwrap(), b"old");
 }
