@@ -132,6 +132,8 @@ fn json(status: &proto::StatusReply) -> Value {
         "volume_id": status.volume_id,
         "source": status.source.as_ref().map(directory),
         "sinks": sinks,
+        "guarded": status.guarded,
+        "beside": status.beside,
         "since": since,
         "files": progress(status.files),
         "bytes": progress(status.bytes),

@@ -114,6 +114,15 @@ fn asked(options: &[String], source: Attributes) -> Result<Attributes> {
     Ok(all.attributes)
 }
 
+/// How the source of a pair is opened: by a mount of our own, as its own path is shut.
+pub(super) fn pairs_own(inherited: Option<&Inherited>, attributes: Attributes) -> OwnMount {
+    let source = inherited.is_some_and(|has| has.seen.read_only || has.disk_is_read_only);
+    OwnMount {
+        read_only: Some(attributes.read_only || source),
+        no_atime: attributes.atime == Atime::Never,
+    }
+}
+
 /// How the brick that users see is to be opened, so that it keeps what the mount promises: what is
 /// read-only, or keeps no access times, leaves no trace on the only copy.
 pub(super) fn own_mount(attributes: Attributes) -> Option<OwnMount> {
@@ -141,6 +150,9 @@ pub(super) fn follow(daemon: &Weak<Daemon>) {
             return;
         };
         look(&daemon);
+        if let Some(beside) = &daemon.beside {
+            beside.look();
+        }
     }
 }
 

@@ -13,14 +13,14 @@ use hermitfs_replicate::Rate;
 use rustix::fs::{major, minor};
 use tokio::sync::{mpsc, watch};
 
-use super::attributes::{self, Inherited, own_mount};
+use super::attributes::{self, Inherited, own_mount, pairs_own};
 use super::serve::{Daemon, Serving, Signals};
 use super::sight::{Scene, Sight};
 use super::{guard, place, status};
 use crate::build::{self, Brick, Circumstances, Volume};
 use crate::exit::{Code, Failure, Result};
 use crate::order::Order;
-use crate::over::Over;
+use crate::over::{Beside, Over};
 use crate::run::{Lock, Record, Slot};
 use crate::sys;
 use crate::volfile::Graph;
@@ -40,6 +40,9 @@ impl Serving {
         place::unused(&slot, &bricks)?;
         let mut continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
         let (runtime, signals) = Signals::hear()?;
+        if let Some(source) = bricks.first() {
+            crate::over::unveil_dead(&slot, &source.directory);
+        }
         let mounts = place::mounts()?;
         let shut = |mount: &_| crate::over::is_shut_by_us(slot.memory().as_ref(), mount);
         let inherited = Inherited::of_source(&order, &bricks, &mounts, shut);
@@ -51,7 +54,15 @@ impl Serving {
             continuous &= dead;
             over = Some(taken);
         }
-        let own = own_mount(options.attributes);
+        let mut own = own_mount(options.attributes);
+        let is_pair = bricks.len() > 1 && !bricks[0].far;
+        let mut beside = None;
+        if is_pair && over.is_none() {
+            beside = Beside::begin(&slot, &bricks[0].directory, is_fresh(&bricks))?;
+        }
+        if over.is_some() || beside.is_some() {
+            own = Some(pairs_own(inherited.as_ref(), options.attributes));
+        }
         let opened = open(
             &order,
             &slot,
@@ -116,6 +127,9 @@ impl Serving {
                 None => {}
             }
         })?;
+        if let Some(beside) = &beside {
+            beside.shut();
+        }
         if let Some(pair) = &volume.pair {
             pair.start(sys::give_way_soon);
         }
@@ -150,6 +164,7 @@ impl Serving {
             pair: volume.pair,
             bricks,
             over,
+            beside,
             inherited: parking_lot::Mutex::new(inherited),
             end,
             ending: Mutex::new(false),
@@ -169,6 +184,31 @@ impl Serving {
             servers: volume.servers,
         })
     }
+}
+
+/// Whether no sink has anything of the source yet.
+fn is_fresh(bricks: &[Brick]) -> bool {
+    let mut sinks = bricks.iter().skip(1);
+    sinks.all(|sink| !sink.far && !sink.directory.join(".hermitfs").exists())
+}
+
+/// The source of a pair that is served: how it stands at its own path, and how it is opened.
+pub(super) fn aside(
+    order: &Order,
+    slot: &Slot,
+    bricks: &[Brick],
+) -> Result<(Option<Beside>, Option<OwnMount>)> {
+    let source = &bricks[0].directory;
+    crate::over::unveil_dead(slot, source);
+    let mounts = place::mounts()?;
+    let memory = slot.memory();
+    let shut = |mount: &_| crate::over::is_shut_by_us(memory.as_ref(), mount);
+    let inherited = Inherited::of_source(order, bricks, &mounts, shut);
+    let beside = Beside::begin(slot, source, is_fresh(bricks))?;
+    let own = beside
+        .as_ref()
+        .map(|_| pairs_own(inherited.as_ref(), Attributes::default()));
+    Ok((beside, own))
 }
 
 /// Opens the bricks.

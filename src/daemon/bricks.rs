@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::admin::{self, Ending};
-use super::begin::listen;
+use super::begin::{aside, listen};
 use super::place;
 use super::serve::{Signals, is_healed_there};
 use super::sight::{Scene, Sight};
@@ -22,6 +22,7 @@ use crate::build::{self, Brick, Circumstances, Clients};
 use crate::exit::{Code, Failure, Result};
 use crate::mounts::Mounts;
 use crate::order::Order;
+use crate::over::Beside;
 use crate::run::{Lock, Record, Slot};
 use crate::sys;
 
@@ -49,6 +50,8 @@ pub(crate) struct Served {
     shown: Vec<String>,
     scene: Scene,
     status: watch::Sender<StatusReply>,
+    /// The pair's source, where it is near.
+    pub(super) beside: Option<Beside>,
     pub(super) end: mpsc::UnboundedSender<()>,
     /// Held by whoever is about to end it all; true when there is no pair any more.
     pub(super) ending: Mutex<bool>,
@@ -77,7 +80,8 @@ impl Asked for Served {
             self.scene.look(&mounts, is_same)
         });
         let sight = sight.unwrap_or_default();
-        status::reply(&self.record, &self.bricks, pair, 0, false, &sight)
+        let reply = status::reply(&self.record, &self.bricks, pair, 0, false, &sight);
+        status::with_beside(reply, self.beside.as_ref())
     }
 
     fn told(&self) -> &watch::Sender<StatusReply> {
@@ -107,6 +111,11 @@ impl Bricks {
         })?;
         place::unused(&slot, &bricks)?;
         let (runtime, signals) = Signals::hear()?;
+        let pair_is_near = bricks.len() > 1 && !bricks[0].far;
+        let (mut beside, mut own) = (None, None);
+        if pair_is_near {
+            (beside, own) = aside(order, &slot, &bricks)?;
+        }
         let circumstances = Circumstances {
             state_dir: &order.state_dir,
             slot: slot.name(),
@@ -117,9 +126,13 @@ impl Bricks {
             resumed: place::resumed(&slot, &bricks),
             one_file_system: order.one_file_system,
             moved: None,
-            own: None,
+            own: bricks
+                .first()
+                .zip(own)
+                .map(|(source, own)| (source.directory.as_path(), own)),
         };
         let volume = build::build(&graph, circumstances)?;
+        let beside = beside.filter(|_| volume.pair.is_some());
         let places = bricks.iter();
         let places = places.map(|brick| (brick.name.clone(), brick.directory.clone()));
         let record = Record {
@@ -136,6 +149,9 @@ impl Bricks {
             ended: None,
         };
         let listener = listen(&slot, &record)?;
+        if let Some(beside) = &beside {
+            beside.shut();
+        }
         if let Some(pair) = &volume.pair {
             pair.start(sys::give_way_soon);
         }
@@ -170,6 +186,7 @@ impl Bricks {
                 pair: volume.pair,
                 servers: Mutex::new(volume.servers),
                 shown: build::shown_pairs(&graph),
+                beside,
                 end,
                 ending: Mutex::new(false),
             }),
@@ -209,6 +226,9 @@ impl Bricks {
         {
             pair.left();
             pair.stop();
+        }
+        if let Some(beside) = &self.served.beside {
+            beside.give_back();
         }
         drop(self.clients);
         match self.served.pair.is_some() && !over {

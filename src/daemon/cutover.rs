@@ -10,6 +10,7 @@ use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
 use hermitfs_replicate::Replicate;
 
+use super::beside::settle;
 use super::errors;
 use super::fstab;
 use super::handover;
@@ -63,6 +64,7 @@ pub(super) fn cut_over(
     if far {
         nobody_stays(inside)?;
     }
+    let veil = settle(daemon.beside.as_ref(), pair, limit)?;
     let swapped = match far {
         true => within(limit, || handover::hand_over(daemon, pair, limit)),
         false => {
@@ -96,6 +98,10 @@ pub(super) fn cut_over(
     // All that the kernel knew of the mount may go with this; that takes its time.
     std::thread::spawn(move || drop(root));
     *over = true;
+    drop(veil);
+    if let Some(beside) = &daemon.beside {
+        beside.give_back();
+    }
     let done = cutover_reply::Done {
         new: bytes(directory),
         held_s: held.as_secs_f64(),
@@ -339,7 +345,7 @@ pub(super) fn never(reason: impl Into<String>) -> proto::Refused {
     }
 }
 
-fn usage(usage: &Usage) -> proto::Usage {
+pub(super) fn usage(usage: &Usage) -> proto::Usage {
     proto::Usage {
         pid: usage.pid,
         process: usage.process.clone(),

@@ -19,6 +19,7 @@ use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
 use hermitfs_replicate::Replicate;
 
+use super::beside::settle;
 use super::bricks::Served;
 use super::cutover::{
     busy, bytes, choose, is_complete, never, nobody_stays, not_now, ready, retire, under_way,
@@ -76,6 +77,7 @@ pub(super) fn end_served(
     let sink = choose(&served.bricks, to)?;
     nobody_stays(inside)?;
     ready(pair)?;
+    let _veil = settle(served.beside.as_ref(), pair, limit)?;
     let held = within(limit, || {
         nobody(served).map_err(Refusal::Now)?;
         let began = Instant::now();

@@ -4,6 +4,7 @@ mod admin;
 pub(crate) mod afterwards;
 mod attributes;
 mod begin;
+mod beside;
 mod bricks;
 mod copying;
 mod cutover;

@@ -257,6 +257,13 @@ fn succeeded(order: &Order, bricks: &[Brick]) -> Result<()> {
     };
     unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
         .map_err(|error| failed("the dead mount cannot be taken away at", &error))?;
+    // Below the new brick it stays as it is.
+    if !is_over(order, bricks, &table)
+        && let Some(source) = bricks.first().filter(|brick| !brick.far)
+    {
+        crate::over::give_back_dead(&slot, &source.directory)
+            .map_err(|error| failed("the old brick cannot be opened again after", &error))?;
+    }
     let (at, new) = (point.display(), sink.directory.display());
     Err(Failure::configuration(format!(
         "the cut-over of {at} was killed in its last moment, and is over now: {at} is {new}, which is complete and is \

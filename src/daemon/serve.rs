@@ -21,7 +21,7 @@ use super::{guard, status};
 use crate::build::{Brick, Clients};
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
-use crate::over::Over;
+use crate::over::{Beside, Over};
 use crate::run::{Lock, Record, Slot};
 use crate::users;
 
@@ -49,6 +49,8 @@ pub(crate) struct Daemon {
     pub(crate) bricks: Vec<Brick>,
     /// The source, where our mount is over it.
     pub(crate) over: Option<Over>,
+    /// The source, where our mount is elsewhere.
+    pub(crate) beside: Option<Beside>,
     /// What the mount has from the source's, where that is near.
     pub(crate) inherited: parking_lot::Mutex<Option<Inherited>>,
     /// How far it is, told whenever that has changed.
@@ -229,6 +231,9 @@ fn finish(daemon: &Daemon, end: End) {
     {
         pair.stop();
     }
+    if let Some(beside) = &daemon.beside {
+        beside.give_back();
+    }
     match (&daemon.over, end) {
         (Some(over), End::CutOver) => over.keep(),
         // A dead mount covers OLD: so it stays, for the next start.
@@ -306,6 +311,9 @@ impl Daemon {
         }
         if let Some(over) = &self.over {
             over.give_back();
+        }
+        if let Some(beside) = &self.beside {
+            beside.give_back();
         }
     }
 

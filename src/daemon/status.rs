@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::serve::Daemon;
 use super::sight::Sight;
 use crate::build::Brick;
+use crate::over::Beside;
 use crate::run::Record;
 
 /// The numbers of this moment. `mounted`: there is a mount here, not only servers.
@@ -84,6 +85,20 @@ pub(crate) fn reply(
     }
 }
 
+/// With how the source stands at its own path.
+pub(crate) fn with_beside(
+    reply: proto::StatusReply,
+    beside: Option<&Beside>,
+) -> proto::StatusReply {
+    let Some(beside) = beside else { return reply };
+    let (guarded, words) = beside.told();
+    proto::StatusReply {
+        guarded,
+        beside: words,
+        ..reply
+    }
+}
+
 /// Never more done than there is: what is done is told before it is counted in all.
 fn progress(done: u64, total: Option<u64>) -> proto::Progress {
     proto::Progress {
@@ -135,14 +150,15 @@ impl Asked for Daemon {
     }
 
     fn now(&self) -> proto::StatusReply {
-        reply(
+        let reply = reply(
             &self.record,
             &self.bricks,
             self.pair.as_deref(),
             self.mount.panics(),
             true,
             &self.sight(),
-        )
+        );
+        with_beside(reply, self.beside.as_ref())
     }
 
     fn told(&self) -> &watch::Sender<proto::StatusReply> {

@@ -85,6 +85,8 @@ impl Over {
             mount: ground.target.mount,
             device: ground.target.device,
             shut: ground.is_shut,
+            guarded: false,
+            veil: None,
         };
         let mut over = Over {
             point: point.to_owned(),
@@ -96,8 +98,9 @@ impl Over {
             given_back: AtomicBool::new(false),
         };
         over.nobody_stays(dead)?;
-        if !dead {
-            over.take()?;
+        match dead {
+            true => over.shut_kept(),
+            false => over.take()?,
         }
         Ok((over, dead))
     }
@@ -135,7 +138,7 @@ impl Over {
         })?;
         let covered = open_covered(point, self.ground.target.mount)
             .map_err(|error| failed("the old brick cannot be taken", point, error))?;
-        let taken = keep(&covered, &self.kept, self.ground.is_shut);
+        let taken = keep(&covered, &self.kept);
         taken.map_err(|error| {
             release(&self.kept);
             self.slot.forget();
@@ -255,12 +258,16 @@ impl Over {
 
     /// After a cut-over: OLD stays where it was kept, for its administrator to read.
     pub(crate) fn keep(&self) {
+        self.slot.forget();
+    }
+
+    /// Whatever run has left it there, nothing can be changed by its path.
+    fn shut_kept(&self) {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let kept = open(&self.kept, flags, Mode::empty()).map_err(io::Error::from);
         if let Err(error) = kept.and_then(|kept| sys::set_read_only(kept, true)) {
             tracing::warn!("{} stays writable: {error}", self.kept.display());
         }
-        self.slot.forget();
     }
 
     fn see(&self, covered: bool) -> Result<Seen> {
@@ -383,7 +390,7 @@ fn failed(what: &str, point: &Path, error: impl Into<io::Error>) -> Failure {
 }
 
 /// A descriptor of OLD by the mount that was decided upon, and no other.
-fn open_covered(point: &Path, mount: u64) -> io::Result<OwnedFd> {
+pub(super) fn open_covered(point: &Path, mount: u64) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let old = open(point, flags, Mode::empty())?;
     let how = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
@@ -394,16 +401,16 @@ fn open_covered(point: &Path, mount: u64) -> io::Result<OwnedFd> {
 }
 
 /// Mounts OLD once more where root alone comes, and where nothing that is mounted comes to it.
-fn keep(old: &OwnedFd, kept: &Path, is_shut: bool) -> io::Result<()> {
+fn keep(old: &OwnedFd, kept: &Path) -> io::Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(old, c"", flags)?;
     // A peer of OLD's mount would be covered together with it.
     sys::make_private(&tree)?;
-    if is_shut {
-        sys::set_read_only(&tree, false)?;
-    }
+    // The brick is worked in by another one, which no path leads to: whoever cleans up the state
+    // directory must not take what users have.
+    sys::set_read_only(&tree, true)?;
     // A mount that others share would show it in their namespaces: it gets a private one of its own.
     let base = kept.parent().unwrap_or(kept);
     DirBuilder::new().recursive(true).mode(0o700).create(base)?;

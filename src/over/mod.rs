@@ -1,10 +1,12 @@
 #![doc = include_str!("README.md")]
 
+mod beside;
 mod ground;
 mod holders;
 mod plan;
 mod ways;
 
+pub(crate) use beside::{Beside, Open, Veil, give_back_dead, unveil_dead};
 pub(crate) use ground::Over;
 pub(crate) use plan::{Memory, target};
 

@@ -16,6 +16,12 @@ pub(crate) struct Memory {
     pub(crate) device: (u32, u32),
     /// We were about to make it read-only, or have.
     pub(crate) shut: bool,
+    /// Nobody could change OLD past us from the first on, where our mount is elsewhere.
+    #[serde(default)]
+    pub(crate) guarded: bool,
+    /// A read-only mount of OLD over itself, for the time of a cut-over.
+    #[serde(default)]
+    pub(crate) veil: Option<u64>,
 }
 
 /// All that the decision needs.
@@ -155,6 +161,8 @@ mod tests {
             mount: 2,
             device: (8, 2),
             shut,
+            guarded: false,
+            veil: None,
         })
     }
 

@@ -29,6 +29,9 @@ pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
         }
         row(if pair { "from" } else { "brick" }, text);
     }
+    if !status.beside.is_empty() {
+        row("", status.beside.clone());
+    }
     for sink in &status.sinks {
         let health = match sink.health.as_str() {
             "healthy" => paint("healthy", Paint::Good, colour),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod applications;
+mod beside;
 mod commands;
 mod cutover;
 mod descriptors;
