@@ -88,6 +88,8 @@ pub(super) fn cut_over(
     let left = retire(pair);
     // All that the kernel knew of the mount may go with this; that takes its time.
     std::thread::spawn(move || drop(root));
+    // Whoever was on his way then has arrived, and the old brick is let go.
+    daemon.mount.settle();
     *over = true;
     drop(veil);
     if let Some(beside) = &daemon.beside {
