@@ -149,6 +149,7 @@ impl Serving {
             inherited: parking_lot::Mutex::new(inherited),
             end,
             ending: Mutex::new(false),
+            cutover: Default::default(),
             ended: order.ended,
         };
         Ok(Serving {

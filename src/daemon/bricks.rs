@@ -50,6 +50,8 @@ pub(crate) struct Served {
     pub(super) end: mpsc::UnboundedSender<()>,
     /// Held by whoever is about to end it all; true when there is no pair any more.
     pub(super) ending: Mutex<bool>,
+    /// For `status`, while one is under way.
+    pub(super) cutover: super::asker::Board,
 }
 
 impl Served {
@@ -70,7 +72,10 @@ impl Asked for Served {
 
     fn now(&self) -> StatusReply {
         let reply = status::reply(&self.record, &self.bricks, self.pair.as_deref(), 0, false);
-        status::with_beside(reply, self.beside.as_ref())
+        StatusReply {
+            cutover: self.cutover.now(),
+            ..status::with_beside(reply, self.beside.as_ref())
+        }
     }
 
     fn told(&self) -> &watch::Sender<StatusReply> {
@@ -172,6 +177,7 @@ impl Bricks {
                 beside,
                 end,
                 ending: Mutex::new(false),
+                cutover: Default::default(),
             }),
             listener,
             slot,

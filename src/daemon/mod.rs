@@ -1,6 +1,7 @@
 //! The process that serves a mount: from its order to its clean end.
 
 mod admin;
+mod asker;
 mod attributes;
 mod begin;
 mod beside;

@@ -143,7 +143,10 @@ impl Asked for Daemon {
             self.mount.panics(),
             true,
         );
-        with_beside(reply, self.beside.as_ref())
+        proto::StatusReply {
+            cutover: self.cutover.now(),
+            ..with_beside(reply, self.beside.as_ref())
+        }
     }
 
     fn told(&self) -> &watch::Sender<proto::StatusReply> {

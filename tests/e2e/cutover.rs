@@ -13,9 +13,11 @@ use hermitfs_tests::disk::Format;
 use hermitfs_tests::hermitfs::{built, exit};
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::migration::Migration;
+use hermitfs_tests::wait::until;
 use rustix::fs::{CWD, FileType, Mode, link, mkdir, mknodat, rename, rmdir, symlink, unlink};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::process::Signal;
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -256,6 +258,67 @@ fn no_call_fails_of_those_that_the_kernel_does_not_repeat_nor_beside_a_log_that_
 fn device(path: &Path) -> Option<(u64, u64)> {
     let meta = fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino()))
+}
+
+/// A cut-over that waits for what is in the way.
+fn waiting(migration: &Migration) -> Child {
+    let mut command = Command::new(built("hermitfs"));
+    command
+        .args(["cutover", "--timeout", "100s"])
+        .arg(migration.mount())
+        .env("HERMITFS_STATE_DIR", migration.state_dir())
+        .stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    until(LONG, "the cut-over to wait", || {
+        let under_way = &migration.status().0["cutover"];
+        let waits = under_way["phase"] == "waiting" && under_way["in_the_way"] == 1;
+        (waits && under_way["pid"] == child.id()).then_some(())
+    });
+    child
+}
+
+#[test]
+fn a_cut_over_is_its_caller_s_and_nothing_comes_of_it_when_he_leaves() {
+    let lab = Lab::new("cutover-cancelled");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 128),
+        lab.disk("new", Format::Ext4, 128),
+    );
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    for signal in [Signal::INT, Signal::HUP, Signal::KILL] {
+        let mut stays = Command::new("sleep")
+            .arg("100")
+            .current_dir(migration.mount())
+            .spawn()
+            .unwrap();
+        let child = waiting(&migration);
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        let who = format!("sleep ({})", stays.id());
+        assert!(
+            said.contains(&who) && said.contains("working directory"),
+            "{said}"
+        );
+        if signal != Signal::KILL {
+            assert_eq!(ended.status.code(), Some(130), "{said}");
+            assert!(said.contains("cancelled: no cut-over"), "{said}");
+        }
+        until(LONG, "the cut-over to be given up", || {
+            migration.status().0["cutover"].is_null().then_some(())
+        });
+        // What was in the way goes, and nothing strikes.
+        stays.kill().unwrap();
+        stays.wait().unwrap();
+        std::thread::sleep(Duration::from_millis(400));
+        assert_ne!(device(migration.mount()), device(new.path()), "{signal:?}");
+        fs::write(migration.join("file"), "of users").unwrap();
+    }
+    migration.cut_over();
+    hermitfs_tests::shell::run("umount", &[migration.mount()]);
 }
 
 /// As a cut-over leaves it that is killed when NEW is beneath the mount, and that is still there.

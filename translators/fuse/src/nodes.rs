@@ -198,8 +198,8 @@ impl Nodes {
         }
         let was = former.0.get(self.at(id))?.lock().remove(&id)?;
         // Who held it is known under that node already.
-        if !successors.nodes.contains_key(&inode.identity()) {
-            successors.nodes.insert(inode.identity(), id);
+        if let Entry::Vacant(free) = successors.nodes.entry(inode.identity()) {
+            free.insert(id);
             successors.known_as.insert(id, was.inode.identity());
         }
         let lookups = was.lookups;
