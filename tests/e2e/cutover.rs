@@ -317,6 +317,21 @@ fn a_cut_over_is_its_caller_s_and_nothing_comes_of_it_when_he_leaves() {
         assert_ne!(device(migration.mount()), device(new.path()), "{signal:?}");
         fs::write(migration.join("file"), "of users").unwrap();
     }
+    // A container's image in the mount: the kernel has it, and no process.
+    let (stack, other) = (lab.dir("stack"), lab.dir("other"));
+    fs::create_dir(migration.join("image")).unwrap();
+    let layers = format!(
+        "lowerdir={}:{}",
+        migration.join("image").display(),
+        other.display()
+    );
+    let stack = stack.to_string_lossy().into_owned();
+    hermitfs_tests::shell::run("mount", &["-t", "overlay", "none", "-o", &layers, &stack]);
+    migration.wait_ready(LONG);
+    migration
+        .command("cutover", &["--timeout", "100ms"])
+        .refused(exit::TRY_AGAIN, &["overlay"]);
+    hermitfs_tests::shell::run("umount", &[&stack]);
     migration.cut_over();
     hermitfs_tests::shell::run("umount", &[migration.mount()]);
 }
