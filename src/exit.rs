@@ -23,6 +23,8 @@ pub(crate) enum Code {
     Permission,
     /// A volfile, a directory or an identity is wrong.
     Configuration,
+    /// Ctrl-C, or another signal to end: nothing came of it.
+    Interrupted,
 }
 
 impl Code {
@@ -35,6 +37,8 @@ impl Code {
             Code::TryAgain => 75,
             Code::Permission => 77,
             Code::Configuration => 78,
+            // As shells have it of SIGINT.
+            Code::Interrupted => 130,
         }
     }
 }

@@ -209,7 +209,7 @@ fn line(line: &[u8]) -> Option<Mount> {
 }
 
 /// Blank, tab, newline and backslash are written as three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
+pub(crate) fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {

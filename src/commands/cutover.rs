@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::cutover_reply::{Done, Outcome};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{self, Global};
-use crate::client::{Target, refused};
+use crate::client::{Admin, Target, refused};
 use crate::exit::{Code, Failure, Result};
 use crate::screen::{self, Paint, human, paint};
 
@@ -17,7 +18,8 @@ use crate::screen::{self, Paint, human, paint};
 ///
 /// Who works in it goes on: by its path on the new brick at once, and with what is open until that
 /// is closed. Refuses with exit code 75 when something is not healed, or cannot be moved and does
-/// not go within the time limit; then everything goes on as before.
+/// not go within the time limit; then everything goes on as before. Shows what it waits for, and
+/// gives up when it is ended (Ctrl-C) before the new brick is put in place.
 ///
 /// A new brick of another machine cannot be put there: when nobody is in the mount any more, that is taken away, and
 /// the new brick is a plain directory over there. So is the new brick of a pair that is served, when nobody has it mounted
@@ -52,8 +54,28 @@ impl Cutover {
                 to: self.to,
                 stay_inside: self.stay_inside,
             };
-            let reply = admin.cutover(request).await.map_err(refused)?.into_inner();
-            match reply.outcome {
+            let mut signals = Signals::hear()?;
+            let mut replies = admin.cutover(request).await.map_err(refused)?.into_inner();
+            let outcome = loop {
+                let reply = tokio::select! {
+                    reply = replies.message() => reply.map_err(refused)?,
+                    () = signals.next() => {
+                        // That alone cancels it.
+                        drop(replies);
+                        return Err(cancelled(&mut admin, mountpoint).await);
+                    }
+                };
+                match reply.and_then(|reply| reply.outcome) {
+                    Some(Outcome::Waits(waits)) => {
+                        let text = explain(&waits, screen::colour_on_stderr());
+                        screen::print_error(&format!(
+                            "Waiting (Ctrl-C gives up, and everything goes on as before):\n{text}"
+                        ));
+                    }
+                    outcome => break outcome,
+                }
+            };
+            match outcome {
                 Some(Outcome::Done(done)) => {
                     ended.wait_end(None).await;
                     report(mountpoint, &done);
@@ -67,12 +89,62 @@ impl Cutover {
                     }
                     Err(failure)
                 }
-                None => Err(Failure::other(
+                Some(Outcome::Waits(_)) | None => Err(Failure::other(
                     "the daemon gave no answer that this command knows",
                 )),
             }
         })
     }
+}
+
+/// What ends a command.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn hear() -> Result<Signals> {
+        let hear =
+            |kind| signal(kind).map_err(|error| Failure::other(format!("no signals: {error}")));
+        Ok(Signals([
+            hear(SignalKind::interrupt())?,
+            hear(SignalKind::terminate())?,
+            hear(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [int, term, hangup] = &mut self.0;
+        tokio::select! { _ = int.recv() => (), _ = term.recv() => (), _ = hangup.recv() => () }
+    }
+}
+
+/// How it stands with what was cancelled: it may have been too late.
+async fn cancelled(admin: &mut Admin, mountpoint: &Path) -> Failure {
+    let point = mountpoint.display();
+    let late = Failure::new(
+        Code::Interrupted,
+        format!(
+            "too late: the new brick was being put in place; look at `hermitfs status {point}`"
+        ),
+    );
+    for _ in 0..100 {
+        let request = proto::StatusRequest { follow: false };
+        let status = match admin.status(request).await {
+            Ok(replies) => replies.into_inner().message().await,
+            Err(error) => Err(error),
+        };
+        match status {
+            Ok(Some(status)) if status.cutover.is_none() && status.state != "retired" => {
+                return Failure::new(
+                    Code::Interrupted,
+                    "cancelled: no cut-over; everything goes on as before",
+                );
+            }
+            Ok(Some(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            // It has ended, which is what a cut-over comes to.
+            Ok(None) | Err(_) => return late,
+        }
+    }
+    late
 }
 
 const STAY: &str =

@@ -153,6 +153,23 @@ fn json(status: &proto::StatusReply) -> Value {
         "panics": status.panics,
         "mounted": status.astray.is_none(),
         "astray": status.astray,
+        "cutover": status.cutover.as_ref().map(under_way),
+    })
+}
+
+/// A cut-over.
+fn under_way(cutover: &proto::UnderWay) -> Value {
+    let time = |seconds: f64| {
+        let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+    };
+    json!({
+        "phase": cutover.phase,
+        "since": time(cutover.since),
+        "until": time(cutover.until),
+        "asked_by": cutover.asked_by,
+        "pid": cutover.pid,
+        "in_the_way": cutover.in_the_way,
     })
 }
 

@@ -18,9 +18,11 @@ use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
+use super::asker;
 use super::bricks::Served;
+use super::cutover::Asked;
 use super::serve::Daemon;
-use super::status::Asked;
+use super::status::Asked as Answering;
 use super::{cutover, errors, handover};
 use crate::past::{self, End, How};
 
@@ -54,7 +56,7 @@ fn caller<T>(request: &Request<T>) -> String {
 }
 
 /// Answers until it is dropped.
-pub(crate) async fn serve(asked: Arc<dyn Asked>, ending: Ending, listener: UnixListener) {
+pub(crate) async fn serve(asked: Arc<dyn Answering>, ending: Ending, listener: UnixListener) {
     let listener = match tokio::net::UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("nobody can be answered: {error}"),
@@ -83,7 +85,7 @@ fn only_root(request: Request<()>) -> Result<Request<()>, Status> {
 }
 
 struct Door {
-    asked: Arc<dyn Asked>,
+    asked: Arc<dyn Answering>,
     ending: Ending,
 }
 
@@ -159,28 +161,46 @@ impl Admin for Door {
         Ok(Response::new(proto::ThrottleReply { limit }))
     }
 
+    type CutoverStream = Flow<proto::CutoverReply>;
+
     async fn cutover(
         &self,
         request: Request<proto::CutoverRequest>,
-    ) -> Answer<proto::CutoverReply> {
+    ) -> Answer<Self::CutoverStream> {
         let by = caller(&request);
+        let peer = request.extensions().get::<UdsConnectInfo>();
+        let peer = peer.and_then(|info| info.peer_cred);
+        let pid = peer.and_then(|peer| peer.pid()).unwrap_or(0);
+        let (pid, uid) = (pid.unsigned_abs(), peer.map_or(0, |peer| peer.uid()));
         let (ending, request) = (self.ending.clone(), request.into_inner());
         let limit = Duration::try_from_secs_f64(request.timeout_s)
             .map_err(|_| Status::invalid_argument("no such time limit"))?;
-        let outcome = apart(move || {
+        let (sender, receiver) = mpsc::channel(16);
+        let work = move || {
             let (to, inside) = (request.to.as_deref(), request.stay_inside);
-            cutover::told(match &ending {
-                Ending::Mounted(daemon) => cutover::cut_over(daemon, limit, to, inside),
-                Ending::Served(served) => handover::end_served(served, limit, to, inside),
-            })
-        })
-        .await?;
-        if let proto::cutover_reply::Outcome::Done(_) = &outcome {
-            self.ending.remember(How::CutOver, by);
-        }
-        Ok(Response::new(proto::CutoverReply {
-            outcome: Some(outcome),
-        }))
+            let asked = &Asked {
+                answers: Some(sender.clone()),
+                pid,
+                user: &asker::user(pid, uid),
+            };
+            let outcome = cutover::told(match &ending {
+                Ending::Mounted(daemon) => cutover::cut_over(daemon, asked, limit, to, inside),
+                Ending::Served(served) => handover::end_served(served, asked, limit, to, inside),
+            });
+            if let proto::cutover_reply::Outcome::Done(_) = &outcome {
+                ending.remember(How::CutOver, by);
+            }
+            // Nobody may be there any more to hear it.
+            let _ = sender.blocking_send(Ok(proto::CutoverReply {
+                outcome: Some(outcome),
+            }));
+        };
+        // A thread of its own: the caller may wait for hours.
+        let spawned = std::thread::Builder::new()
+            .name("cutover".into())
+            .spawn(work);
+        spawned.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     async fn abort(&self, request: Request<proto::AbortRequest>) -> Answer<proto::AbortReply> {

@@ -168,6 +168,7 @@ impl Serving {
             inherited: parking_lot::Mutex::new(inherited),
             end,
             ending: Mutex::new(false),
+            cutover: Default::default(),
             ended: order.ended,
             scene,
             abandoned: AtomicBool::new(false),

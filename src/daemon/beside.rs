@@ -6,6 +6,7 @@ use hermitfs_api::Location;
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_replicate::{Reached, Replicate};
 
+use super::asker::{Asker, gone};
 use super::cutover::{not_now, usage, within};
 use super::swap::Refusal;
 use crate::over::{Beside, Open, Veil};
@@ -14,8 +15,9 @@ use crate::over::{Beside, Open, Veil};
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Shuts OLD, and compares both bricks by attributes once more, unless nobody can have changed OLD past us.
-/// Users work meanwhile. What comes back is to be kept until the new brick has taken its place.
+/// Users work meanwhile, and nothing comes of it when nobody waits for it any more. What comes back is to be kept until the new brick has taken its place.
 pub(super) fn settle<'a>(
+    asker: &Asker<'_>,
     beside: Option<&'a Beside>,
     pair: &Replicate,
     limit: Duration,
@@ -23,7 +25,7 @@ pub(super) fn settle<'a>(
     let Some(beside) = beside.filter(|beside| !beside.is_guarded()) else {
         return Ok(None);
     };
-    let veil = within(limit, || beside.close().map_err(refused))?;
+    let veil = within(asker, limit, || beside.close().map_err(refused))?;
     tracing::info!(
         "compared once more before the cut-over: the old brick could be changed past the mount"
     );
@@ -31,6 +33,9 @@ pub(super) fn settle<'a>(
         .heal(&Location { path: Vec::new() }, false)
         .map_err(|error| not_now(format!("the bricks cannot be compared once more: {error}")))?;
     while pair.reached(&goal) == Reached::No {
+        if !asker.is_there() {
+            return Err(gone());
+        }
         if let Some(reason) = pair.status().reason {
             return Err(not_now(format!(
                 "the bricks are compared once more, which waits: {reason}"

@@ -55,6 +55,8 @@ pub(crate) struct Served {
     pub(super) end: mpsc::UnboundedSender<()>,
     /// Held by whoever is about to end it all; true when there is no pair any more.
     pub(super) ending: Mutex<bool>,
+    /// For `status`, while one is under way.
+    pub(super) cutover: super::asker::Board,
 }
 
 impl Served {
@@ -81,7 +83,10 @@ impl Asked for Served {
         });
         let sight = sight.unwrap_or_default();
         let reply = status::reply(&self.record, &self.bricks, pair, 0, false, &sight);
-        status::with_beside(reply, self.beside.as_ref())
+        StatusReply {
+            cutover: self.cutover.now(),
+            ..status::with_beside(reply, self.beside.as_ref())
+        }
     }
 
     fn told(&self) -> &watch::Sender<StatusReply> {
@@ -189,6 +194,7 @@ impl Bricks {
                 beside,
                 end,
                 ending: Mutex::new(false),
+                cutover: Default::default(),
             }),
             listener,
             slot,

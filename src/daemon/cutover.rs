@@ -10,6 +10,7 @@ use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
 use hermitfs_replicate::Replicate;
 
+use super::asker::{Asker, gone};
 use super::beside::settle;
 use super::errors;
 use super::fstab;
@@ -42,9 +43,10 @@ pub(super) fn told(outcome: Result<cutover_reply::Done, proto::Refused>) -> cuto
 }
 
 /// Puts a sink in the mount's place, or leaves everything as it was. With `inside`, working
-/// directories are not in the way.
+/// directories are not in the way. Who asked for it waits for it, or nothing comes of it.
 pub(super) fn cut_over(
     daemon: &Arc<Daemon>,
+    asked: &Asked<'_>,
     limit: Duration,
     to: Option<&str>,
     inside: bool,
@@ -52,6 +54,8 @@ pub(super) fn cut_over(
     let Ok(mut over) = daemon.ending.try_lock() else {
         return Err(under_way());
     };
+    let asker = asked.begins(&daemon.cutover, limit);
+    let asker = &asker;
     let Some(pair) = &daemon.pair else {
         return Err(never(
             "this mount has no pair: there is no new brick to cut over to",
@@ -64,9 +68,11 @@ pub(super) fn cut_over(
     if far {
         nobody_stays(inside)?;
     }
-    let veil = settle(daemon.beside.as_ref(), pair, limit)?;
+    let veil = settle(asker, daemon.beside.as_ref(), pair, limit)?;
     let swapped = match far {
-        true => within(limit, || handover::hand_over(daemon, pair, limit)),
+        true => within(asker, limit, || {
+            handover::hand_over(daemon, asker, pair, limit)
+        }),
         false => {
             pair.try_succession(true).map_err(|error| {
                 not_now(format!(
@@ -75,7 +81,8 @@ pub(super) fn cut_over(
             })?;
             // What is opened from now on can go on over the cut-over.
             daemon.mount.set_passthrough(false);
-            within(limit, || swap::swap(daemon, pair, sink, limit, inside)).inspect_err(|_| {
+            let swap = || swap::swap(daemon, asker, pair, sink, limit, inside);
+            within(asker, limit, swap).inspect_err(|_| {
                 if let Err(error) = pair.try_succession(false) {
                     tracing::warn!(%error, "the state still says that a cut-over is tried");
                 }
@@ -97,6 +104,8 @@ pub(super) fn cut_over(
     let left = retire(pair);
     // All that the kernel knew of the mount may go with this; that takes its time.
     std::thread::spawn(move || drop(root));
+    // Whoever was on his way then has arrived, and the old brick is let go.
+    daemon.mount.settle();
     *over = true;
     drop(veil);
     if let Some(beside) = &daemon.beside {
@@ -175,20 +184,53 @@ pub(super) fn retire(pair: &Replicate) -> String {
     left
 }
 
-/// Tries until it comes off, or is refused for good, or the time is over. Users work in between.
+/// Who asks, before it is known whether he may.
+pub(super) struct Asked<'a> {
+    pub(super) answers: Option<Answers>,
+    pub(super) pid: u32,
+    pub(super) user: &'a str,
+}
+
+/// Where he hears of it.
+pub(super) type Answers = tokio::sync::mpsc::Sender<Result<proto::CutoverReply, tonic::Status>>;
+
+impl Asked<'_> {
+    pub(super) fn begins<'board>(
+        &self,
+        board: &'board super::asker::Board,
+        limit: Duration,
+    ) -> Asker<'board> {
+        let asker = Asker::new(self.answers.clone(), board);
+        asker.begins(self.pid, self.user.to_owned(), limit);
+        asker
+    }
+}
+
+/// Tries until it comes off, or is refused for good, or the time is over, or nobody waits for it any
+/// more. Users work in between.
 pub(super) fn within<T>(
+    asker: &Asker<'_>,
     limit: Duration,
     mut attempt: impl FnMut() -> Result<T, Refusal>,
 ) -> Result<T, proto::Refused> {
     let until = Instant::now() + limit;
     loop {
+        if !asker.is_there() {
+            return Err(gone());
+        }
         let began = Instant::now();
         match attempt() {
             Ok(done) => return Ok(done),
             Err(Refusal::Final(refused)) => return Err(refused),
             Err(Refusal::Now(refused)) if Instant::now() >= until => return Err(refused),
             // Users get at least the time for which they may have been held.
-            Err(Refusal::Now(_)) => std::thread::sleep(PAUSE.max(began.elapsed())),
+            Err(Refusal::Now(refused)) => {
+                asker.waits(&refused);
+                let next = Instant::now() + PAUSE.max(began.elapsed());
+                while Instant::now() < next && asker.is_there() {
+                    std::thread::sleep(PAUSE.min(next.saturating_duration_since(Instant::now())));
+                }
+            }
         }
     }
 }
@@ -361,11 +403,14 @@ pub(super) fn bytes(path: &Path) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::asker::Board;
 
     #[test]
     fn what_is_in_the_way_is_waited_for_and_what_never_works_is_not() {
         let mut left = 2;
-        let done = within(Duration::from_secs(60), || {
+        let board = Board::default();
+        let asker = &Asker::new(None, &board);
+        let done = within(asker, Duration::from_secs(60), || {
             left -= 1;
             match left {
                 0 => Ok("done"),
@@ -374,14 +419,28 @@ mod tests {
         });
         assert_eq!(done, Ok("done"));
         let mut tries = 0;
-        let refused = within(Duration::from_secs(60), || {
+        let refused = within(asker, Duration::from_secs(60), || {
             tries += 1;
             Err::<(), _>(Refusal::Final(never("no")))
         });
         assert!(refused.is_err_and(|refused| refused.permanent) && tries == 1);
-        let late = within(Duration::ZERO, || {
+        let late = within(asker, Duration::ZERO, || {
             Err::<(), _>(Refusal::Now(not_now("busy")))
         });
         assert_eq!(late.unwrap_err().reasons, ["busy"]);
+    }
+
+    #[test]
+    fn nothing_is_tried_any_more_when_nobody_waits_for_it() {
+        let (board, (sender, receiver)) = (Board::default(), tokio::sync::mpsc::channel(1));
+        let asker = Asker::new(Some(sender), &board);
+        let (mut tries, mut receiver) = (0, Some(receiver));
+        let cancelled = within(&asker, Duration::from_secs(60), || {
+            tries += 1;
+            receiver = None;
+            Err::<(), _>(Refusal::Now(not_now("busy")))
+        });
+        assert!(cancelled.unwrap_err().reasons[0].starts_with("cancelled"));
+        assert_eq!(tries, 1);
     }
 }

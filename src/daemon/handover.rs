@@ -19,11 +19,12 @@ use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
 use hermitfs_replicate::Replicate;
 
+use super::asker::{Asker, Phase, gone};
 use super::beside::settle;
 use super::bricks::Served;
 use super::cutover::{
-    busy, bytes, choose, is_complete, never, nobody_stays, not_now, ready, retire, under_way,
-    waived, within,
+    Asked, busy, bytes, choose, is_complete, never, nobody_stays, not_now, ready, retire,
+    under_way, waived, within,
 };
 use super::errors;
 use super::serve::{Daemon, in_use};
@@ -33,6 +34,7 @@ use crate::users::Usage;
 /// One attempt: from serving to parted, or back.
 pub(super) fn hand_over(
     daemon: &Daemon,
+    asker: &Asker<'_>,
     pair: &Replicate,
     limit: Duration,
 ) -> Result<Swapped, Refusal> {
@@ -48,7 +50,7 @@ pub(super) fn hand_over(
         return Err(in_the_way(&users));
     }
     let began = Instant::now();
-    pair.freeze(limit).map_err(not_ready)?;
+    hold(asker, pair, limit)?;
     if let Err(error) = daemon.mount.detach() {
         pair.thaw();
         return Err(match error {
@@ -65,23 +67,39 @@ pub(super) fn hand_over(
     })
 }
 
+/// Holds changes; not to be let go on again from here, but by a failure.
+fn hold(asker: &Asker<'_>, pair: &Replicate, limit: Duration) -> Result<(), Refusal> {
+    asker.phase(Phase::Holding);
+    pair.freeze_while(limit, &|| asker.is_there())
+        .map_err(not_ready)?;
+    if !asker.is_there() {
+        pair.thaw();
+        return Err(Refusal::Final(gone()));
+    }
+    asker.phase(Phase::Replacing);
+    Ok(())
+}
+
 /// Ends a pair that is served, or leaves everything as it was.
 pub(super) fn end_served(
     served: &Served,
+    asked: &Asked<'_>,
     limit: Duration,
     to: Option<&str>,
     inside: bool,
 ) -> Result<cutover_reply::Done, proto::Refused> {
     let mut over = served.ending.try_lock().ok_or_else(under_way)?;
+    let asker = asked.begins(&served.cutover, limit);
+    let asker = &asker;
     let pair = pair_of(served)?;
     let sink = choose(&served.bricks, to)?;
     nobody_stays(inside)?;
     ready(pair)?;
-    let _veil = settle(served.beside.as_ref(), pair, limit)?;
-    let held = within(limit, || {
+    let _veil = settle(asker, served.beside.as_ref(), pair, limit)?;
+    let held = within(asker, limit, || {
         nobody(served).map_err(Refusal::Now)?;
         let began = Instant::now();
-        pair.freeze(limit).map_err(not_ready)?;
+        hold(asker, pair, limit)?;
         // Who has come meanwhile has waited, and works on.
         nobody(served).map_err(|refused| {
             pair.thaw();

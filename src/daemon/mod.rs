@@ -2,6 +2,7 @@
 
 mod admin;
 pub(crate) mod afterwards;
+mod asker;
 mod attributes;
 mod begin;
 mod beside;

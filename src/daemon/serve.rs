@@ -58,6 +58,8 @@ pub(crate) struct Daemon {
     pub(crate) end: mpsc::UnboundedSender<End>,
     /// Held by whoever is about to end it all; true when there is no pair any more.
     pub(crate) ending: Mutex<bool>,
+    /// For `status`, while one is under way.
+    pub(crate) cutover: super::asker::Board,
     /// To be made after a cut-over or an abort.
     pub(crate) ended: Option<PathBuf>,
     /// Where everything was when it began.

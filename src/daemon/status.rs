@@ -158,7 +158,10 @@ impl Asked for Daemon {
             true,
             &self.sight(),
         );
-        with_beside(reply, self.beside.as_ref())
+        proto::StatusReply {
+            cutover: self.cutover.now(),
+            ..with_beside(reply, self.beside.as_ref())
+        }
     }
 
     fn told(&self) -> &watch::Sender<proto::StatusReply> {

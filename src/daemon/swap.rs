@@ -27,6 +27,7 @@ use hermitfs_replicate::{Carried, Held, NotReady, Replicate};
 use rustix::fs::{CWD, Mode, OFlags, fstat};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use super::asker::{Asker, Phase, gone};
 use super::attributes::{self, Successor};
 use super::cutover::{busy, never, not_now};
 use super::serve::{Daemon, in_use, uses_within};
@@ -39,6 +40,9 @@ const BENEATH: MoveMountFlags = MoveMountFlags::from_bits_retain(0x200);
 
 /// How long the search for users may take while nobody is held.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// How long to wait for opens before it is looked whether anybody still wants it.
+const SLICE: Duration = Duration::from_millis(200);
 
 /// Why not; everything goes on as before.
 pub(super) enum Refusal {
@@ -76,6 +80,7 @@ impl Drop for Still<'_> {
 /// One attempt: from serving to swapped, or back.
 pub(super) fn swap(
     daemon: &Arc<Daemon>,
+    asker: &Asker<'_>,
     pair: &Replicate,
     sink: usize,
     limit: Duration,
@@ -89,12 +94,20 @@ pub(super) fn swap(
         let reason = format!("{what} under way did not come to their end within the limit");
         Refusal::Now(not_now(reason))
     };
+    asker.phase(Phase::Holding);
     // First the opens: one that is under way ends only while changes are let in.
-    if !daemon.mount.hold_opens(deadline) {
-        return Err(late("opens"));
+    while !daemon
+        .mount
+        .hold_opens(deadline.min(Instant::now() + SLICE))
+    {
+        wanted(asker)?;
+        if Instant::now() >= deadline {
+            return Err(late("opens"));
+        }
     }
     let still = Still { daemon, pair };
-    pair.freeze(limit).map_err(not_ready)?;
+    pair.freeze_while(limit, &|| asker.is_there())
+        .map_err(not_ready)?;
     let drained = began.elapsed();
     // From here on nobody comes to anything new, so what is found is all there is.
     if !daemon.mount.hold_lookups(deadline) {
@@ -111,6 +124,9 @@ pub(super) fn swap(
         OFlags::PATH | OFlags::CLOEXEC,
         Mode::empty(),
     );
+    // The last moment at which nothing need come of it.
+    wanted(asker)?;
+    asker.phase(Phase::Replacing);
     pair.appoint(sink - 1, true).map_err(|error| {
         Refusal::Now(not_now(format!("the new brick cannot be marked: {error}")))
     })?;
@@ -136,6 +152,14 @@ pub(super) fn swap(
         mounted: Some(mounted),
         root: root.ok(),
     })
+}
+
+/// Refused when nobody waits for it any more.
+fn wanted(asker: &Asker<'_>) -> Result<(), Refusal> {
+    match asker.is_there() {
+        true => Ok(()),
+        false => Err(Refusal::Final(gone())),
+    }
 }
 
 /// Why a pair cannot be frozen.

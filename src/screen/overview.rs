@@ -173,6 +173,9 @@ fn errors(status: &proto::StatusReply, colour: bool) -> String {
 }
 
 fn readiness(status: &proto::StatusReply, colour: bool) -> String {
+    if let Some(cutover) = &status.cutover {
+        return under_way(cutover, colour);
+    }
     if status.ready {
         let ready = paint("ready", Paint::Good, colour);
         if !status.can_cut_over {
@@ -190,6 +193,28 @@ fn readiness(status: &proto::StatusReply, colour: bool) -> String {
         "{}: {}",
         paint("not yet", Paint::Busy, colour),
         in_the_way(status)
+    )
+}
+
+/// Which phase, since when, and by whom it was asked for.
+fn under_way(cutover: &proto::UnderWay, colour: bool) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let doing = match cutover.phase.as_str() {
+        "waiting" => format!(
+            "waiting for {} in the way",
+            human::count(cutover.in_the_way)
+        ),
+        "holding" => "users are held".to_owned(),
+        _ => "the new brick is being put in place".to_owned(),
+    };
+    format!(
+        "{}, asked for by {} (process {}) {} ago: {doing}",
+        paint("under way", Paint::Busy, colour),
+        cutover.asked_by,
+        cutover.pid,
+        human::time((now.as_secs_f64() - cutover.since).max(0.0)),
     )
 }
 
@@ -282,6 +307,27 @@ mod tests {
         let coloured = overview(&healing(), true);
         assert!(coloured.contains("\x1b[1;33mhealing\x1b[0m"));
         assert!(!overview(&healing(), false).contains('\x1b'));
+    }
+
+    #[test]
+    fn a_cut_over_that_is_under_way_is_told_to_everybody() {
+        let status = proto::StatusReply {
+            ready: true,
+            cutover: Some(proto::UnderWay {
+                phase: "waiting".into(),
+                asked_by: "anna".into(),
+                pid: 4711,
+                in_the_way: 2,
+                ..proto::UnderWay::default()
+            }),
+            ..healing()
+        };
+        let text = overview(&status, false);
+        assert!(
+            text.contains("under way, asked for by anna (process 4711)")
+                && text.contains("waiting for 2 in the way"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod judge;
 mod kernel;
+mod stacked;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -85,7 +86,9 @@ pub(crate) fn look(mount: &Mount) -> Vec<Use> {
     kernel::exports(mount, &mut found);
     let mut namespaces = HashSet::new();
     namespaces.extend(fs::read_link("/proc/self/ns/mnt"));
+    let mut overlays = HashSet::new();
     if let Ok(mounts) = Mounts::read() {
+        stacked::layers(&mounts, mount, 0, "the kernel", &mut overlays, &mut found);
         copies(&mounts, mount, 0, "the kernel", &mut found);
         below(&mounts, mount, &mut found);
     }
@@ -110,6 +113,7 @@ pub(crate) fn look(mount: &Mount) -> Vec<Use> {
             && let Ok(mounts) = Mounts::of(&pid.to_string())
         {
             copies(&mounts, mount, pid, "", &mut found);
+            stacked::layers(&mounts, mount, pid, "", &mut overlays, &mut found);
         }
         if found.len() > before {
             let process = name(pid);

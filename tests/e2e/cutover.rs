@@ -1,10 +1,11 @@
 //! The moment in which the new brick takes the mount's place.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hermitfs_tests::crew::soak;
@@ -12,8 +13,11 @@ use hermitfs_tests::disk::Format;
 use hermitfs_tests::hermitfs::{built, exit};
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::migration::Migration;
-use rustix::fs::CWD;
+use hermitfs_tests::wait::until;
+use rustix::fs::{CWD, FileType, Mode, link, mkdir, mknodat, rename, rmdir, symlink, unlink};
+use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::process::Signal;
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -118,10 +122,218 @@ fn whoever_works_without_a_pause_notices_nothing_of_ten_cut_overs() {
     );
 }
 
+/// Calls of one worker that did not come out as they do natively.
+#[derive(Default)]
+struct Wrong(Vec<String>);
+
+impl Wrong {
+    fn expect(&mut self, what: &str, wanted: Option<Errno>, got: rustix::io::Result<()>) {
+        if got.err() != wanted {
+            self.0.push(format!("{what}: {got:?}"));
+        }
+    }
+}
+
+/// Everything that names a path, in directories that no one holds and in the root; also what the
+/// kernel refuses by itself, so that its callers wait in look-ups alone.
+fn name_things(mount: &Path, who: usize, ended: &AtomicBool) -> Vec<String> {
+    let mut wrong = Wrong::default();
+    let at = |path: String| mount.join(path);
+    for turn in 0u64.. {
+        if ended.load(Ordering::SeqCst) {
+            break;
+        }
+        let directory = ["d/", "q/", ""][turn as usize % 3];
+        let name = |kind: &str| at(format!("{directory}{who}-{turn}{kind}"));
+        let fifo = FileType::Fifo;
+        for (what, wanted, done) in [
+            ("mkdir", None, mkdir(name("d"), Mode::RWXU)),
+            ("mknod", None, mknodat(CWD, name("p"), fifo, Mode::RUSR, 0)),
+            ("symlink", None, symlink("x", name("s"))),
+            ("link", None, link(at(format!("d/own-{who}")), name("l"))),
+            ("rename", None, rename(name("l"), at(format!("q/{who}")))),
+            ("unlink", None, unlink(at(format!("q/{who}")))),
+            ("rmdir", None, rmdir(name("d"))),
+            ("unlink", None, unlink(name("p"))),
+            ("unlink", None, unlink(name("s"))),
+        ] {
+            wrong.expect(what, wanted, done);
+        }
+        for _ in 0..20 {
+            let [dir, file, there] = ["d/dir", "d/file", "q/file"].map(|path| mount.join(path));
+            let notdir = Some(Errno::NOTDIR);
+            wrong.expect("rename onto a file", notdir, rename(&dir, &file));
+            wrong.expect("rename onto another", notdir, rename(&dir, &there));
+            let exists = Some(Errno::EXIST);
+            wrong.expect("link onto a file", exists, link(&file, &there));
+            wrong.expect("mkdir of what is there", exists, mkdir(&dir, Mode::RWXU));
+        }
+    }
+    wrong.0
+}
+
+/// Opens the log to read again and again.
+fn read_by_path(log: &Path, ended: &AtomicBool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    while !ended.load(Ordering::SeqCst) {
+        match fs::read(log) {
+            Ok(text) if text.len() >= 300_000 => {}
+            Ok(text) => wrong.push(format!("{} bytes of the log", text.len())),
+            Err(error) => wrong.push(format!("read: {error}")),
+        }
+    }
+    wrong
+}
+
+#[test]
+fn no_call_fails_of_those_that_the_kernel_does_not_repeat_nor_beside_a_log_that_is_followed() {
+    const WORKERS: usize = 12;
+    let lab = Lab::new("cutover-calls");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 256),
+        lab.disk("new", Format::Btrfs, 512),
+    );
+    for round in 0..2 * soak() {
+        let mut disks = [&old, &new];
+        disks.rotate_left(round as usize % 2);
+        let [from, to] = disks.map(|disk| disk.join(format!("round-{round}")));
+        for directory in ["d/dir", "q"] {
+            fs::create_dir_all(from.join(directory)).unwrap();
+        }
+        let own = (0..WORKERS).map(|who| format!("d/own-{who}"));
+        for file in ["d/file", "q/file"]
+            .map(String::from)
+            .into_iter()
+            .chain(own)
+        {
+            fs::write(from.join(file), "x").unwrap();
+        }
+        fs::create_dir(&to).unwrap();
+        let mut migration = lab.migration(&from, &to);
+        migration.start();
+        migration.wait_ready(LONG);
+        // As a server's: held to write alone, and so large that a reader would pass us by.
+        let path = migration.join("log");
+        let mut log = File::options()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .unwrap();
+        log.write_all(&vec![b'.'; 300_000]).unwrap();
+        let mut follower = File::open(&path).unwrap();
+        let mut seen = Vec::new();
+        follower.read_to_end(&mut seen).unwrap();
+        let (mount, ended) = (migration.mount(), AtomicBool::new(false));
+        let wrong: Vec<String> = std::thread::scope(|scope| {
+            let (path, ended) = (&path, &ended);
+            let reader = scope.spawn(move || read_by_path(path, ended));
+            let workers: Vec<_> = (0..WORKERS)
+                .map(|who| scope.spawn(move || name_things(mount, who, ended)))
+                .collect();
+            std::thread::sleep(Duration::from_millis(300));
+            let done = migration.command("cutover", &["--timeout", "60s"]);
+            std::thread::sleep(Duration::from_millis(200));
+            ended.store(true, Ordering::SeqCst);
+            done.expect(exit::OK);
+            let workers = workers.into_iter().chain([reader]);
+            workers.flat_map(|worker| worker.join().unwrap()).collect()
+        });
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        // What is written through the descriptor is on the new brick, and is heard of there.
+        log.write_all(b"a line\n").unwrap();
+        let mut more = String::new();
+        follower.read_to_string(&mut more).unwrap();
+        assert_eq!(more, "a line\n");
+        assert!(fs::read(&path).unwrap().ends_with(b".a line\n"));
+        drop((log, follower));
+        migration.daemon().wait_end(LONG);
+        hermitfs_tests::shell::run("umount", &[migration.mount()]);
+        for brick in [from, to] {
+            fs::remove_dir_all(brick).unwrap();
+        }
+    }
+}
+
 /// What stands at a path; nothing where a dead mount does.
 fn device(path: &Path) -> Option<(u64, u64)> {
     let meta = fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino()))
+}
+
+/// A cut-over that waits for what is in the way.
+fn waiting(migration: &Migration) -> Child {
+    let mut command = Command::new(built("hermitfs"));
+    command
+        .args(["cutover", "--timeout", "100s"])
+        .arg(migration.mount())
+        .env("HERMITFS_STATE_DIR", migration.state_dir())
+        .stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    until(LONG, "the cut-over to wait", || {
+        let under_way = &migration.status().0["cutover"];
+        let waits = under_way["phase"] == "waiting" && under_way["in_the_way"] == 1;
+        (waits && under_way["pid"] == child.id()).then_some(())
+    });
+    child
+}
+
+#[test]
+fn a_cut_over_is_its_caller_s_and_nothing_comes_of_it_when_he_leaves() {
+    let lab = Lab::new("cutover-cancelled");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 128),
+        lab.disk("new", Format::Ext4, 128),
+    );
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    for signal in [Signal::INT, Signal::HUP, Signal::KILL] {
+        let mut stays = Command::new("sleep")
+            .arg("100")
+            .current_dir(migration.mount())
+            .spawn()
+            .unwrap();
+        let child = waiting(&migration);
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        let who = format!("sleep ({})", stays.id());
+        assert!(
+            said.contains(&who) && said.contains("working directory"),
+            "{said}"
+        );
+        if signal != Signal::KILL {
+            assert_eq!(ended.status.code(), Some(130), "{said}");
+            assert!(said.contains("cancelled: no cut-over"), "{said}");
+        }
+        until(LONG, "the cut-over to be given up", || {
+            migration.status().0["cutover"].is_null().then_some(())
+        });
+        // What was in the way goes, and nothing strikes.
+        stays.kill().unwrap();
+        stays.wait().unwrap();
+        std::thread::sleep(Duration::from_millis(400));
+        assert_ne!(device(migration.mount()), device(new.path()), "{signal:?}");
+        fs::write(migration.join("file"), "of users").unwrap();
+    }
+    // A container's image in the mount: the kernel has it, and no process.
+    let (stack, other) = (lab.dir("stack"), lab.dir("other"));
+    fs::create_dir(migration.join("image")).unwrap();
+    let layers = format!(
+        "lowerdir={}:{}",
+        migration.join("image").display(),
+        other.display()
+    );
+    let stack = stack.to_string_lossy().into_owned();
+    hermitfs_tests::shell::run("mount", &["-t", "overlay", "none", "-o", &layers, &stack]);
+    migration.wait_ready(LONG);
+    migration
+        .command("cutover", &["--timeout", "100ms"])
+        .refused(exit::TRY_AGAIN, &["overlay"]);
+    hermitfs_tests::shell::run("umount", &[&stack]);
+    migration.cut_over();
+    hermitfs_tests::shell::run("umount", &[migration.mount()]);
 }
 
 /// As a cut-over leaves it that is killed when NEW is beneath the mount, and that is still there.

@@ -16,6 +16,7 @@ use crate::attributes::Atime;
 use crate::capabilities::Capabilities;
 use crate::convert::{absent, access, errno, file_attr};
 use crate::files::{Files, Open};
+use crate::former::Former;
 use crate::gate::Gate;
 use crate::hold::Hold;
 use crate::modes::{Access, Mode};
@@ -56,6 +57,10 @@ pub(crate) struct Door {
     /// Whether the volume was exchanged; while that is being done, the lock is held.
     pub(crate) exchanged: AtomicBool,
     pub(crate) exchanging: RwLock<()>,
+    /// What was below before an exchange, while somebody may be on his way there.
+    pub(crate) former: RwLock<Option<Arc<Former>>>,
+    /// Nobody is any more.
+    pub(crate) settled: AtomicBool,
     /// The kernel's device, for what fuser has no words for; while the session lives.
     pub(crate) device: RwLock<Option<OwnedFd>>,
 }
@@ -103,6 +108,8 @@ impl Door {
             lookups: Hold::default(),
             exchanged: AtomicBool::new(false),
             exchanging: RwLock::default(),
+            former: RwLock::default(),
+            settled: AtomicBool::new(false),
             device: RwLock::default(),
             volume: RwLock::new(volume),
             options,
@@ -179,7 +186,7 @@ impl Door {
     /// A look-up, where absence is an answer that can be remembered like any other.
     pub(crate) async fn lookup(&self, cx: &Context, dir: u64, name: &[u8]) -> Result<Found> {
         let _pass = self.lookups.enter().await;
-        let (dir, name) = (self.node(dir)?, Name::new(name)?);
+        let (dir, name) = (self.directory(cx, dir, name).await?, Name::new(name)?);
         match self.volume().lookup(cx, &dir, name).await {
             Ok(entry) => Ok(self.found(&entry)),
             Err(error) if error.errno() == Errno::ENOENT => Ok(Found {
@@ -213,8 +220,15 @@ impl Door {
         flags: OpenFlags,
         reply: &ReplyOpen,
     ) -> Result<(FileHandle, Granted)> {
+        self.openings
+            .wait_for_readers(self.node(id)?.identity())
+            .await;
         let _pass = self.opens.enter().await;
         let inode = self.node(id)?;
+        if self.nodes.is_apart(id) {
+            // The kernel walks the path again, and gets to know the file as another node.
+            return Err(Errno::ESTALE.into());
+        }
         let volume = &*self.volume();
         if self.options.shared {
             let mode = self.freshen(volume, cx, id, &inode, flags).await?;
@@ -397,6 +411,10 @@ impl Door {
         reply: &ReplyCreate,
     ) -> Result<(Found, FileHandle, Granted)> {
         let _pass = self.opens.enter().await;
+        if self.is_former(dir) {
+            // He came by a path, and that leads elsewhere by now.
+            return Err(Errno::ESTALE.into());
+        }
         let (dir, name) = (self.node(dir)?, Name::new(name)?);
         let mut flags = crate::convert::open_flags(raw_flags);
         if self.options.shared {

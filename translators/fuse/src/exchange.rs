@@ -9,6 +9,8 @@
 //!
 //! From then on others come to the same objects by other ways. So nothing is believed for any
 //! time, and pages go when their file has changed.
+//!
+//! Who was on his way to something by a path holds nothing; see [`former`](crate::former).
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hermitfs_api::{Attr, Context, Errno, File, Inode, Origin, Result, Time, Translator, block_on};
 
 use crate::door::Door;
+use crate::former::{Former, STRAGGLERS};
 use crate::modes::Mode;
 
 /// Works on a request; once more when the volume was exchanged under it and it failed for that.
@@ -148,9 +151,10 @@ impl Door {
             .map(|(_, open)| open.node)
             .collect();
         let exchanging = self.exchanging.write();
-        let known = self.nodes.exchange(new.root, nodes, &apart);
+        let nodes = self.nodes.exchange(new.root, nodes, apart);
         let files = self.files.exchange(&new.files);
         let volume = std::mem::replace(&mut *self.volume.write(), new.volume);
+        *self.former.write() = Some(Arc::new(Former { volume, nodes }));
         self.exchanged.store(true, Ordering::Release);
         drop(exchanging);
         let door = Arc::downgrade(self);
@@ -163,8 +167,20 @@ impl Door {
             keep_fresh(&door);
         };
         start("fuse-fresh", after);
-        // A million nodes take their time to go.
-        start("fuse-forget", move || drop((open, files, known, volume)));
+        let door = Arc::downgrade(self);
+        start("fuse-forget", move || {
+            drop((open, files));
+            let until = Instant::now() + STRAGGLERS;
+            while Instant::now() < until && door.upgrade().is_some_and(|door| door.has_session()) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            // A million nodes take their time to go.
+            if let Some(door) = door.upgrade() {
+                let former = door.former.write().take();
+                drop(former);
+                door.settled.store(true, Ordering::Release);
+            }
+        });
     }
 }
 

@@ -30,8 +30,8 @@ pub(crate) enum Mode {
     Passthrough,
     /// Reads and writes come to us, mappings go to the brick.
     Interposed,
-    /// Reads and writes come to us, past the kernel's pages: for who appends where others append
-    /// as well. Never decided here, and not counted: it goes with cached opens.
+    /// Reads and writes come to us, past the kernel's pages, which a write takes out. It cannot be
+    /// mapped shared, and it goes with cached opens.
     Direct,
 }
 
@@ -84,6 +84,7 @@ pub(crate) struct Modes {
     passthrough: u32,
     interposed: u32,
     cached: u32,
+    direct: u32,
     /// A writable mapping may have been made that bypasses us, and it may outlive its open.
     escaped: bool,
     /// How many were.
@@ -115,6 +116,7 @@ impl Modes {
                 }
                 self.written = 0;
             }
+            Step::Open(Mode::Direct) => self.direct += 1,
             _ => {}
         }
         step
@@ -123,6 +125,12 @@ impl Modes {
     fn decide(&mut self, access: Access, facts: Facts) -> Step {
         if self.cached > 0 {
             return Step::Open(Mode::Cached { keep: true });
+        }
+        if self.direct > 0 {
+            return Step::Open(match access {
+                Access::Write => Mode::Direct,
+                Access::Read | Access::Both => Mode::Cached { keep: !self.stale },
+            });
         }
         if self.escaped && !self.is_backed() {
             match facts.quiet {
@@ -137,6 +145,9 @@ impl Modes {
             return Step::Open(Mode::Cached { keep: !self.stale });
         }
         if !self.is_backed() {
+            if access == Access::Write && !self.escaped {
+                return Step::Open(Mode::Direct);
+            }
             if access == Access::Read && !self.escaped {
                 match facts.small {
                     None => return Step::AskSize,
@@ -171,7 +182,7 @@ impl Modes {
             Mode::Cached { .. } => &mut self.cached,
             Mode::Passthrough => &mut self.passthrough,
             Mode::Interposed => &mut self.interposed,
-            Mode::Direct => return false,
+            Mode::Direct => &mut self.direct,
         };
         *count = count.saturating_sub(1);
         let surplus = self.is_closed() && self.written >= SURPLUS;
@@ -211,12 +222,12 @@ impl Modes {
 
     /// Nothing is open, and nothing has to be remembered.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.is_backed() && self.cached == 0 && !self.escaped && !self.stale
+        self.is_closed() && !self.escaped && !self.stale
     }
 
     /// Nothing is open.
     pub(crate) fn is_closed(&self) -> bool {
-        !self.is_backed() && self.cached == 0
+        !self.is_backed() && self.cached == 0 && self.direct == 0
     }
 }
 
@@ -249,8 +260,16 @@ mod tests {
         assert_eq!(opened(&mut read, Access::Both), Mode::Interposed);
 
         let mut write = Modes::default();
-        assert_eq!(opened(&mut write, Access::Write), Mode::Interposed);
-        assert_eq!(opened(&mut write, Access::Read), Mode::Passthrough);
+        assert_eq!(opened(&mut write, Access::Write), Mode::Direct);
+        assert_eq!(opened(&mut write, Access::Write), Mode::Direct);
+        assert_eq!(
+            opened(&mut write, Access::Read),
+            Mode::Cached { keep: true }
+        );
+        assert_eq!(
+            opened(&mut write, Access::Both),
+            Mode::Cached { keep: true }
+        );
 
         let mut both = Modes::default();
         for access in [Access::Both, Access::Read, Access::Write] {
@@ -278,6 +297,7 @@ mod tests {
         }
         // What bypasses us already decides, and who only writes wants his ranges exact.
         let mut modes = Modes::default();
+        opened(&mut modes, Access::Read);
         assert_eq!(
             modes.open(Access::Write, small),
             Step::Open(Mode::Interposed)
@@ -286,6 +306,21 @@ mod tests {
             modes.open(Access::Read, unasked),
             Step::Open(Mode::Passthrough)
         );
+    }
+
+    #[test]
+    fn who_writes_alone_keeps_nobody_past_the_door() {
+        let mut modes = Modes::default();
+        let log = opened(&mut modes, Access::Write);
+        // Whatever its size: nothing is asked for.
+        let follower = opened(&mut modes, Access::Read);
+        assert_eq!(follower, Mode::Cached { keep: true });
+        assert!(!modes.is_backed());
+        modes.release(log, 0);
+        assert!(!modes.is_closed(), "it is followed");
+        modes.release(follower, 0);
+        assert!(modes.is_idle());
+        assert_eq!(opened(&mut modes, Access::Read), Mode::Passthrough);
     }
 
     #[test]
@@ -364,7 +399,7 @@ mod tests {
         assert!(!modes.release(cached, 1));
         // What never was in the pages does not count.
         opened(&mut modes, Access::Write);
-        assert!(!modes.release(Mode::Interposed, SURPLUS));
+        assert!(!modes.release(Mode::Direct, SURPLUS));
     }
 
     #[test]
@@ -400,8 +435,10 @@ mod tests {
     impl KernelInode {
         fn open(&mut self, mode: Mode) -> bool {
             match mode {
-                Mode::Cached { .. } if self.backed > 0 => return false,
+                Mode::Cached { .. } | Mode::Direct if self.backed > 0 => return false,
                 Mode::Cached { .. } => self.cached += 1,
+                // No mode of its inode at all.
+                Mode::Direct => {}
                 _ if self.cached > 0 => return false,
                 _ => self.backed += 1,
             }
@@ -411,6 +448,7 @@ mod tests {
         fn release(&mut self, mode: Mode) {
             match mode {
                 Mode::Cached { .. } => self.cached -= 1,
+                Mode::Direct => {}
                 _ => self.backed -= 1,
             }
         }
@@ -473,6 +511,8 @@ mod tests {
                         }
                         if access == Access::Write {
                             prop_assert_ne!(mode, Mode::Passthrough);
+                        } else {
+                            prop_assert_ne!(mode, Mode::Direct, "it may be mapped");
                         }
                         open.push(mode);
                     },

@@ -207,6 +207,14 @@ impl Mount {
         self.door.exchange(new);
     }
 
+    /// Waits until nobody who was on his way at the exchange needs what was below before: a moment,
+    /// and no time at all when nothing is held. Then the old volume is let go.
+    pub fn settle(&self) {
+        while self.is_live() && !self.door.settled.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until the session has ended, whoever unmounted it, and all its requests with it.
     pub fn wait(&self) {
         self.session.wait(None);

@@ -40,6 +40,11 @@ struct Node {
     lookups: u64,
 }
 
+/// What the kernel knew before an exchange and nobody held. Requests that were on their way may
+/// still ask for it.
+#[derive(Default)]
+pub(crate) struct FormerNodes(Vec<Mutex<Map<Node>>>);
+
 pub(crate) struct Nodes {
     root: RwLock<Arc<Inode>>,
     numbers: Numbers,
@@ -54,6 +59,10 @@ struct Successors {
     nodes: HashMap<Identity, u64>,
     /// What the kernel knows a node as.
     known_as: HashMap<u64, Identity>,
+    /// Somebody held it at the exchange.
+    held: HashSet<u64>,
+    /// Open in a way that no new open can share.
+    apart: HashSet<u64>,
 }
 
 impl Nodes {
@@ -144,23 +153,28 @@ impl Nodes {
         &self,
         root: Arc<Inode>,
         nodes: HashMap<u64, Arc<Inode>>,
-        apart: &HashSet<u64>,
-    ) -> impl Send + use<> {
-        let mut successors = Successors::default();
-        let root = std::mem::replace(&mut *self.root.write(), root);
-        let before: Vec<Map<Node>> = self
+        apart: HashSet<u64>,
+    ) -> FormerNodes {
+        let mut successors = Successors {
+            held: nodes.keys().copied().collect(),
+            ..Successors::default()
+        };
+        *self.root.write() = root;
+        let mut before: Vec<Map<Node>> = self
             .shards
             .iter()
             .map(|shard| std::mem::take(&mut *shard.lock()))
             .collect();
         for (id, inode) in nodes {
             let shard = self.at(id);
-            let Some((lookups, was)) = before[shard]
-                .get(&id)
-                .map(|node| (node.lookups, node.inode.identity()))
+            let Some(Node {
+                lookups,
+                inode: was,
+            }) = before[shard].remove(&id)
             else {
                 continue;
             };
+            let was = was.identity();
             if !apart.contains(&id) {
                 successors.nodes.insert(inode.identity(), id);
                 successors.known_as.insert(id, was);
@@ -169,8 +183,44 @@ impl Nodes {
                 .lock()
                 .insert(id, Node { inode, lookups });
         }
+        successors.apart = apart;
         *self.successors.write() = successors;
-        (root, before)
+        FormerNodes(before.into_iter().map(Mutex::new).collect())
+    }
+
+    /// Puts its successor behind a node that the kernel knew before an exchange. `None` when it has
+    /// been forgotten meanwhile.
+    pub(crate) fn adopt(&self, id: u64, inode: Arc<Inode>, former: &FormerNodes) -> Option<()> {
+        let mut successors = self.successors.write();
+        let mut shard = self.shard(id).lock();
+        if shard.contains_key(&id) {
+            return Some(());
+        }
+        let was = former.0.get(self.at(id))?.lock().remove(&id)?;
+        // Who held it is known under that node already.
+        if let Entry::Vacant(free) = successors.nodes.entry(inode.identity()) {
+            free.insert(id);
+            successors.known_as.insert(id, was.inode.identity());
+        }
+        let lookups = was.lookups;
+        shard.insert(id, Node { inode, lookups });
+        Some(())
+    }
+
+    /// What a node was before an exchange.
+    pub(crate) fn was(&self, id: u64, former: &FormerNodes) -> Option<Arc<Inode>> {
+        let shard = former.0.get(self.at(id))?.lock();
+        shard.get(&id).map(|node| node.inode.clone())
+    }
+
+    /// Whether somebody held this at the exchange.
+    pub(crate) fn is_held(&self, id: u64) -> bool {
+        self.successors.read().held.contains(&id)
+    }
+
+    /// Whether it is open in a way that no new open can share.
+    pub(crate) fn is_apart(&self, id: u64) -> bool {
+        self.successors.read().apart.contains(&id)
     }
 
     /// The node under which users see this number.
@@ -294,7 +344,7 @@ mod tests {
         nodes.remember(&other);
         let (root, successor) = (inode(7, 5, 0), inode(7, 99, 0));
         let wanted = HashMap::from([(12, successor.clone()), (55, inode(7, 98, 0))]);
-        drop(nodes.exchange(root.clone(), wanted, &HashSet::new()));
+        drop(nodes.exchange(root.clone(), wanted, HashSet::new()));
         assert!(Arc::ptr_eq(&nodes.get(12).unwrap(), &successor));
         assert!(Arc::ptr_eq(&nodes.get(ROOT).unwrap(), &root));
         assert!(nodes.get(13).is_none());
@@ -309,6 +359,30 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_nobody_held_is_adopted_with_what_the_kernel_has_counted() {
+        let nodes = Nodes::new(inode(1, 2, 0));
+        let (passing, gone) = (inode(1, 12, 7), inode(1, 13, 0));
+        nodes.remember(&passing);
+        nodes.remember(&passing);
+        nodes.remember(&gone);
+        let former = nodes.exchange(inode(7, 5, 0), HashMap::new(), HashSet::new());
+        assert!(nodes.get(12).is_none() && !nodes.is_held(12));
+        assert!(Arc::ptr_eq(&nodes.was(12, &former).unwrap(), &passing));
+        let successor = inode(7, 99, 3);
+        for _ in 0..2 {
+            assert!(nodes.adopt(12, successor.clone(), &former).is_some());
+        }
+        assert!(Arc::ptr_eq(&nodes.get(12).unwrap(), &successor));
+        assert_eq!(nodes.known_as(12, &successor), passing.identity());
+        assert_eq!(nodes.remember(&successor), 12);
+        nodes.forget(12, 2);
+        assert!(nodes.get(12).is_some(), "given out once more");
+        nodes.forget(12, 1);
+        assert!(nodes.get(12).is_none());
+        assert!(nodes.adopt(55, successor, &former).is_none(), "never known");
+    }
+
+    #[test]
     fn a_successor_that_is_found_by_name_is_the_node_that_is_held() {
         let nodes = Nodes::new(inode(1, 2, 0));
         let (held, apart) = (inode(1, 12, 7), inode(1, 13, 8));
@@ -316,7 +390,7 @@ mod tests {
         nodes.remember(&apart);
         let (successor, other) = (inode(7, 99, 3), inode(7, 98, 4));
         let wanted = HashMap::from([(12, successor.clone()), (13, other.clone())]);
-        drop(nodes.exchange(inode(7, 5, 0), wanted, &HashSet::from([13])));
+        drop(nodes.exchange(inode(7, 5, 0), wanted, HashSet::from([13])));
         assert_eq!(nodes.remember(&successor), 12);
         assert_eq!(nodes.known_as(12, &successor), held.identity());
         assert_ne!(nodes.remember(&other), 13);

@@ -5,12 +5,14 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use fuser::{BackingId, ReplyCreate, ReplyOpen};
 use hermitfs_api::{Context, Errno, Error, Identity, Inode, Lend, Lent, Result, Translator};
 use parking_lot::Mutex;
 
 use crate::modes::{Access, Facts, Mode, Modes, Step};
+use crate::patience::{IN_VAIN, Patience};
 
 const SHARDS: usize = 16;
 
@@ -57,6 +59,8 @@ struct Opened {
     modes: Modes,
     backing: Option<Arc<BackingId>>,
     inode: Weak<Inode>,
+    /// Until then nobody waits again for those who have it open past the door.
+    in_vain: Option<Instant>,
 }
 
 pub(crate) struct Openings {
@@ -68,7 +72,10 @@ pub(crate) struct Openings {
     lends: AtomicBool,
     /// A mapping may have escaped, of any file, at any time.
     escaped: AtomicBool,
+    /// It was asked.
+    asked: AtomicBool,
     shards: Vec<Mutex<HashMap<Identity, Opened>>>,
+    patience: Patience,
 }
 
 impl Openings {
@@ -78,7 +85,9 @@ impl Openings {
             wanted: AtomicBool::new(wanted),
             lends: AtomicBool::new(true),
             escaped: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            patience: Patience::default(),
         }
     }
 
@@ -88,6 +97,28 @@ impl Openings {
 
     pub(crate) fn set_wanted(&self, wanted: bool) {
         self.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// While nothing is to be opened past the door any more, but others have this file open so:
+    /// waits a moment for them, as this open would have to be as theirs. Readers who come and go
+    /// would be there for ever.
+    pub(crate) async fn wait_for_readers(&self, identity: Identity) {
+        if self.wanted.load(Ordering::Relaxed) {
+            return;
+        }
+        let waits = |opened: &Opened| {
+            let again = opened.in_vain.is_none_or(|until| Instant::now() >= until);
+            opened.modes.is_backed() && again
+        };
+        let free = || {
+            let shard = self.shard(identity).lock();
+            self.wanted.load(Ordering::Relaxed) || !shard.get(&identity).is_some_and(waits)
+        };
+        if !self.patience.until(free).await
+            && let Some(opened) = self.shard(identity).lock().get_mut(&identity)
+        {
+            opened.in_vain = Some(Instant::now() + IN_VAIN);
+        }
     }
 
     /// Whether the volume has no descriptors of its own, so that asking it may take long.
@@ -117,7 +148,13 @@ impl Openings {
         let mut offer = None;
         loop {
             match self.step(inode, access, facts, &mut offer) {
-                Ok(granted) => return Ok(granted),
+                Ok(granted) => {
+                    // Whether it is far is of use to those who write as well.
+                    if granted.mode == Mode::Direct && !self.asked.load(Ordering::Relaxed) {
+                        self.lent(volume, cx, inode).await;
+                    }
+                    return Ok(granted);
+                }
                 Err(Step::AskSize) => {
                     let attr = volume.getattr(cx, inode, None).await;
                     facts.small = Some(attr.is_ok_and(|attr| attr.size <= SMALL));
@@ -161,6 +198,7 @@ impl Openings {
             modes: Modes::default(),
             backing: None,
             inode: Arc::downgrade(inode),
+            in_vain: None,
         });
         match opened.modes.open(access, facts) {
             Step::Open(mode) if mode.is_backed() => {
@@ -180,6 +218,21 @@ impl Openings {
         }
     }
 
+    /// A descriptor to read from, if the volume has any.
+    async fn lent(
+        &self,
+        volume: &dyn Translator,
+        cx: &Context,
+        inode: &Arc<Inode>,
+    ) -> Option<Lent> {
+        let lent = volume.lend(cx, inode, Lend::Read).await.ok()?;
+        self.asked.store(true, Ordering::Relaxed);
+        if lent.is_none() {
+            self.lends.store(false, Ordering::Relaxed);
+        }
+        lent
+    }
+
     async fn backing(
         &self,
         volume: &dyn Translator,
@@ -187,10 +240,7 @@ impl Openings {
         inode: &Arc<Inode>,
         backer: &impl Backer,
     ) -> Option<BackingId> {
-        let Some(brick) = volume.lend(cx, inode, Lend::Read).await.ok()? else {
-            self.lends.store(false, Ordering::Relaxed);
-            return None;
-        };
+        let brick = self.lent(volume, cx, inode).await?;
         match backer.back(&brick) {
             Ok(backing) => Some(backing),
             Err(error) => {

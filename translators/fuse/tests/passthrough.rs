@@ -5,7 +5,8 @@ mod common;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::{Lender, Mounted, errno};
 use hermitfs_api::Errno;
@@ -15,19 +16,87 @@ use hermitfs_fuse::Op;
 fn reads_bypass_the_door_and_see_every_write_at_once() {
     let (lender, seen) = Lender::new();
     let mounted = Mounted::new(lender);
-    let mut writer = File::create(mounted.at("file")).unwrap();
-    writer.write_all(b"one").unwrap();
-    let mut reader = File::open(mounted.at("file")).unwrap();
-    let mut text = String::new();
-    reader.read_to_string(&mut text).unwrap();
-    writer.write_all(b" two").unwrap();
-    reader.read_to_string(&mut text).unwrap();
-    assert_eq!(text, "one two");
-    assert_eq!(fs::metadata(mounted.at("file")).unwrap().len(), 7);
+    fs::write(mounted.at("file"), big("one")).unwrap();
+    let reader = File::open(mounted.at("file")).unwrap();
+    let writes = mounted.requests(Op::Write);
+    let writer = File::options()
+        .write(true)
+        .open(mounted.at("file"))
+        .unwrap();
+    let mut text = [0; 7];
+    for word in [b"one two", b"two one"] {
+        writer.write_all_at(word, 0).unwrap();
+        reader.read_exact_at(&mut text, 0).unwrap();
+        assert_eq!(&text, word);
+    }
     assert_eq!(mounted.requests(Op::Read), 0, "no read came here");
-    assert_eq!(mounted.requests(Op::Write), 2, "each write did");
+    assert_eq!(mounted.requests(Op::Write) - writes, 2, "each write did");
     assert_eq!(mounted.mount.statistics().bypassing, 2);
     assert_eq!(seen.lent_to_write.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn whoever_follows_what_somebody_writes_sees_it_at_once_and_comes_to_the_door() {
+    let (lender, _) = Lender::new();
+    let mounted = Mounted::new(lender);
+    let mut log = File::create(mounted.at("log")).unwrap();
+    log.write_all(&big("one")).unwrap();
+    let size = log.metadata().unwrap().len();
+    let mut follower = File::open(mounted.at("log")).unwrap();
+    let mut seen = Vec::new();
+    assert_eq!(follower.read_to_end(&mut seen).unwrap() as u64, size);
+    for line in ["a line\n", "and another\n"] {
+        log.write_all(line.as_bytes()).unwrap();
+        let mut more = String::new();
+        follower.read_to_string(&mut more).unwrap();
+        assert_eq!(more, line);
+    }
+    // What was read before, and what is mapped.
+    log.write_all_at(b"two", 0).unwrap();
+    let mut text = [0; 3];
+    follower.read_exact_at(&mut text, 0).unwrap();
+    assert_eq!(&text, b"two");
+    assert_eq!(mounted.mount.statistics().bypassing, 0);
+    assert!(mounted.mount.open_files().iter().all(|open| !open.bypasses));
+}
+
+#[test]
+fn readers_who_come_and_go_are_not_there_for_ever() {
+    let (lender, _) = Lender::new();
+    let mounted = Mounted::new(lender);
+    let path = mounted.at("file");
+    fs::write(&path, big("content")).unwrap();
+    let bypass = || mounted.mount.open_files().iter().any(|open| open.bypasses);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for turn in 0..3u64 {
+            let (path, ended) = (&path, &ended);
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(20 * turn));
+                while !ended.load(Ordering::SeqCst) {
+                    let open = File::open(path).unwrap();
+                    std::thread::sleep(Duration::from_millis(60));
+                    drop(open);
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(bypass());
+        mounted.mount.set_passthrough(false);
+        let until = Instant::now() + Duration::from_secs(20);
+        while bypass() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ended.store(true, Ordering::SeqCst);
+        assert!(Instant::now() < until, "there is always one");
+    });
+    // Of one who stays nobody waits for long.
+    mounted.mount.set_passthrough(true);
+    let stays = File::open(&path).unwrap();
+    mounted.mount.set_passthrough(false);
+    fs::read(&path).unwrap();
+    assert!(bypass());
+    drop(stays);
 }
 
 #[test]

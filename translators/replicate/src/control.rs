@@ -153,4 +153,7 @@ pub enum NotReady {
     /// The sink could not be synced.
     #[error("the sink could not be synced: {0}")]
     Sync(String),
+    /// It was not wanted any more.
+    #[error("cancelled: who asked for it does not wait for it any more")]
+    GivenUp,
 }

@@ -220,7 +220,15 @@ impl Healer {
                 self.note_loss(source, Class::Compression, Some(how)).await;
             }
         }
-        held_back.extend(bent(attr, &after));
+        if let Some(bent) = bent(attr, &after) {
+            // What was read piece by piece may not have been so at one moment: an ACL and the mode
+            // share bits. Whoever changed it meanwhile has marked it.
+            let now = self.source.getattr(&HEAL, source, None).await;
+            if changed(attr, &now.at_source("read attributes")?) {
+                return Err(Setback::Later(20));
+            }
+            held_back.push(bent);
+        }
         all_of(held_back)
     }
 
@@ -321,10 +329,15 @@ async fn read_xattrs(
     Ok(all)
 }
 
+/// Whether somebody has changed an object's attributes between two looks.
+fn changed(before: &Attr, now: &Attr) -> bool {
+    let told = |attr: &Attr| (attr.ctime, attr.mtime, attr.mode, attr.uid, attr.gid);
+    told(before) != told(now)
+}
+
 /// What the sink made of the attributes that it was given.
 pub(super) fn bent(wanted: &Attr, got: &Attr) -> Option<Trouble> {
-    // Twice, as what was read of the source piece by piece may not have been so at one moment: an ACL and
-    // the mode share bits.
+    // Twice, as the source may have been changed, and back again, within one tick of its clock.
     let told = |operation, reason| {
         let told = Trouble::told(Side::Sink, operation, None, reason);
         Some(told.when_met(2))
@@ -367,4 +380,86 @@ pub(super) fn looks_equal(source: &Attr, sink: &Attr) -> bool {
         && (source.uid, source.gid) == (sink.uid, sink.gid)
         && source.mtime == sink.mtime
         && source.rdev == sink.rdev
+}
+
+#[cfg(test)]
+mod tests {
+    use hermitfs_api::{
+        Context, Entry, Filter, Name, OpenFlags, Result, Translator, async_trait, block_on,
+    };
+    use hermitfs_testkit::Memory;
+
+    use super::*;
+    use crate::heal::between;
+
+    /// A source of which somebody changes the mode whenever its attributes are read.
+    struct Busy(Memory, bool);
+
+    /// A sink that makes another mode of each.
+    struct Bends(Memory);
+
+    #[async_trait]
+    impl Filter for Busy {
+        fn below(&self) -> &dyn Translator {
+            &self.0
+        }
+
+        async fn listxattr(&self, cx: &Context, inode: &Arc<Inode>) -> Result<Vec<u8>> {
+            let mode = SetAttr {
+                mode: Some(0o640),
+                ..SetAttr::default()
+            };
+            if self.1 {
+                self.0.setattr(cx, inode, None, &mode).await?;
+            }
+            self.0.listxattr(cx, inode).await
+        }
+    }
+
+    #[async_trait]
+    impl Filter for Bends {
+        fn below(&self) -> &dyn Translator {
+            &self.0
+        }
+
+        async fn setattr(
+            &self,
+            cx: &Context,
+            inode: &Arc<Inode>,
+            file: Option<&File>,
+            set: &SetAttr,
+        ) -> Result<Attr> {
+            let attr = self.0.setattr(cx, inode, file, set).await?;
+            Ok(Attr {
+                mode: 0o755,
+                ..attr
+            })
+        }
+    }
+
+    fn healed(busy: bool) -> Step<()> {
+        let source: Arc<dyn Translator> = Arc::new(Busy(Memory::with_dev(1), busy));
+        let sink: Arc<dyn Translator> = Arc::new(Bends(Memory::with_dev(2)));
+        let healer = between(source.clone(), sink.clone());
+        let name = Name::new(b"file").unwrap();
+        let make = |brick: &dyn Translator, root: &Arc<Inode>| -> Entry {
+            let made = brick.create(&HEAL, root, name, OpenFlags::WRITE, 0o600, 0);
+            let (entry, file) = block_on(made).unwrap();
+            block_on(brick.release(&HEAL, &file)).unwrap();
+            entry
+        };
+        let file = make(&*source, &healer.source_root);
+        let image = make(&*sink, &healer.sink_root().unwrap());
+        let before = Image::Old(&image.attr);
+        block_on(healer.meta(&file.inode, &file.attr, &image.inode, None, before))
+    }
+
+    #[test]
+    fn what_users_change_meanwhile_is_no_fault_of_the_sink() {
+        assert!(matches!(healed(true), Err(Setback::Later(_))));
+        let Err(Setback::Object(trouble)) = healed(false) else {
+            panic!("the mode is another one");
+        };
+        assert!(trouble.reason.contains("0755"), "{}", trouble.reason);
+    }
 }

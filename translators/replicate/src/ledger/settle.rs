@@ -68,6 +68,11 @@ impl Ledger {
                 self.state_mut(oid, piece, |state| state.not_before = now + BEHIND);
                 false
             }
+            // What users did meanwhile may look the same.
+            Outcome::Failed(trouble) if trouble.met_at_least > 1 && !stands => {
+                self.state_mut(oid, piece, |state| state.not_before = now + AGAIN);
+                false
+            }
             Outcome::Failed(trouble) => {
                 let wait = self.failed((oid, piece.clone()), trouble);
                 self.state_mut(oid, piece, |state| state.not_before = now + wait);
@@ -242,6 +247,18 @@ mod tests {
         assert_eq!(count, 2, "told once, and met once more");
         let goal = ledger.now_mark();
         assert_eq!(ledger.left_before(goal), (0, 1));
+    }
+
+    #[test]
+    fn what_is_doubtful_does_not_count_while_users_change_it() {
+        let mut ledger = marked();
+        for _ in 0..20 {
+            let generation = ledger.generation_of(FILE, &Piece::Body).unwrap();
+            mark(&mut ledger);
+            let outcome = failed(Errno::ESTALE);
+            ledger.finish(FILE, &Piece::Body, generation, outcome, 0);
+        }
+        assert!(ledger.errors() == 0 && ledger.met.is_empty());
     }
 
     #[test]

@@ -20,6 +20,11 @@ impl Replicate {
     /// Holds new changes of users, drains what is pending and syncs the sink, within the limit.
     /// On an error everything goes on as before.
     pub fn freeze(&self, limit: Duration) -> Result<(), NotReady> {
+        self.freeze_while(limit, &|| true)
+    }
+
+    /// The same, as long as it is wanted.
+    pub fn freeze_while(&self, limit: Duration, wanted: &dyn Fn() -> bool) -> Result<(), NotReady> {
         let deadline = Instant::now() + limit;
         let status = self.status();
         let mut reasons = Vec::new();
@@ -40,14 +45,19 @@ impl Replicate {
             return Err(NotReady::NotReady(reasons));
         }
         self.users.gate.freeze();
-        let done = self.drain(deadline, limit);
+        let done = self.drain(deadline, limit, wanted);
         if done.is_err() {
             self.thaw();
         }
         done
     }
 
-    fn drain(&self, deadline: Instant, limit: Duration) -> Result<(), NotReady> {
+    fn drain(
+        &self,
+        deadline: Instant,
+        limit: Duration,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), NotReady> {
         self.drain.store(true, Ordering::Relaxed);
         // Users are held: nothing is spared now.
         self.brake.lift(true);
@@ -71,6 +81,9 @@ impl Replicate {
                 .sum();
             if inside == 0 && pending == 0 {
                 break;
+            }
+            if !wanted() {
+                return Err(NotReady::GivenUp);
             }
             if Instant::now() >= deadline {
                 return Err(NotReady::Timeout {
