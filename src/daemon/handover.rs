@@ -25,7 +25,7 @@ use super::cutover::{
 };
 use super::errors;
 use super::serve::{Daemon, in_use};
-use super::swap::{Refusal, Swapped, not_ready};
+use super::swap::{Refusal, Swapped, can_drain, not_ready};
 use crate::users::Usage;
 
 /// One attempt: from serving to parted, or back.
@@ -45,6 +45,7 @@ pub(super) fn hand_over(
     if !users.is_empty() {
         return Err(in_the_way(&users));
     }
+    can_drain(pair, limit)?;
     let began = Instant::now();
     pair.freeze(limit).map_err(not_ready)?;
     if let Err(error) = daemon.mount.detach() {
@@ -77,6 +78,7 @@ pub(super) fn end_served(
     ready(pair)?;
     let held = within(limit, || {
         nobody(served).map_err(Refusal::Now)?;
+        can_drain(pair, limit)?;
         let began = Instant::now();
         pair.freeze(limit).map_err(not_ready)?;
         // Who has come meanwhile has waited, and works on.
