@@ -28,7 +28,7 @@ use super::cutover::{
 };
 use super::errors;
 use super::serve::{Daemon, in_use};
-use super::swap::{Refusal, Swapped, not_ready};
+use super::swap::{Refusal, Swapped, can_drain, not_ready};
 use crate::users::Usage;
 
 /// One attempt: from serving to parted, or back.
@@ -49,6 +49,7 @@ pub(super) fn hand_over(
     if !users.is_empty() {
         return Err(in_the_way(&users));
     }
+    can_drain(pair, limit)?;
     let began = Instant::now();
     hold(asker, pair, limit)?;
     if let Err(error) = daemon.mount.detach() {
@@ -98,6 +99,7 @@ pub(super) fn end_served(
     let _veil = settle(asker, served.beside.as_ref(), pair, limit)?;
     let held = within(asker, limit, || {
         nobody(served).map_err(Refusal::Now)?;
+        can_drain(pair, limit)?;
         let began = Instant::now();
         hold(asker, pair, limit)?;
         // Who has come meanwhile has waited, and works on.

@@ -167,9 +167,7 @@ impl Healer {
             if !equal {
                 self.write_all(to, at, block).await?;
             }
-            if before != Before::Stale {
-                self.tally.bytes(got as u64);
-            }
+            self.tally.moved(from.inode(), got as u64, equal);
             at += got as u64;
         }
         Ok(())

@@ -6,11 +6,13 @@ use hermitfs_api::{Attr, Entry, File, Inode, Kind, Make, Name, OpenFlags};
 
 use super::data::Before;
 use super::meta::{Image, looks_equal};
+use super::space::weight;
 use super::{HEAL, Healer};
 use crate::brake::OBJECT;
 use crate::ledger::{BodyWork, Outcome, Work};
 use crate::ranges::Ranges;
 use crate::record::{Oid, Piece, Trust};
+use crate::room::Need;
 use crate::trouble::{Blame, Setback, Step};
 
 impl Healer {
@@ -77,16 +79,32 @@ impl Healer {
             } else {
                 Before::Stale
             };
-            self.content(source, image, &attr, &body.data, before)
+            self.grow(source, image, (&attr, &there), &body.data, before)
                 .await?;
         } else if attr.kind == Kind::File && there.size != attr.size {
-            self.content(source, image, &attr, &Ranges::whole(), Before::Unknown)
+            let all = Ranges::whole();
+            self.grow(source, image, (&attr, &there), &all, Before::Unknown)
                 .await?;
         }
         if self.unseen(source, body.escaped).await? {
             return Err(Setback::Later(500));
         }
         self.meta(source, &attr, image, None, Image::Old(&there))
+            .await
+    }
+
+    /// The content of an image, as far as the sink has room for what it grows by.
+    async fn grow(
+        &self,
+        source: &Arc<Inode>,
+        image: &Arc<Inode>,
+        (attr, there): (&Attr, &Attr),
+        ranges: &Ranges,
+        before: Before,
+    ) -> Step<()> {
+        let need = Need::bytes(weight(attr).saturating_sub(weight(there)));
+        let content = self.content(source, image, attr, ranges, before);
+        self.with_room(Oid::from(source.identity()), need, content)
             .await
     }
 
@@ -132,16 +150,16 @@ impl Healer {
         there: &Entry,
         trust: Trust,
     ) -> Step<()> {
-        self.tally.file();
         if looks_equal(attr, &there.attr) && trust.covers(attr.ctime) {
-            self.tally.bytes(attr.size.min(attr.blocks * 512));
+            self.tally.looked(weight(attr));
             return self.flags_only(source, &there.inode).await;
         }
+        self.tally.looked(0);
         if attr.kind == Kind::File {
-            self.content(
+            self.grow(
                 source,
                 &there.inode,
-                attr,
+                (attr, &there.attr),
                 &Ranges::whole(),
                 Before::Unknown,
             )
@@ -160,9 +178,23 @@ impl Healer {
         sink_dir: &Arc<Inode>,
         name: &Name,
     ) -> Step<(Arc<Inode>, Step<()>)> {
-        if attr.kind == Kind::File {
-            return self.fresh_file(source, attr, sink_dir, name).await;
+        let (oid, file) = (Oid::from(source.identity()), attr.kind == Kind::File);
+        let need = Need::object(if file { weight(attr) } else { 0 });
+        if file {
+            let making = self.fresh_file(source, attr, sink_dir, name);
+            return self.with_room(oid, need, making).await;
         }
+        let making = self.fresh_other(source, attr, sink_dir, name);
+        self.with_room(oid, need, making).await
+    }
+
+    async fn fresh_other(
+        &self,
+        source: &Arc<Inode>,
+        attr: &Attr,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Step<(Arc<Inode>, Step<()>)> {
         self.brake.pay(OBJECT);
         let _making = self.making.acquire().await;
         let image = match attr.kind {
@@ -202,7 +234,7 @@ impl Healer {
                     .await
             }
         };
-        self.tally.file();
+        self.tally.made();
         Ok((image.inode, body))
     }
 
@@ -226,12 +258,12 @@ impl Healer {
         };
         drop(self.source.release(&HEAL, &from).await);
         let (image, body) = made?;
-        if let Err(Setback::Sink(trouble)) = body {
+        if let Err(setback @ (Setback::Sink(_) | Setback::Full(_))) = body {
             // Half a file is no image.
             drop(self.sink.unlink(&HEAL, sink_dir, name).await);
-            return Err(Setback::Sink(trouble));
+            return Err(setback);
         }
-        self.tally.file();
+        self.tally.made();
         Ok((image, body))
     }
 
