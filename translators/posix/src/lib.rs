@@ -16,8 +16,10 @@ mod names;
 mod node;
 mod options;
 mod ours;
+mod placeholder;
 mod posix;
 mod probe;
+mod space;
 mod streams;
 #[allow(unsafe_code, reason = "system calls that rustix does not have")]
 mod sys;
