@@ -25,6 +25,7 @@ mod removed;
 mod requests;
 mod served;
 mod service;
+mod space;
 mod stopped;
 mod submounts;
 mod trouble;

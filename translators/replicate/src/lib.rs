@@ -18,6 +18,7 @@ mod options;
 mod pair;
 mod ranges;
 mod record;
+mod shares;
 mod sleepers;
 mod timed;
 mod trouble;

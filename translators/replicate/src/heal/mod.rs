@@ -9,9 +9,13 @@ mod image;
 mod losses;
 mod meta;
 mod object;
+mod reserve;
 mod rest;
 mod several;
+mod share;
 mod slot;
+#[cfg(test)]
+mod space;
 mod staging;
 mod ways;
 
@@ -27,6 +31,7 @@ use crate::brake::Brake;
 use crate::copies::Copies;
 use crate::ledger::{Known, Ledger, Outcome, Work};
 use crate::record::{Bytes, Locator, Oid, Piece, Trust};
+use crate::shares::Shares;
 use crate::trouble::{Blame, Setback, Step, Trouble};
 
 pub(crate) use footing::Footing;
@@ -121,6 +126,14 @@ pub(crate) struct Healer {
     pub(crate) stop: AtomicBool,
     /// Threads that share one big file.
     pub(crate) lanes: usize,
+    /// What the source's files share, and where it is on the sink.
+    shares: Shares,
+    /// Whether the source tells where its files' space is, as far as is known.
+    source_tells: AtomicBool,
+    /// Whether files can share space on the sink, as far as is known.
+    sink_shares: AtomicBool,
+    /// Whether space can be reserved there, as far as is known.
+    sink_reserves: AtomicBool,
 }
 
 impl Healer {
@@ -152,6 +165,10 @@ impl Healer {
             tally: Tally::default(),
             stop: AtomicBool::new(false),
             lanes,
+            shares: Shares::default(),
+            source_tells: AtomicBool::new(true),
+            sink_shares: AtomicBool::new(true),
+            sink_reserves: AtomicBool::new(true),
         }
     }
 
