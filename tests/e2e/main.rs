@@ -28,6 +28,7 @@ mod room;
 mod served;
 mod service;
 mod sight;
+mod space;
 mod stopped;
 mod submounts;
 mod trouble;

@@ -45,6 +45,8 @@ pub const FOR_TESTS: &[Program] = &[
     program("mkfs.btrfs", "btrfs-progs"),
     program("mkfs.xfs", "xfsprogs"),
     program("mount", "mount"),
+    program("swapon", "mount"),
+    program("mkswap", "util-linux"),
     program("unshare", "util-linux"),
     program("setpriv", "util-linux"),
     program("debugfs", "e2fsprogs"),

@@ -225,3 +225,95 @@ pub fn as_user<T: Send>(id: u32, work: impl FnOnce() -> T + Send) -> T {
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
+
+/// A piece of a file's space, as `FS_IOC_FIEMAP` tells it: first byte, length, and whether nothing has been
+/// written there.
+pub type Piece = (u64, u64, bool);
+
+/// The pieces of a file's space, written out first; those that go on behind each other as one.
+pub fn space_of(file: &File) -> io::Result<Vec<Piece>> {
+    const EXTENTS: usize = 512;
+    let mut map = vec![0u64; 4 + EXTENTS * 7];
+    map[1] = u64::MAX;
+    map[2] = 1; // FIEMAP_FLAG_SYNC
+    map[3] = EXTENTS as u64;
+    // SAFETY: a `struct fiemap` with room for as many extents as it says, which lives through the call.
+    if unsafe { libc::ioctl(file.as_raw_fd(), 0xC020_660B, map.as_mut_ptr()) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let told = (map[2] >> 32) as usize;
+    let mut pieces: Vec<Piece> = Vec::new();
+    for extent in map[4..].chunks(7).take(told) {
+        let (at, len, unwritten) = (extent[0], extent[2], extent[5] & 0x800 != 0);
+        match pieces.last_mut() {
+            Some(last) if last.0 + last.1 == at && last.2 == unwritten => last.1 += len,
+            _ => pieces.push((at, len, unwritten)),
+        }
+    }
+    Ok(pieces)
+}
+
+/// Freezes the file system of a file, and thaws it again.
+pub fn freeze_and_thaw(file: &File) -> io::Result<()> {
+    const FIFREEZE: libc::c_ulong = 0xC004_5877;
+    const FITHAW: libc::c_ulong = 0xC004_5878;
+    for call in [FIFREEZE, FITHAW] {
+        let mut nothing = 0;
+        // SAFETY: neither call reads or writes more than the integer that is given, if that.
+        if unsafe { libc::ioctl(file.as_raw_fd(), call as _, &raw mut nothing) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Asks for a handle of what is open, as servers do that hand it out (name_to_handle_at(2)).
+pub fn can_give_handles(file: &File) -> io::Result<()> {
+    let mut handle = [0u32; 34];
+    handle[0] = 128;
+    let mut mount = 0;
+    // SAFETY: `handle` is a `struct file_handle` with room for 128 bytes, as it says.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            handle.as_mut_ptr(),
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    match answer {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a detached mount of a directory in which other owners are shown, as containers do; `namespace`
+/// is an open user namespace.
+pub fn can_be_idmapped(directory: &std::path::Path, namespace: &File) -> io::Result<()> {
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(rustix::fs::CWD, directory, flags)?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: namespace.as_raw_fd() as u64,
+    };
+    // SAFETY: the structure lives through the call and its size is said.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    match answer {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}

@@ -44,6 +44,8 @@ macro_rules! each_brick_call {
             fallocate: FallocateRequest => Empty;
             lseek: LseekRequest => CountReply;
             copy_file_range: CopyRequest => CountReply;
+            extents: ExtentsRequest => ExtentsReply;
+            clone_range: CopyRequest => Empty;
             statfs: ObjectRequest => StatfsReply;
             getlk: LockRequest => GetlkReply;
             setlk: LockRequest => Empty;

@@ -180,6 +180,30 @@ impl From<v1::StatfsReply> for api::StatFs {
     }
 }
 
+impl From<&api::Extent> for v1::Extent {
+    fn from(extent: &api::Extent) -> v1::Extent {
+        v1::Extent {
+            at: extent.at,
+            len: extent.len,
+            place: extent.place,
+            unwritten: extent.unwritten,
+            shared: extent.shared,
+        }
+    }
+}
+
+impl From<&v1::Extent> for api::Extent {
+    fn from(extent: &v1::Extent) -> api::Extent {
+        api::Extent {
+            at: extent.at,
+            len: extent.len,
+            place: extent.place,
+            unwritten: extent.unwritten,
+            shared: extent.shared,
+        }
+    }
+}
+
 impl From<&api::Lock> for v1::Lock {
     fn from(lock: &api::Lock) -> v1::Lock {
         v1::Lock {

@@ -2,9 +2,9 @@ use std::fmt::{self, Debug, Formatter};
 use std::sync::Arc;
 
 use crate::{
-    Allocate, Attr, Context, DirEntry, Entry, File, Fsx, Handle, Inode, Lend, Lent, Location, Lock,
-    Make, Name, NameBuf, OpenFlags, Origin, RenameFlags, Result, Role, Seek, SetAttr, StatFs,
-    Whole, XattrFlags,
+    Allocate, Attr, Context, DirEntry, Entry, Extent, File, Fsx, Handle, Inode, Lend, Lent,
+    Location, Lock, Make, Name, NameBuf, OpenFlags, Origin, RenameFlags, Result, Role, Seek,
+    SetAttr, StatFs, Whole, XattrFlags,
 };
 
 /// How an argument or an answer of an operation looks in a trace: short, on one line, and of
@@ -102,6 +102,12 @@ impl Brief for Vec<u8> {
 impl Brief for Vec<DirEntry> {
     fn brief(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} entries", self.len())
+    }
+}
+
+impl Brief for Vec<Extent> {
+    fn brief(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} extents", self.len())
     }
 }
 

@@ -20,7 +20,8 @@ pub struct Snapshot {
     pub entry: Entry,
     /// A file's bytes, as many as it had then or fewer if it has been cut since; a symbolic
     /// link's target. `None` for anything else, and for a file that is larger than was asked for
-    /// or may have holes (it has fewer blocks than bytes).
+    /// or may have holes (it has fewer blocks than bytes), space that is reserved behind its end, or space
+    /// that it shares with others.
     pub content: Option<Vec<u8>>,
     /// All extended attributes, ACLs among them.
     pub xattrs: Xattrs,
@@ -31,6 +32,12 @@ pub struct Snapshot {
 impl Snapshot {
     /// An answer ends with the object that brings it to so many bytes.
     pub const AT_ONCE: usize = 512 << 10;
+
+    /// So much more space than it has bytes is a file's last block, and what its attributes take.
+    pub const NO_RESERVE: u64 = 16 << 10;
+
+    /// A file of at least so many bytes that shares its space with others has no content in a snapshot.
+    pub const SHARED_FROM: u64 = 32 << 10;
 
     /// E2BIG for an object whose extended attributes have more bytes than this.
     pub const XATTRS_AT_MOST: usize = 64 << 10;
@@ -172,9 +179,11 @@ async fn look_at(
 }
 
 /// Whether all of its content goes into a snapshot: a regular file, small enough, and not worth a
-/// look for holes.
+/// look for holes, or for space that is reserved behind its end.
 pub fn is_small(attr: &Attr, most: u64) -> bool {
-    attr.kind == Kind::File && attr.size <= most && attr.blocks.saturating_mul(512) >= attr.size
+    let space = attr.blocks.saturating_mul(512);
+    let least = attr.size.saturating_add(Snapshot::NO_RESERVE);
+    attr.kind == Kind::File && attr.size <= most && (attr.size..=least).contains(&space)
 }
 
 async fn read_all(

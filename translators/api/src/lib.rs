@@ -30,8 +30,8 @@ pub use name::{InvalidName, Name, NameBuf};
 pub use poll::{block_on, poll_for, poll_once};
 pub use translator::{Filter, Fop, Translator};
 pub use types::{
-    Allocate, DirEntry, Entry, Lend, Location, Lock, LockKind, Make, RenameFlags, Role, Seek,
-    XattrFlags,
+    Allocate, DirEntry, Entry, Extent, Lend, Location, Lock, LockKind, Make, RenameFlags, Role,
+    Seek, XattrFlags,
 };
 
 /// The trait attribute that room authors put over their `impl Translator`.

@@ -3,9 +3,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    Allocate, Attr, Context, DirEntry, Entry, File, Fsx, Handle, Inode, Lend, Lent, Location, Lock,
-    Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, Snapshot, StatFs,
-    Whole, XattrFlags,
+    Allocate, Attr, Context, DirEntry, Entry, Extent, File, Fsx, Handle, Inode, Lend, Lent,
+    Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
+    Snapshot, StatFs, Whole, XattrFlags,
 };
 
 /// What the table of operations is made into: both traits, the forwarding of filters, and [`Fop`].
@@ -210,6 +210,16 @@ macro_rules! with_operations {
 
             /// copy_file_range(2) within the volume. May copy less than asked for.
             changes CopyFileRange: fn copy_file_range(cx: &Context, from: &Arc<File>, from_at: u64, to: &Arc<File>, to_at: u64, len: u64) -> Result<u64>;
+
+            /// Where a file's space is on the brick's disk, from an offset in bytes on, in order, also
+            /// behind its end: at most `max` pieces, none when there are no more. EOPNOTSUPP where the
+            /// brick's file system does not tell. See [`Extent`].
+            reads Extents: fn extents(cx: &Context, file: &Arc<File>, from: u64, max: usize) -> Result<Vec<Extent>>;
+
+            /// Makes a range share the space of another one, and have its content (`FICLONERANGE`,
+            /// ioctl_ficlonerange(2)): all of it or nothing. EINVAL where the file system's blocks do not
+            /// fit, EOPNOTSUPP or EXDEV where it has no such thing.
+            changes CloneRange: fn clone_range(cx: &Context, from: &Arc<File>, from_at: u64, to: &Arc<File>, to_at: u64, len: u64) -> Result<()>;
 
             /// statvfs(3).
             reads Statfs: fn statfs(cx: &Context, inode: &Arc<Inode>) -> Result<StatFs>;

@@ -171,6 +171,32 @@ pub enum Seek {
     Hole,
 }
 
+/// A piece of a file's space on the disk ([`extents`](crate::Translator::extents)).
+///
+/// It is a hint: what is only in the page cache yet has no place, and what had one may have got another
+/// since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte in the file.
+    pub at: u64,
+    /// Bytes.
+    pub len: u64,
+    /// First byte on the disk, where the file system tells; of any two pieces that stand for one, the
+    /// same.
+    pub place: Option<u64>,
+    /// It is reserved and reads as zeros: nothing has been written there.
+    pub unwritten: bool,
+    /// Other files, or other ranges of this one, have it as well.
+    pub shared: bool,
+}
+
+impl Extent {
+    /// The first byte behind it.
+    pub fn end(&self) -> u64 {
+        self.at.saturating_add(self.len)
+    }
+}
+
 /// Flags of setxattr(2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum XattrFlags {

@@ -44,7 +44,7 @@ requests! {
     RootRequest ObjectRequest LookupRequest GetattrRequest SetattrRequest MknodRequest MkdirRequest
     SymlinkRequest LinkRequest NameRequest RenameRequest CreateRequest OpenRequest ReadRequest
     WriteRequest FlushRequest FsyncRequest FsyncdirRequest ReaddirRequest XattrRequest
-    SetxattrRequest SetFlagsRequest SetFsxRequest FallocateRequest LseekRequest CopyRequest LockRequest
+    SetxattrRequest SetFlagsRequest SetFsxRequest FallocateRequest LseekRequest CopyRequest ExtentsRequest LockRequest
     SyncRequest RoleRequest SnapshotRequest MakeWholeRequest
 }
 

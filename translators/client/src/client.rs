@@ -4,8 +4,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hermitfs_api::{
-    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Fsx, Handle, Identity, Inode,
-    Kind, Lend, Lent, Location, Lock, LockKind, Make, Name, NameBuf, OpenFlags, Origin,
+    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, Extent, File, Fsx, Handle, Identity,
+    Inode, Kind, Lend, Lent, Location, Lock, LockKind, Make, Name, NameBuf, OpenFlags, Origin,
     RenameFlags, Result, Role, Seek, SetAttr, Snapshot, StatFs, Translator, Whole, XattrFlags,
 };
 use hermitfs_proto::brick::{MAX_DATA, Malformed, v1};
@@ -898,6 +898,41 @@ impl Translator for Client {
             len: len,
         }; from = source; to = sink);
         Ok(answered.reply.count)
+    }
+
+    async fn extents(
+        &self,
+        cx: &Context,
+        file: &Arc<File>,
+        from: u64,
+        max: usize,
+    ) -> Result<Vec<Extent>> {
+        let opened = self.opened(file)?;
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let answered =
+            call!(self, cx, Reads, extents, ExtentsRequest { from: from, max: max }; file = opened);
+        Ok(answered.reply.extents.iter().map(Into::into).collect())
+    }
+
+    async fn clone_range(
+        &self,
+        cx: &Context,
+        from: &Arc<File>,
+        from_at: u64,
+        to: &Arc<File>,
+        to_at: u64,
+        len: u64,
+    ) -> Result<()> {
+        let same = Arc::ptr_eq(from.inode(), to.inode());
+        let (source, sink) = (self.opened(from)?, self.opened(to)?);
+        // Within one file the second time may share what the first one brought.
+        let nature = if same { Once } else { Again };
+        call!(self, cx, nature, clone_range, CopyRequest {
+            from_at: from_at,
+            to_at: to_at,
+            len: len,
+        }; from = source; to = sink);
+        Ok(())
     }
 
     async fn statfs(&self, cx: &Context, inode: &Arc<Inode>) -> Result<StatFs> {

@@ -136,7 +136,10 @@ impl Filesystem for Kernel {
         // and never OVER_IO_URING (the mount hangs: nobody serves the rings). Locks stay with the
         // kernel while one mount is the only way in: its own are right, killable and free then. Nor
         // ATOMIC_O_TRUNC: with it the kernel asks us to truncate before it looks whether the file
-        // is a program that runs (ETXTBSY), and that program is gone.
+        // is a program that runs (ETXTBSY), and that program is gone. Nor ALLOW_IDMAP: with it only
+        // what makes an object says who asks, and all else has to be done as the caller, too.
+        // NO_EXPORT: a node's number means nothing once the kernel has forgotten it, so a handle
+        // would be ESTALE as soon as memory is short. Who needs handles is told at once.
         let wanted = InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_POSIX_ACL
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
@@ -144,6 +147,7 @@ impl Filesystem for Kernel {
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_NO_EXPORT_SUPPORT
             | if door.options.shared {
                 // Pages go when a file's attributes tell of a change; listings are not kept.
                 InitFlags::FUSE_AUTO_INVAL_DATA | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP

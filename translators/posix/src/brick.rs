@@ -18,9 +18,9 @@ use crate::ours::Ours;
 use crate::probe::{
     brick_id, file_system_id, file_system_type, may_hash, own_clone, private_clone, probe_handles,
 };
-use crate::sys;
 use crate::table::Table;
 use crate::view::{Held, LIST, LOOK, View, proc_path};
+use crate::{placeholder, sys};
 
 /// A directory of a real file system, and all that is known of it.
 ///
@@ -344,8 +344,14 @@ fn identify(view: &View, fd: BorrowedFd<'_>, handles: bool) -> Result<Found> {
     let stat = stat(fd)?;
     view.must_be_on(&stat)?;
     let attr = attr(&stat)?;
-    let handle = match handles.then(|| sys::name_to_handle_at(fd)) {
-        Some(Ok((raw, _))) => FileHandle::keep(&raw).ok(),
+    let told = match handles && placeholder::is_one(fd, &attr)? {
+        true => Some(placeholder::handle(fd)),
+        false => {
+            handles.then(|| sys::name_to_handle_at(fd).and_then(|(raw, _)| FileHandle::keep(&raw)))
+        }
+    };
+    let handle = match told {
+        Some(Ok(handle)) => Some(handle),
         Some(Err(Errno::OPNOTSUPP | Errno::OVERFLOW)) | None => None,
         Some(Err(error)) => return Err(error),
     };

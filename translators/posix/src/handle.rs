@@ -1,4 +1,4 @@
-use hermitfs_api::Handle;
+use hermitfs_api::{Handle, NameBuf};
 use rustix::io::{Errno, Result};
 
 use crate::sys::RawHandle;
@@ -11,6 +11,11 @@ const INLINE: usize = 21;
 const BY_KERNEL: u8 = 1;
 /// Leading byte of a handle made of an inode number and a birth time.
 const BY_NUMBER: u8 = 2;
+/// Leading byte of a handle made of a directory's and a name in it.
+const BY_NAME: u8 = 3;
+
+/// Handles are no longer than this.
+const LONGEST: usize = 160;
 
 /// A file system's own handle of an object, kept small: there is one in every cached inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +28,8 @@ pub(crate) enum FileHandle {
     },
     /// A long one (network file systems).
     Long(Box<(u8, Box<[u8]>)>),
+    /// Of a [placeholder](crate::placeholder): the directory that it is in, and its name there.
+    Placeholder(Box<(FileHandle, NameBuf)>),
 }
 
 impl FileHandle {
@@ -53,10 +60,18 @@ impl FileHandle {
                 (*kind, bytes.get(..usize::from(*len)).unwrap_or_default())
             }
             FileHandle::Long(long) => (long.0, &long.1),
+            FileHandle::Placeholder(place) => place.0.parts(),
         }
     }
 
-    /// As the kernel takes it back.
+    fn name(&self) -> &[u8] {
+        match self {
+            FileHandle::Placeholder(place) => place.1.as_bytes(),
+            _ => &[],
+        }
+    }
+
+    /// As the kernel takes it back; of a placeholder its directory's.
     pub(crate) fn raw(&self) -> Result<RawHandle> {
         let (kind, bytes) = self.parts();
         RawHandle::new(kind, bytes)
@@ -66,18 +81,26 @@ impl FileHandle {
     /// [`Identity::generation`](hermitfs_api::Identity) and from there into journals.
     pub(crate) fn fingerprint(&self) -> u64 {
         let (kind, bytes) = self.parts();
-        Fingerprint::new().with(&[kind]).with(bytes).done()
+        Fingerprint::new()
+            .with(&[kind])
+            .with(bytes)
+            .with(self.name())
+            .done()
     }
 
-    /// The brick's handle for the object.
-    pub(crate) fn seal(&self, brick: u64) -> Handle {
-        let (kind, bytes) = self.parts();
-        let mut sealed = Vec::with_capacity(10 + bytes.len());
-        sealed.push(BY_KERNEL);
+    /// The brick's handle for the object. `None` for a placeholder with a long name.
+    pub(crate) fn seal(&self, brick: u64) -> Option<Handle> {
+        let ((kind, bytes), name) = (self.parts(), self.name());
+        let mut sealed = Vec::with_capacity(11 + bytes.len() + name.len());
+        sealed.push(if name.is_empty() { BY_KERNEL } else { BY_NAME });
         sealed.extend(brick.to_le_bytes());
         sealed.push(kind);
+        if !name.is_empty() {
+            sealed.push(u8::try_from(bytes.len()).ok()?);
+        }
         sealed.extend(bytes);
-        Handle::new(&sealed)
+        sealed.extend(name);
+        (sealed.len() <= LONGEST).then(|| Handle::new(&sealed))
     }
 }
 
@@ -112,6 +135,13 @@ pub(crate) fn open(brick: u64, handle: &Handle) -> Option<Opened> {
         BY_KERNEL => {
             let (kind, bytes) = rest.split_first()?;
             Some(Opened::ByKernel(FileHandle::new(*kind, bytes)))
+        }
+        BY_NAME => {
+            let (kind, rest) = rest.split_first()?;
+            let (len, rest) = rest.split_first()?;
+            let (dir, name) = rest.split_at_checked(usize::from(*len))?;
+            let place = (FileHandle::new(*kind, dir), NameBuf::new(name).ok()?);
+            Some(Opened::ByKernel(FileHandle::Placeholder(place.into())))
         }
         BY_NUMBER => {
             let (ino, rest) = rest.split_first_chunk()?;
@@ -160,7 +190,7 @@ mod tests {
         assert_eq!(size_of::<FileHandle>(), 24);
         for len in [0, 8, 12, 20, 21, 22, 128] {
             let handle = FileHandle::new(7, &vec![0xa5; len]);
-            let sealed = handle.seal(42);
+            let sealed = handle.seal(42).unwrap();
             assert!(sealed.as_bytes().len() <= 160);
             assert_eq!(open(42, &sealed), Some(Opened::ByKernel(handle)));
             assert_eq!(open(43, &sealed), None, "of another brick");
@@ -176,12 +206,31 @@ mod tests {
     }
 
     #[test]
+    fn a_placeholder_is_known_by_its_directory_and_its_name() {
+        let of = |name: &[u8]| {
+            let place = (FileHandle::new(77, &[5; 20]), NameBuf::new(name).unwrap());
+            FileHandle::Placeholder(place.into())
+        };
+        let sealed = of(b"a").seal(42).unwrap();
+        assert_eq!(open(42, &sealed), Some(Opened::ByKernel(of(b"a"))));
+        assert_ne!(of(b"a").fingerprint(), of(b"b").fingerprint());
+        assert_ne!(
+            of(b"a").fingerprint(),
+            FileHandle::new(77, &[5; 20]).fingerprint()
+        );
+        assert!(of(&[b'n'; 129]).seal(42).is_some());
+        assert_eq!(of(&[b'n'; 130]).seal(42), None);
+    }
+
+    #[test]
     fn bytes_that_are_no_handle_are_none() {
         for bytes in [
             &b""[..],
             b"\x01",
             b"\x02\0\0\0\0\0\0\0\0",
             b"\x09\0\0\0\0\0\0\0\0\0",
+            b"\x03\0\0\0\0\0\0\0\0\x01\x02a",
+            b"\x03\0\0\0\0\0\0\0\0\x01\x01a/",
         ] {
             assert_eq!(open(0, &Handle::new(bytes)), None, "{bytes:?}");
         }

@@ -16,10 +16,12 @@ mod names;
 mod node;
 mod options;
 mod ours;
+mod placeholder;
 mod positions;
 mod posix;
 mod probe;
 mod shares;
+mod space;
 mod streams;
 #[allow(unsafe_code, reason = "system calls that rustix does not have")]
 mod sys;

@@ -25,7 +25,7 @@ impl Brick {
     pub(crate) fn handle(&self, inode: &Inode) -> Result<Handle> {
         let identity = inode.identity();
         match &self.node(inode)?.handle {
-            Some(handle) => Ok(handle.seal(self.id)),
+            Some(handle) => handle.seal(self.id).ok_or(Errno::OPNOTSUPP),
             // Always held, so the number always leads to it.
             None if identity == self.root => Ok(handle::seal_number(
                 self.id,

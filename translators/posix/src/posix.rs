@@ -3,8 +3,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use hermitfs_api::{
-    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Fsx, Handle, Inode, Lend, Lent,
-    Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
+    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, Extent, File, Fsx, Handle, Inode, Lend,
+    Lent, Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
     Snapshot, StatFs, Translator, Whole, XattrFlags, make_whole_by_steps,
 };
 
@@ -430,6 +430,28 @@ impl Translator for Posix {
             brick.copy_range(cx, (from, from_at), (to, to_at), len)
         })
         .await
+    }
+
+    async fn extents(
+        &self,
+        _: &Context,
+        file: &Arc<File>,
+        from: u64,
+        max: usize,
+    ) -> Result<Vec<Extent>> {
+        self.at(|brick| brick.extents(file, from, max))
+    }
+
+    async fn clone_range(
+        &self,
+        cx: &Context,
+        from: &Arc<File>,
+        from_at: u64,
+        to: &Arc<File>,
+        to_at: u64,
+        len: u64,
+    ) -> Result<()> {
+        self.at(|brick| brick.clone_range(cx, (from, from_at), (to, to_at), len))
     }
 
     async fn statfs(&self, cx: &Context, inode: &Arc<Inode>) -> Result<StatFs> {

@@ -143,7 +143,9 @@ mod tests {
     #[test]
     fn root_gets_what_users_cannot_have_and_no_more() {
         let mut shares = Shares::of(20_000);
-        (1..100).for_each(|uid| drop(takes_all(&mut shares, uid)));
+        for uid in 1..100 {
+            takes_all(&mut shares, uid);
+        }
         assert!(shares.total <= shares.room);
         assert!(takes_all(&mut shares, 0) >= 2_000);
         assert_eq!(shares.total, 15_000, "the rest is ours");

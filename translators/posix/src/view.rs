@@ -8,7 +8,7 @@ use crate::attr::stat;
 use crate::descriptors::Descriptors;
 use crate::handle::FileHandle;
 use crate::streams::Streams;
-use crate::sys;
+use crate::{placeholder, sys};
 
 /// How an object is held that is only looked at.
 pub(crate) const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -82,6 +82,9 @@ impl View {
     }
 
     pub(crate) fn by_handle(&self, handle: &FileHandle, flags: OFlags) -> Result<OwnedFd> {
-        sys::open_by_handle_at(self.root.as_fd(), &handle.raw()?, flags)
+        match handle {
+            FileHandle::Placeholder(place) => placeholder::open(self, &place.0, &place.1, flags),
+            handle => sys::open_by_handle_at(self.root.as_fd(), &handle.raw()?, flags),
+        }
     }
 }

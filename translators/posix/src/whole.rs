@@ -70,7 +70,7 @@ impl Brick {
             });
         }
         let fd = self.reopen(view, inode, OFlags::RDONLY)?;
-        let content = match is_small(&entry.attr, most) {
+        let content = match is_small(&entry.attr, most) && !shares(&fd, &entry.attr) {
             true => Some(read_all(&fd, entry.attr.size)?),
             false => None,
         };
@@ -100,6 +100,12 @@ impl Brick {
         let at = self.hold_dir(view, dir)?;
         Ok(files.iter().map(|file| make(cx, &at, file)).collect())
     }
+}
+
+/// Whether a file has space in common with others; what cannot be told has not.
+fn shares(fd: &OwnedFd, attr: &Attr) -> bool {
+    attr.size >= Snapshot::SHARED_FROM
+        && sys::extents(fd.as_fd(), 0).is_ok_and(|(some, _)| some.iter().any(|some| some.shared))
 }
 
 /// The values of attributes; those that went since they were listed, or are listed but not kept,

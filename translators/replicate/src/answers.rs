@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hermitfs_api::{
-    Allocate, Attr, Context, DirEntry, Entry, File, Fop, Fsx, Handle, Inode, Lend, Lent, Location,
-    Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, Snapshot,
-    StatFs, Translator, Whole, XattrFlags, async_trait,
+    Allocate, Attr, Context, DirEntry, Entry, Extent, File, Fop, Fsx, Handle, Inode, Lend, Lent,
+    Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
+    Snapshot, StatFs, Translator, Whole, XattrFlags, async_trait,
 };
 use parking_lot::Mutex;
 

@@ -20,6 +20,7 @@ mod pair;
 mod ranges;
 mod record;
 mod room;
+mod shares;
 mod sleepers;
 mod tally;
 mod timed;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hermitfs_api::{
-    Allocate, Attr, Context, DirEntry, Entry, File, Fop, Fsx, Handle, Inode, Lend, Lent, Location,
-    Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr, Snapshot,
-    StatFs, Translator, Whole, XattrFlags, async_trait,
+    Allocate, Attr, Context, DirEntry, Entry, Extent, File, Fop, Fsx, Handle, Inode, Lend, Lent,
+    Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
+    Snapshot, StatFs, Translator, Whole, XattrFlags, async_trait,
 };
 
 use crate::backoff::{Class, Pulse};

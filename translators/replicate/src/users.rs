@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use hermitfs_api::{
-    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, File, Fsx, Handle, Inode, Kind, Lend,
-    Lent, Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
-    Snapshot, StatFs, Translator, Whole, XattrFlags, async_trait, make_whole_by_steps,
+    Allocate, Attr, Context, DirEntry, Entry, Errno, Error, Extent, File, Fsx, Handle, Inode, Kind,
+    Lend, Lent, Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek,
+    SetAttr, Snapshot, StatFs, Translator, Whole, XattrFlags, async_trait, make_whole_by_steps,
     snapshot_by_steps,
 };
 
@@ -713,6 +713,33 @@ impl Translator for Users {
         let _flight = self.begin(&[touch], &[to.inode()], &[]).await?;
         self.source
             .copy_file_range(cx, from, from_at, to, to_at, len)
+            .await
+    }
+
+    async fn extents(
+        &self,
+        cx: &Context,
+        file: &Arc<File>,
+        from: u64,
+        max: usize,
+    ) -> Result<Vec<Extent>> {
+        self.source.extents(cx, file, from, max).await
+    }
+
+    async fn clone_range(
+        &self,
+        cx: &Context,
+        from: &Arc<File>,
+        from_at: u64,
+        to: &Arc<File>,
+        to_at: u64,
+        len: u64,
+    ) -> Result<()> {
+        let _pass = self.gate.enter().await?;
+        let touch = content(to.inode(), to_at, to_at.saturating_add(len));
+        let _flight = self.begin(&[touch], &[to.inode()], &[]).await?;
+        self.source
+            .clone_range(cx, from, from_at, to, to_at, len)
             .await
     }
 

@@ -27,6 +27,9 @@ use crate::state;
 /// Entries of a directory in one answer.
 const MAX_ENTRIES: usize = 4096;
 
+/// Extents of a file in one answer.
+const EXTENTS_AT_MOST: usize = 4096;
+
 #[derive(Clone)]
 pub(crate) struct Door {
     pub(crate) shared: Arc<Shared>,
@@ -795,6 +798,41 @@ impl Brick for Door {
         };
         self.shared
             .change(request.head, Pace::Slow, plan, copy)
+            .await
+    }
+
+    async fn extents(&self, request: Request<v1::ExtentsRequest>) -> Answer<v1::ExtentsReply> {
+        let request = request.into_inner();
+        let extents = move |call: Arc<Call>| async move {
+            let file = call.file(request.file)?;
+            let max = (request.max as usize).min(EXTENTS_AT_MOST);
+            let told = call
+                .volume()
+                .extents(&call.cx, &file, request.from, max)
+                .await?;
+            Ok(v1::ExtentsReply {
+                extents: told.iter().map(Into::into).collect(),
+            })
+        };
+        self.shared.answer(request.head, Pace::Quick, extents).await
+    }
+
+    async fn clone_range(&self, request: Request<v1::CopyRequest>) -> Answer<v1::Empty> {
+        let request = request.into_inner();
+        let plan = harmless;
+        let clone = move |call: Arc<Call>| async move {
+            check::range(request.from_at, request.len)?;
+            check::range(request.to_at, request.len)?;
+            let (from, to) = (call.file(request.from)?, call.file(request.to)?);
+            let (cx, volume) = (&call.cx, call.volume());
+            let (from_at, to_at) = (request.from_at, request.to_at);
+            volume
+                .clone_range(cx, &from, from_at, &to, to_at, request.len)
+                .await?;
+            Ok(DONE)
+        };
+        self.shared
+            .change(request.head, Pace::Slow, plan, clone)
             .await
     }
 

@@ -8,6 +8,7 @@ mod handle;
 mod lease;
 mod lock;
 mod mount;
+mod space;
 mod uuid;
 
 pub(crate) use chmod::fchmodat2;
@@ -18,6 +19,7 @@ pub(crate) use handle::{RawHandle, name_to_handle_at, open_by_handle_at};
 pub(crate) use lease::{drop_lease, take_read_lease};
 pub(crate) use lock::lock_range;
 pub(crate) use mount::{make_own, make_quiet};
+pub(crate) use space::{clone_range, extents, has_reserved};
 pub(crate) use uuid::file_system_uuid;
 
 use rustix::io::{Errno, Result};

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hermitfs_api::{Allocate, Errno, File, Seek, SetAttr, block_on};
 
+use super::share::Map;
 use super::{HEAL, Healer};
+use crate::loss::Class;
 use crate::ranges::Ranges;
 use crate::trouble::{Blame, Setback, Step};
 
@@ -38,6 +40,9 @@ impl Healer {
         ranges: &Ranges,
         before: Before,
     ) -> Step<()> {
+        if ranges.is_whole() {
+            self.has_all(from.inode(), [Class::Shared]);
+        }
         let before = match before {
             Before::Unknown if self.suspect.load(Ordering::Relaxed) => Before::Stale,
             before => before,
@@ -95,6 +100,7 @@ impl Healer {
         end: u64,
         before: Before,
     ) -> Step<()> {
+        let mut map = Map::default();
         while at < end {
             if self.stopped() || self.copies.is_vain(from.inode()) {
                 return Err(Setback::Later(0));
@@ -116,20 +122,25 @@ impl Healer {
                 // It was punched just now, or there is no such thing here.
                 _ => end,
             };
-            self.copy(from, to, data, hole, before).await?;
+            self.run(from, to, (data, hole), &mut map, before).await?;
             at = hole;
         }
         Ok(())
     }
 
-    async fn copy(
+    /// How many bytes had to be written.
+    pub(super) async fn copy(
         &self,
         from: &Arc<File>,
         to: &Arc<File>,
         mut at: u64,
         end: u64,
         before: Before,
-    ) -> Step<()> {
+    ) -> Step<u64> {
+        if at >= end {
+            return Ok(0);
+        }
+        let mut written = 0;
         let mut buffer = vec![0; BLOCK.min((end - at) as usize)];
         let mut other = vec![
             0;
@@ -153,7 +164,7 @@ impl Healer {
                 .at_source("read")?;
             if got == 0 {
                 // It shrank meanwhile, and is marked for it.
-                return Ok(());
+                return Ok(written);
             }
             let block = &buffer[..got];
             let equal = before == Before::Unknown && {
@@ -166,11 +177,41 @@ impl Healer {
             };
             if !equal {
                 self.write_all(to, at, block).await?;
+                written += got as u64;
             }
             self.tally.moved(from.inode(), got as u64, equal);
             at += got as u64;
         }
-        Ok(())
+        Ok(written)
+    }
+
+    /// Where the first block begins that differs; `end` when all is equal.
+    pub(super) async fn equal_until(
+        &self,
+        from: &Arc<File>,
+        to: &Arc<File>,
+        mut at: u64,
+        end: u64,
+    ) -> Step<u64> {
+        let (mut theirs, mut ours) = (vec![0; BLOCK], vec![0; BLOCK]);
+        while at < end {
+            let want = BLOCK.min((end - at) as usize);
+            let vain = || self.copies.is_vain(from.inode());
+            self.brake.pay_unless(want as u64, vain);
+            if vain() {
+                return Err(Setback::Later(0));
+            }
+            let (theirs, ours) = (&mut theirs[..want], &mut ours[..want]);
+            let read = self.source.read(&HEAL, from, at, theirs).await;
+            let got = read.at_source("read")?;
+            let there = self.sink.read(&HEAL, to, at, ours).await.at_sink("read")?;
+            if got == 0 || theirs.get(..got) != ours.get(..there.min(got)) {
+                return Ok(at);
+            }
+            self.tally.bytes(got as u64);
+            at += got as u64;
+        }
+        Ok(end)
     }
 
     /// A whole small file, or what is left of it.

@@ -10,8 +10,12 @@ mod image;
 mod losses;
 mod meta;
 mod object;
+mod reserve;
 mod rest;
 mod several;
+mod share;
+#[cfg(test)]
+mod shared;
 mod slot;
 mod space;
 mod staging;
@@ -30,6 +34,7 @@ use crate::copies::Copies;
 use crate::ledger::{Known, Ledger, Outcome, Work};
 use crate::record::{Bytes, Locator, Oid, Piece, Trust};
 use crate::room::Room;
+use crate::shares::Shares;
 use crate::tally::Tally;
 use crate::trouble::{Blame, Setback, Step, Trouble};
 
@@ -88,6 +93,14 @@ pub(crate) struct Healer {
     pub(crate) stop: AtomicBool,
     /// Threads that share one big file.
     pub(crate) lanes: usize,
+    /// What the source's files share, and where it is on the sink.
+    shares: Shares,
+    /// Whether the source tells where its files' space is, as far as is known.
+    source_tells: AtomicBool,
+    /// Whether files can share space on the sink, as far as is known.
+    sink_shares: AtomicBool,
+    /// Whether space can be reserved there, as far as is known.
+    sink_reserves: AtomicBool,
 }
 
 impl Healer {
@@ -120,6 +133,10 @@ impl Healer {
             tally: Tally::default(),
             stop: AtomicBool::new(false),
             lanes,
+            shares: Shares::default(),
+            source_tells: AtomicBool::new(true),
+            sink_shares: AtomicBool::new(true),
+            sink_reserves: AtomicBool::new(true),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hermitfs_api::{Attr, Entry, File, Inode, Kind, Make, Name, OpenFlags};
+use hermitfs_api::{Attr, Entry, File, Inode, Kind, Make, Name, OpenFlags, is_small};
 
 use super::data::Before;
 use super::meta::{Image, looks_equal};
@@ -131,14 +131,32 @@ impl Healer {
             .open(&HEAL, image, OpenFlags::READ_WRITE)
             .await
             .at_sink("open")?;
-        let mut done = self.resize(&to, attr.size).await;
-        if done.is_ok() {
-            done = self.data(&from, &to, attr.size, ranges, before).await;
-        }
+        let done = self.fill(&from, &to, attr.size, ranges, before).await;
         // Nothing is lost by a close that fails: what was written is synced as a whole.
         drop(self.source.release(&HEAL, &from).await);
         drop(self.sink.release(&HEAL, &to).await);
         done
+    }
+
+    async fn fill(
+        &self,
+        from: &Arc<File>,
+        to: &Arc<File>,
+        size: u64,
+        ranges: &Ranges,
+        before: Before,
+    ) -> Step<()> {
+        let there = self.sink.getattr(&HEAL, to.inode(), Some(to)).await;
+        let mut ranges = ranges.clone();
+        if there.at_sink("read attributes")?.size != size {
+            // It takes what is reserved behind the end as well.
+            self.resize(to, size).await?;
+            ranges.add(size, u64::MAX);
+        }
+        self.data(from, to, size, &ranges, before).await?;
+        self.reserve(from, to, size, &ranges, before)
+            .await
+            .map(drop)
     }
 
     /// Compares an object with what a walk found under its name, as far as there is no trust,
@@ -251,7 +269,7 @@ impl Healer {
             .open(&HEAL, source, OpenFlags::READ)
             .await
             .at_source("open")?;
-        let made = if attr.blocks * 512 >= attr.size && attr.size <= SMALL {
+        let made = if is_small(attr, SMALL) && !self.shares_space(&from, attr).await {
             self.small_file(&from, attr, sink_dir, name).await
         } else {
             self.big_file(&from, attr, sink_dir, name).await
@@ -313,18 +331,12 @@ impl Healer {
     ) -> Step<(Arc<Inode>, Step<()>)> {
         let extra = self.extra(from.inode()).await?;
         let _underway = self.copies.begin(from.inode());
-        self.must_have_a_name(from.inode()).await?;
+        if attr.nlink > 0 {
+            self.must_have_a_name(from.inode()).await?;
+        }
         let (entry, to) = self.create(sink_dir, name).await?;
         self.at_first(&extra, &entry.inode).await;
-        let mut done = Ok(());
-        if attr.blocks * 512 < attr.size {
-            done = self.resize(&to, attr.size).await;
-        }
-        if done.is_ok() {
-            done = self
-                .data(from, &to, attr.size, &Ranges::whole(), Before::Empty)
-                .await;
-        }
+        let done = self.fill_new(from, &to, attr).await;
         let body = match done {
             Ok(()) => {
                 let new = Image::New(&entry.attr);
@@ -335,6 +347,21 @@ impl Healer {
         };
         drop(self.sink.release(&HEAL, &to).await);
         Ok((entry.inode, body))
+    }
+
+    async fn fill_new(&self, from: &Arc<File>, to: &Arc<File>, attr: &Attr) -> Step<()> {
+        let (all, new) = (Ranges::whole(), Before::Empty);
+        // Before the content, so that both stand in one piece.
+        let reserved = self.reserve(from, to, attr.size, &all, new).await?;
+        if reserved || attr.blocks * 512 < attr.size {
+            self.resize(to, attr.size).await?;
+            if reserved {
+                // What is behind the end went with it.
+                self.reserve(from, to, attr.size, &all, Before::Stale)
+                    .await?;
+            }
+        }
+        self.data(from, to, attr.size, &all, new).await
     }
 
     /// Reachable for nobody until it is whole.

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use hermitfs_api::{
-    Allocate, Attr, Context, DirEntry, Entry, Errno, File, Fsx, Handle, Inode, Kind, Lend, Lent,
-    Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
+    Allocate, Attr, Context, DirEntry, Entry, Errno, Extent, File, Fsx, Handle, Inode, Kind, Lend,
+    Lent, Location, Lock, Make, Name, NameBuf, OpenFlags, RenameFlags, Result, Role, Seek, SetAttr,
     Snapshot, StatFs, Translator, Whole, XattrFlags, async_trait, make_whole_by_steps,
     snapshot_by_steps,
 };
@@ -489,6 +489,22 @@ impl Translator for Memory {
         let from = self.opened(&inner, from, from.flags().reads())?;
         let to = self.opened(&inner, to, to.flags().writes())?;
         inner.state.copy(cx, from, from_at, to, to_at, len)
+    }
+
+    async fn extents(&self, _: &Context, _: &Arc<File>, _: u64, _: usize) -> Result<Vec<Extent>> {
+        Err(Errno::EOPNOTSUPP.into())
+    }
+
+    async fn clone_range(
+        &self,
+        _: &Context,
+        _: &Arc<File>,
+        _: u64,
+        _: &Arc<File>,
+        _: u64,
+        _: u64,
+    ) -> Result<()> {
+        Err(Errno::EOPNOTSUPP.into())
     }
 
     async fn statfs(&self, _: &Context, _: &Arc<Inode>) -> Result<StatFs> {
