@@ -44,7 +44,7 @@ impl Scene {
         mounts: &Mounts,
     ) -> Scene {
         let was = |(n, brick): (usize, &Brick)| {
-            let is_seen = !brick.far && !(over && n == 0);
+            let is_seen = !(brick.far || over && n == 0);
             is_seen.then(|| Was {
                 place: Place::new(brick.directory.clone(), mounts),
                 below: below(&brick.directory, ours.map(|(point, _)| point), mounts)
@@ -129,7 +129,7 @@ impl Sight {
         let all: Vec<&str> = self
             .mount
             .iter()
-            .chain(sinks.map(|one| one))
+            .chain(sinks)
             .chain(&self.below)
             .map(String::as_str)
             .collect();
