@@ -78,7 +78,9 @@ impl Guards {
     }
 
     async fn locked(&self, inode: &Arc<Inode>) -> Result<Arc<File>> {
-        let file = self.sink.open(&HEAL, inode, OpenFlags::READ_WRITE).await?;
+        // Nothing is written through it; an append-only file cannot be opened otherwise.
+        let flags = OpenFlags::READ_WRITE.with(libc::O_APPEND);
+        let file = self.sink.open(&HEAL, inode, flags).await?;
         for flock in [false, true] {
             let whole = Lock {
                 owner: 0,
