@@ -62,6 +62,42 @@ checks! {
         assert!(std::sync::Arc::ptr_eq(reader.inode(), &inode));
     }
 
+    fn extents_are_in_order_and_cover_what_was_written_where_they_are_told(h) {
+        let file = h.with_content("a", &vec![7; 3 * BIG as usize]);
+        h.fsync(&file).unwrap();
+        let all = match h.extents(&file, 0, 1000) {
+            Err(errno) => return assert_eq!(errno, Errno::EOPNOTSUPP),
+            Ok(all) => all,
+        };
+        assert!(all.windows(2).all(|two| two[0].end() <= two[1].at), "{all:?}");
+        assert!(all.iter().all(|extent| extent.len > 0), "{all:?}");
+        let covered: u64 = all.iter().filter(|it| !it.unwritten).map(|it| it.len).sum();
+        assert!(covered >= 3 * BIG, "{all:?}");
+        let from_the_middle = h.extents(&file, 2 * BIG, 1).unwrap();
+        assert_eq!(from_the_middle.len(), 1);
+        assert!(from_the_middle[0].end() > 2 * BIG, "{from_the_middle:?}");
+        let (keep, behind) = (Allocate::Reserve { keep_size: true }, 1 << 30);
+        assert!(h.extents(&file, behind, 10).unwrap().is_empty());
+        if h.fallocate(&file, keep, behind, BIG).is_ok() {
+            let reserved = h.extents(&file, behind, 10).unwrap();
+            let bytes: u64 = reserved.iter().filter(|it| it.unwritten).map(|it| it.len).sum();
+            assert!(bytes >= BIG, "{reserved:?}");
+        }
+    }
+
+    fn a_range_is_cloned_whole_or_not_at_all(h) {
+        let from = h.with_content("from", &vec![7; 2 * BIG as usize]);
+        let to = h.with_content("to", &vec![1; 2 * BIG as usize]);
+        let mut expected = vec![1; 2 * BIG as usize];
+        match h.clone_range((&from, BIG), (&to, 0), BIG) {
+            Ok(()) => expected[..BIG as usize].fill(7),
+            Err(errno) => assert!(matches!(errno, Errno::EOPNOTSUPP | Errno::EXDEV), "{errno:?}"),
+        }
+        assert!(h.content(to.inode()) == expected);
+        assert!(h.clone_range((&from, BIG), (&to, 0), 2 * BIG).is_err(), "behind the end");
+        assert!(h.content(to.inode()) == expected);
+    }
+
     fn offsets_are_the_callers_also_when_the_file_was_opened_to_append(h) {
         let inode = h.with_content("a", b"0123456789").inode().clone();
         let file = h.open(&inode, OpenFlags::WRITE.with(libc::O_APPEND)).unwrap();

@@ -407,6 +407,20 @@ impl Hands {
         wait(self.volume.quiet(&self.cx, inode))
     }
 
+    pub(super) fn extents(&self, file: &Arc<File>, from: u64, max: usize) -> Answer<Vec<Extent>> {
+        wait(self.volume.extents(&self.cx, file, from, max))
+    }
+
+    pub(super) fn clone_range(
+        &self,
+        from: (&Arc<File>, u64),
+        to: (&Arc<File>, u64),
+        len: u64,
+    ) -> Answer<()> {
+        let (volume, cx) = (&self.volume, &self.cx);
+        wait(volume.clone_range(cx, from.0, from.1, to.0, to.1, len))
+    }
+
     pub(super) fn copy(
         &self,
         from: (&Arc<File>, u64),
