@@ -8,6 +8,7 @@ mod client;
 mod commands;
 mod daemon;
 mod exit;
+mod fit;
 mod gluster;
 mod kinds;
 mod mounts;

@@ -9,10 +9,12 @@ use hermitfs_proto::admin::v1 as proto;
 use hermitfs_replicate::Rate;
 
 use super::errors;
+use crate::build::Brick;
 use crate::cli::Global;
 use crate::client::{Admin, Target, refused};
 use crate::daemon;
 use crate::exit::{Code, Failure, Result, need_root};
+use crate::fit;
 use crate::order::Order;
 use crate::paths;
 use crate::run::Record;
@@ -48,6 +50,9 @@ pub(crate) struct Migrate {
     /// an empty directory
     #[arg(short = 'x', long)]
     one_file_system: bool,
+    /// Begin though NEW has not enough room: what fits is moved, and the rest when there is room
+    #[arg(long)]
+    undersized: bool,
     /// Copy no more than so much a second, as 50MB/s; `hermitfs throttle` changes it
     #[arg(long, value_name = "RATE")]
     limit: Option<Rate>,
@@ -63,6 +68,7 @@ impl Migrate {
                 target.talk(|admin| set_limit(admin, limit))?;
             }
         } else {
+            self.look(&old, &new)?;
             let set = [
                 ("old".to_owned(), paths::text(&old)?),
                 ("new".to_owned(), paths::text(&new)?),
@@ -88,6 +94,31 @@ impl Migrate {
             return Ok(());
         }
         target.talk(|admin| watch(admin, &target.mountpoint, &old, &new))
+    }
+}
+
+impl Migrate {
+    /// Refuses what cannot fit, and says what else is worth a thought.
+    fn look(&self, old: &Path, new: &Path) -> Result<()> {
+        let brick = |name: &str, directory: &Path| Brick {
+            name: name.into(),
+            directory: directory.to_owned(),
+            one_file_system: self.one_file_system,
+            far: false,
+        };
+        let verdict = fit::look(&[brick("old", old), brick("new", new)], self.adopt);
+        verdict.words.iter().for_each(|word| screen::warn(word));
+        match verdict.refusal {
+            Some(sentence) if self.undersized => screen::warn(&sentence),
+            Some(sentence) => {
+                return Err(Failure::configuration(format!(
+                    "{sentence}. Make room, or say --undersized to begin all the same: what fits is moved, and the rest \
+                     when there is room"
+                )));
+            }
+            None => {}
+        }
+        Ok(())
     }
 }
 

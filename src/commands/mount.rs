@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::check::{complain_of, stop};
+use crate::build;
 use crate::cli::{self, Global};
 use crate::client::Target;
 use crate::daemon;
 use crate::exit::{Result, need_root};
+use crate::fit;
 use crate::order::{self, Order};
 use crate::paths;
+use crate::screen;
 use crate::volfile::{Variables, load};
 
 /// Builds the graph of a volfile and mounts it; returns when the mount answers.
@@ -53,6 +56,11 @@ impl Mount {
         let target = Target::new(global, &self.mountpoint)?;
         // Only for the wait: whoever serves here is refused by the daemon itself.
         target.is_served();
+        if let Some(graph) = &loaded.graph {
+            let verdict = fit::look(&build::bricks(graph), false);
+            let words = verdict.words.iter().chain(&verdict.refusal);
+            words.for_each(|word| screen::warn(word));
+        }
         let order = Order {
             volfile: (source.name, source.text),
             set: self.set.into_iter().collect(),

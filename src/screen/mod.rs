@@ -26,6 +26,12 @@ pub(crate) fn complain(message: &str) {
     print_error(&format!("{name} {}\n", message.trim_end()));
 }
 
+/// What is worth a thought.
+pub(crate) fn warn(message: &str) {
+    let word = paint("note:", Paint::Busy, colour_on_stderr());
+    print_error(&format!("{word} {message}\n"));
+}
+
 /// `NO_COLOR` (no-color.org) and `TERM=dumb` are heeded.
 fn colourful(terminal: bool) -> bool {
     terminal
