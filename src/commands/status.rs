@@ -143,6 +143,8 @@ fn json(status: &proto::StatusReply) -> Value {
         "pace": status.pace,
         "eta_s": status.eta_s,
         "pending": status.pending,
+        "pending_bytes": status.pending_bytes,
+        "drain_s": status.drain_s,
         "oldest_pending_s": status.oldest_pending_s,
         "crawl": if status.crawl_left == 0 { "complete" } else { "running" },
         "crawl_left": status.crawl_left,

@@ -250,8 +250,9 @@ fn in_the_way(pair: &Replicate) -> Vec<String> {
     }
     if reasons.is_empty() {
         reasons.push(format!(
-            "{} objects are pending, more than the limit has time for",
-            status.pending
+            "{} names or objects are pending, with {} of content: more than users are to be held for",
+            human::count(status.pending),
+            human::bytes(status.pending_bytes)
         ));
     }
     reasons

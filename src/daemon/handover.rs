@@ -26,7 +26,7 @@ use super::cutover::{
 };
 use super::errors;
 use super::serve::{Daemon, in_use};
-use super::swap::{Refusal, Swapped, not_ready};
+use super::swap::{Refusal, Swapped, can_drain, not_ready};
 use crate::users::Usage;
 
 /// One attempt: from serving to parted, or back.
@@ -46,6 +46,7 @@ pub(super) fn hand_over(
     if !users.is_empty() {
         return Err(in_the_way(&users));
     }
+    can_drain(pair, limit)?;
     let began = Instant::now();
     pair.freeze(limit).map_err(not_ready)?;
     if let Err(error) = daemon.mount.detach() {
@@ -79,6 +80,7 @@ pub(super) fn end_served(
     let _veil = settle(served.beside.as_ref(), pair, limit)?;
     let held = within(limit, || {
         nobody(served).map_err(Refusal::Now)?;
+        can_drain(pair, limit)?;
         let began = Instant::now();
         pair.freeze(limit).map_err(not_ready)?;
         // Who has come meanwhile has waited, and works on.

@@ -43,6 +43,8 @@ pub(crate) fn reply(
         volume_id: now.volume_id.clone(),
         reason: now.reason.clone(),
         pending: now.pending,
+        pending_bytes: now.pending_bytes,
+        drain_s: now.drain.map(|drain| drain.as_secs_f64()),
         oldest_pending_s: now.oldest_pending.map(|age| age.as_secs_f64()),
         errors: now.errors,
         waived: now.waived,

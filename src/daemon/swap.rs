@@ -83,6 +83,7 @@ pub(super) fn swap(
 ) -> Result<Swapped, Refusal> {
     // Most of what is in the way is seen while users still work.
     judge(daemon, pair, &daemon.mount.open_files(), LOOK, inside)?;
+    can_drain(pair, limit)?;
     let began = Instant::now();
     let deadline = began + limit;
     let late = |what: &str| {
@@ -138,9 +139,16 @@ pub(super) fn swap(
     })
 }
 
+/// Nobody is held for what could not come to its end.
+pub(super) fn can_drain(pair: &Replicate, limit: Duration) -> Result<(), Refusal> {
+    let done = pair.can_drain(limit);
+    done.map_err(|reason| Refusal::Now(not_now(reason)))
+}
+
 /// Why a pair cannot be frozen.
 pub(super) fn not_ready(error: NotReady) -> Refusal {
     Refusal::Final(match error {
+        NotReady::TooMuch(reason) => return Refusal::Now(not_now(reason)),
         NotReady::NotReady(reasons) => proto::Refused {
             reasons,
             ..proto::Refused::default()

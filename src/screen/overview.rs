@@ -44,7 +44,7 @@ pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
         if let Some(speed) = speed(status) {
             row("speed", speed);
         }
-        row("pending", pending(status));
+        row("pending", pending_for(status));
         row("errors", errors(status, colour));
         row("cut-over", readiness(status, colour));
     }
@@ -138,8 +138,20 @@ pub(crate) fn speed(status: &proto::StatusReply) -> Option<String> {
     Some(text)
 }
 
-fn pending(status: &proto::StatusReply) -> String {
+/// `7, with 3.00 MiB of content`
+pub(crate) fn pending(status: &proto::StatusReply) -> String {
     let mut text = human::count(status.pending);
+    if status.pending_bytes > 0 {
+        text.push_str(&format!(
+            ", with {} of content",
+            human::bytes(status.pending_bytes)
+        ));
+    }
+    text
+}
+
+fn pending_for(status: &proto::StatusReply) -> String {
+    let mut text = pending(status);
     if let Some(age) = status.oldest_pending_s.filter(|_| status.pending > 0) {
         text.push_str(&format!(", the oldest for {}", human::time(age)));
     }
@@ -205,7 +217,11 @@ pub(crate) fn in_the_way(status: &proto::StatusReply) -> String {
     if status.unverified {
         return "both bricks are being compared".into();
     }
-    format!("{} objects are pending", human::count(status.pending))
+    let mut text = format!("pending: {}", pending(status));
+    if let Some(drain) = status.drain_s.filter(|drain| *drain >= 1.0) {
+        text.push_str(&format!(", about {} of work", human::time(drain)));
+    }
+    text
 }
 
 #[cfg(test)]

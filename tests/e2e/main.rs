@@ -23,6 +23,7 @@ mod posix;
 mod power;
 mod removed;
 mod requests;
+mod room;
 mod served;
 mod service;
 mod space;

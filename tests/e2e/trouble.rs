@@ -45,7 +45,7 @@ fn a_full_sink_is_not_noticed_by_users_and_healing_goes_on_when_there_is_room() 
     hermitfs_tests::shell::run("fallocate", &["-l", "190M", &ballast.to_string_lossy()]);
 
     let mut migration = lab.migration(old.path(), &brick);
-    migration.start();
+    migration.try_start(&["--undersized"]).expect(exit::OK);
     let mut crew = Crew::start(&lab, migration.mount(), &seeds, false);
     wait_for_complaint(&migration, "ENOSPC", "no space");
     crew.work_for(Duration::from_secs(3));

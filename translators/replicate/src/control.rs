@@ -11,8 +11,12 @@ pub struct Status {
     pub state: String,
     /// Why healing waits, for people; `None` while it does not.
     pub reason: Option<String>,
-    /// Objects with a mark (dirty, or copied and not yet synced).
+    /// Names, and objects without such a name, that are to be looked at (dirty, or copied and not yet synced).
     pub pending: u64,
+    /// Bytes of content that are to be copied.
+    pub pending_bytes: u64,
+    /// How long it would take to drain what is pending, as estimated from what was measured.
+    pub drain: Option<Duration>,
     /// Age of the oldest pending mark.
     pub oldest_pending: Option<Duration>,
     /// Objects that could not be healed (waived ones are not counted).
@@ -27,11 +31,11 @@ pub struct Status {
     pub unverified: bool,
     /// Crawl complete, nothing unverified, no errors, and what is pending would drain in time.
     pub ready: bool,
-    /// Objects healed and in all.
+    /// Names of the tree that are equal, and in all: while it is walked, those that the walk has come to.
     pub files_done: u64,
     /// See `files_done`.
     pub files_total: Option<u64>,
-    /// Bytes of file content healed and in all.
+    /// Bytes of file content under these.
     pub bytes_done: u64,
     /// See `bytes_done`.
     pub bytes_total: Option<u64>,
@@ -142,6 +146,12 @@ pub enum NotReady {
     /// Crawl, errors or unverified parts are in the way: the sentences say which.
     #[error("not ready: {}", .0.join("; "))]
     NotReady(Vec<String>),
+    /// What is pending would take longer than the limit: nobody was held.
+    #[error("{0}")]
+    TooMuch(String),
+    /// It turned out to: users were held for a part of the limit, no longer.
+    #[error("{0}")]
+    TooSlow(String),
     /// What was pending did not drain within the limit.
     #[error("{pending} objects were still pending after {limit:?}")]
     Timeout {

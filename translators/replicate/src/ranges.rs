@@ -31,6 +31,16 @@ impl Ranges {
         self.0.iter().copied()
     }
 
+    /// Bytes in all, and whether they go to the end of the file, however far that is: that part is not counted.
+    pub(crate) fn len(&self) -> (u64, bool) {
+        let (open, ends) = match self.0.split_last() {
+            Some((&(from, u64::MAX), before)) => (Some(from), before),
+            _ => (None, self.0.as_slice()),
+        };
+        let bytes = ends.iter().map(|(from, to)| to - from).sum();
+        (bytes, open.is_some())
+    }
+
     pub(crate) fn add(&mut self, from: u64, to: u64) {
         if from >= to {
             return;
@@ -103,6 +113,18 @@ mod tests {
             }
             prop_assert!(ranges.0.windows(2).all(|w| w[0].1 < w[1].0), "sorted, disjoint, merged");
         }
+    }
+
+    #[test]
+    fn what_goes_to_the_end_of_a_file_is_told_apart() {
+        let mut ranges = Ranges::default();
+        assert_eq!(ranges.len(), (0, false));
+        ranges.add(10, 20);
+        ranges.add(30, 35);
+        assert_eq!(ranges.len(), (15, false));
+        ranges.add(100, u64::MAX);
+        assert_eq!(ranges.len(), (15, true));
+        assert_eq!(Ranges::whole().len(), (0, true));
     }
 
     #[test]

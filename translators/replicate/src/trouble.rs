@@ -7,6 +7,7 @@ use hermitfs_api::{Errno, Error};
 use crate::ledger::Known;
 use crate::loss::Class;
 use crate::record::{Oid, Piece};
+use crate::room::Need;
 
 /// Which brick it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +141,8 @@ pub(crate) enum Setback {
     Behind(Oid, Piece),
     /// This object has a trouble of its own.
     Object(Trouble),
+    /// The sink has no room for so much; for what needs less, or nothing, it may have.
+    Full(Need),
     /// The sink as a whole is in trouble: nothing can be healed for now.
     Sink(Trouble),
 }
@@ -167,9 +170,8 @@ impl<T> Blame<T> for hermitfs_api::Result<T> {
             match error.errno() {
                 // ext4 says ENOSPC of an attribute that is too large for its block.
                 Errno::ENOSPC if operation == "set xattr" => Setback::Object(trouble),
-                Errno::ENOSPC
-                | Errno::EDQUOT
-                | Errno::EROFS
+                Errno::ENOSPC | Errno::EDQUOT => Setback::Full(Need::default()),
+                Errno::EROFS
                 | Errno::ENOTCONN
                 | Errno::ESHUTDOWN
                 | Errno::ENODEV

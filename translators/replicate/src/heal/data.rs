@@ -179,9 +179,7 @@ impl Healer {
                 self.write_all(to, at, block).await?;
                 written += got as u64;
             }
-            if before != Before::Stale {
-                self.tally.bytes(got as u64);
-            }
+            self.tally.moved(from.inode(), got as u64, equal);
             at += got as u64;
         }
         Ok(written)

@@ -13,6 +13,7 @@ use super::{HEAL, Healer, LOST_FOUND, Listed, handle_of, list, look};
 use crate::ledger::{Outcome, Walk, Work};
 use crate::ranges::Ranges;
 use crate::record::{Bytes, Oid, Piece, Trust, name_of};
+use crate::tally::{Amount, Pass};
 use crate::trouble::{Blame, Setback, Step};
 
 impl Healer {
@@ -57,14 +58,16 @@ impl Healer {
         }
         self.loosen_inode(sink_dir).await;
         let mut seen = HashMap::new();
+        let mut counted = Pass::begin(&self.tally);
         if let Some((_, walk)) = work.tree {
-            self.walk(dir, sink_dir, walk, &mut seen).await?;
+            self.walk(dir, sink_dir, walk, (&mut seen, &mut counted))
+                .await?;
         }
         let mut made = self.marked_together(work, dir, sink_dir, &seen).await?;
         let mut named = Vec::new();
         for (bytes, generation) in &work.names {
             let done = match (seen.get(bytes), made.remove(bytes)) {
-                (Some(true), _) => Ok(()),
+                (Some(true), _) => Ok(Amount::default()),
                 // The walk has told the ledger.
                 (Some(false), _) => continue,
                 (None, Some(done)) => done,
@@ -75,7 +78,11 @@ impl Healer {
             };
             match done {
                 Err(Setback::Sink(trouble)) => return Err(Setback::Sink(trouble)),
-                done => named.push((bytes, *generation, done)),
+                done => {
+                    // A walk may have left it to this pass.
+                    let done = done.map(|its| counted.saw(its));
+                    named.push((bytes, *generation, done));
+                }
             }
         }
         // A directory's own times come after its last entry.
@@ -119,9 +126,14 @@ impl Healer {
                     }
                 });
             }
-            self.ledger(|ledger| {
+            let passed = self.ledger(|ledger| {
                 ledger.finish(work.oid, &Piece::Tree, generation, Outcome::Equal, now)
             });
+            if passed {
+                counted.is_done();
+            }
+        } else {
+            counted.is_done();
         }
         if let Some(body) = &work.body
             && healed
@@ -142,7 +154,7 @@ impl Healer {
         dir: &Arc<Inode>,
         sink_dir: &Arc<Inode>,
         seen: &HashMap<Bytes, bool>,
-    ) -> Step<HashMap<Bytes, Step<()>>> {
+    ) -> Step<HashMap<Bytes, Step<Amount>>> {
         let mut names = Vec::new();
         for (bytes, generation) in &work.names {
             if !seen.contains_key(bytes) {
@@ -173,7 +185,7 @@ impl Healer {
         dir: &Arc<Inode>,
         sink_dir: &Arc<Inode>,
         walk: Walk,
-        seen: &mut HashMap<Bytes, bool>,
+        mut to: Told<'_, '_>,
     ) -> Step<()> {
         let at_root = self.is_source_root(dir);
         let mut wanted = list(&*self.source, dir).await.at_source("list")?;
@@ -185,27 +197,37 @@ impl Healer {
             .into_iter()
             .map(|listed| (listed.name, true))
             .collect();
-        let mut new = Vec::new();
-        for Listed { kind, name, .. } in wanted {
-            let absent = there.remove(&name).is_none();
-            if absent && kind == Some(Kind::File) {
-                new.push(name_of(&name).at_source("list")?);
-                if new.len() == TOGETHER {
-                    let new = std::mem::take(&mut new);
-                    self.walked_together(dir, sink_dir, new, walk, seen).await?;
-                }
-                continue;
-            }
-            self.walked(dir, sink_dir, name, walk, absent, seen).await?;
-        }
-        self.walked_together(dir, sink_dir, new, walk, seen).await?;
+        let wanted: Vec<(Listed, bool)> = wanted
+            .into_iter()
+            .map(|listed| {
+                let absent = there.remove(&listed.name).is_none();
+                (listed, absent)
+            })
+            .collect();
+        // First what goes: the room that it takes may be needed.
         for (name, _) in there {
             if at_root && (*name == *MARKER_DIR || *name == *LOST_FOUND) {
                 continue;
             }
-            self.walked(dir, sink_dir, name, walk, false, seen).await?;
+            self.walked(dir, sink_dir, name, walk, false, &mut to)
+                .await?;
         }
-        Ok(())
+        let mut new = Vec::new();
+        for (Listed { kind, name, .. }, absent) in wanted {
+            if absent && kind == Some(Kind::File) {
+                new.push(name_of(&name).at_source("list")?);
+                if new.len() == TOGETHER {
+                    let new = std::mem::take(&mut new);
+                    self.walked_together(dir, sink_dir, new, walk, &mut to)
+                        .await?;
+                }
+                continue;
+            }
+            self.walked(dir, sink_dir, name, walk, absent, &mut to)
+                .await?;
+        }
+        self.walked_together(dir, sink_dir, new, walk, &mut to)
+            .await
     }
 
     async fn walked(
@@ -215,7 +237,7 @@ impl Healer {
         bytes: Bytes,
         walk: Walk,
         absent: bool,
-        seen: &mut HashMap<Bytes, bool>,
+        to: &mut Told<'_, '_>,
     ) -> Step<()> {
         if self.stopped() {
             return Err(Setback::Later(0));
@@ -225,11 +247,11 @@ impl Healer {
         let done = self.name(dir, sink_dir, &name, Some(walk), absent).await;
         if matches!(
             done,
-            Err(Setback::Later(_) | Setback::Behind(..) | Setback::Object(_))
+            Err(Setback::Later(_) | Setback::Behind(..) | Setback::Object(_) | Setback::Full(_))
         ) {
             self.go_on_below(dir, &name, walk).await;
         }
-        self.saw(dir, bytes, done, seen).await
+        self.saw(dir, bytes, done, to).await
     }
 
     /// A name that a walk could not heal yet becomes a mark, and who heals that knows of no walk. So what was to be
@@ -258,7 +280,7 @@ impl Healer {
         sink_dir: &Arc<Inode>,
         names: Vec<NameBuf>,
         walk: Walk,
-        seen: &mut HashMap<Bytes, bool>,
+        to: &mut Told<'_, '_>,
     ) -> Step<()> {
         names.iter().for_each(|_| self.brake.ease());
         for (name, done) in self.several(dir, sink_dir, names).await {
@@ -266,12 +288,11 @@ impl Healer {
             match done {
                 Done::Made(Err(setback)) => {
                     let weighed = Err(self.weigh(setback).await);
-                    self.saw(dir, bytes, weighed, seen).await?;
+                    self.saw(dir, bytes, weighed, to).await?;
                 }
-                Done::Made(done) => self.saw(dir, bytes, done, seen).await?,
+                Done::Made(done) => self.saw(dir, bytes, done, to).await?,
                 Done::Not { absent } => {
-                    self.walked(dir, sink_dir, bytes, walk, absent, seen)
-                        .await?;
+                    self.walked(dir, sink_dir, bytes, walk, absent, to).await?;
                 }
             }
         }
@@ -283,12 +304,13 @@ impl Healer {
         &self,
         dir: &Arc<Inode>,
         bytes: Bytes,
-        done: Step<()>,
-        seen: &mut HashMap<Bytes, bool>,
+        done: Step<Amount>,
+        (seen, counted): &mut Told<'_, '_>,
     ) -> Step<()> {
         let (oid, now) = (Oid::from(dir.identity()), self.now());
         match done {
-            Ok(()) => {
+            Ok(its) => {
+                counted.saw(its);
                 seen.insert(bytes, true);
             }
             Err(Setback::Sink(trouble)) => return Err(Setback::Sink(trouble)),
@@ -337,7 +359,7 @@ impl Healer {
         name: &Name,
         under: Option<Walk>,
         absent: bool,
-    ) -> Step<()> {
+    ) -> Step<Amount> {
         match self.make_name(dir, sink_dir, name, under, absent).await {
             Err(setback) => Err(self.weigh(setback).await),
             done => done,
@@ -351,7 +373,7 @@ impl Healer {
         name: &Name,
         under: Option<Walk>,
         absent: bool,
-    ) -> Step<()> {
+    ) -> Step<Amount> {
         let slot = Oid::from(dir.identity());
         if self.ledger(|ledger| ledger.name_in_flight(slot, name.as_bytes())) {
             return Err(Setback::Later(10));
@@ -372,7 +394,7 @@ impl Healer {
                     }
                 }),
             }
-            return Ok(());
+            return Ok(Amount::default());
         };
         let oid = Oid::from(wanted.inode.identity());
         // A marked name proves nothing, also when it is met by a walk: that goes on below all the same. And one that
@@ -438,9 +460,12 @@ impl Healer {
             false => ledger.release(oid, now),
         });
         done?;
-        Ok(())
+        Ok(Amount::name(&wanted.attr))
     }
 }
+
+/// How names came out that a walk has met, and how much of the tree they are.
+type Told<'a, 'b> = (&'a mut HashMap<Bytes, bool>, &'a mut Pass<'b>);
 
 #[cfg(test)]
 mod tests {

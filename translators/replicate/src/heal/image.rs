@@ -184,7 +184,8 @@ impl Healer {
         if Box::pin(self.settle_path(dir)).await?.identity() != image.identity() {
             return Err(Setback::Later(5));
         }
-        Box::pin(self.name(dir, image, name, None, false)).await
+        let made = Box::pin(self.name(dir, image, name, None, false)).await;
+        made.map(drop)
     }
 
     /// The image of a directory wherever it stands, dead or alive; `None` where there is no proof.

@@ -5,6 +5,7 @@ mod data;
 mod directory;
 mod flags;
 mod footing;
+mod full;
 mod image;
 mod losses;
 mod meta;
@@ -31,7 +32,9 @@ use crate::brake::Brake;
 use crate::copies::Copies;
 use crate::ledger::{Known, Ledger, Outcome, Work};
 use crate::record::{Bytes, Locator, Oid, Piece, Trust};
+use crate::room::Room;
 use crate::shares::Shares;
+use crate::tally::Tally;
 use crate::trouble::{Blame, Setback, Step, Trouble};
 
 pub(crate) use footing::Footing;
@@ -51,45 +54,6 @@ fn processors() -> usize {
 pub(crate) trait Books: Send + Sync {
     fn with(&self, change: &mut dyn FnMut(&mut Ledger));
     fn now(&self) -> u64;
-}
-
-/// What has been made equal, for the eyes of users: each object once, when it is made or when a
-/// walk has found it equal.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    files: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Tally {
-    /// Files and bytes so far.
-    pub(crate) fn now(&self) -> (u64, u64) {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (read(&self.files), read(&self.bytes))
-    }
-
-    /// Counts from here.
-    pub(crate) fn reset(&self, files: u64, bytes: u64) {
-        self.files.store(files, Ordering::Relaxed);
-        self.bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    fn file(&self) {
-        self.files.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn bytes(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// One less on the sink.
-    fn gone(&self) {
-        let less = |files: u64| files.checked_sub(1);
-        // Nothing to take from is as good.
-        let _ = self
-            .files
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-    }
 }
 
 /// Objects of a source without handles, by identity.
@@ -122,6 +86,8 @@ pub(crate) struct Healer {
     making: Semaphore,
     /// One at a time moves images about.
     moves: AsyncMutex<()>,
+    /// What the sink has room for.
+    room: Mutex<Room>,
     pub(crate) tally: Tally,
     pub(crate) stop: AtomicBool,
     /// Threads that share one big file.
@@ -162,6 +128,7 @@ impl Healer {
             brake,
             making: Semaphore::new(processors()),
             moves: AsyncMutex::new(()),
+            room: Mutex::default(),
             tally: Tally::default(),
             stop: AtomicBool::new(false),
             lanes,
@@ -215,6 +182,10 @@ impl Healer {
             }
             Err(Setback::Behind(oid, piece)) => {
                 self.all(work, || Outcome::Behind(oid, piece.clone()));
+                Ok(())
+            }
+            Err(Setback::Full(need)) => {
+                self.all(work, || Outcome::Full(need));
                 Ok(())
             }
             Err(Setback::Object(trouble)) => {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use hermitfs_api::{Attr, Entry, File, Inode, Kind, Make, Name, OpenFlags, is_small};
 
 use super::data::Before;
+use super::full::weight;
 use super::meta::{Image, looks_equal};
 use super::{HEAL, Healer};
 use crate::brake::OBJECT;
 use crate::ledger::{BodyWork, Outcome, Work};
 use crate::ranges::Ranges;
 use crate::record::{Oid, Piece, Trust};
+use crate::room::Need;
 use crate::trouble::{Blame, Setback, Step};
 
 impl Healer {
@@ -77,16 +79,32 @@ impl Healer {
             } else {
                 Before::Stale
             };
-            self.content(source, image, &attr, &body.data, before)
+            self.grow(source, image, (&attr, &there), &body.data, before)
                 .await?;
         } else if attr.kind == Kind::File && there.size != attr.size {
-            self.content(source, image, &attr, &Ranges::whole(), Before::Unknown)
+            let all = Ranges::whole();
+            self.grow(source, image, (&attr, &there), &all, Before::Unknown)
                 .await?;
         }
         if self.unseen(source, body.escaped).await? {
             return Err(Setback::Later(500));
         }
         self.meta(source, &attr, image, None, Image::Old(&there))
+            .await
+    }
+
+    /// The content of an image, as far as the sink has room for what it grows by.
+    async fn grow(
+        &self,
+        source: &Arc<Inode>,
+        image: &Arc<Inode>,
+        (attr, there): (&Attr, &Attr),
+        ranges: &Ranges,
+        before: Before,
+    ) -> Step<()> {
+        let need = Need::bytes(weight(attr).saturating_sub(weight(there)));
+        let content = self.content(source, image, attr, ranges, before);
+        self.with_room(Oid::from(source.identity()), (need, need), content)
             .await
     }
 
@@ -150,16 +168,16 @@ impl Healer {
         there: &Entry,
         trust: Trust,
     ) -> Step<()> {
-        self.tally.file();
         if looks_equal(attr, &there.attr) && trust.covers(attr.ctime) {
-            self.tally.bytes(attr.size.min(attr.blocks * 512));
+            self.tally.looked(weight(attr));
             return self.flags_only(source, &there.inode).await;
         }
+        self.tally.looked(0);
         if attr.kind == Kind::File {
-            self.content(
+            self.grow(
                 source,
                 &there.inode,
-                attr,
+                (attr, &there.attr),
                 &Ranges::whole(),
                 Before::Unknown,
             )
@@ -181,6 +199,18 @@ impl Healer {
         if attr.kind == Kind::File {
             return self.fresh_file(source, attr, sink_dir, name).await;
         }
+        let (oid, need) = (Oid::from(source.identity()), Need::object(0));
+        let making = self.fresh_other(source, attr, sink_dir, name);
+        self.with_room(oid, (need, need), making).await
+    }
+
+    async fn fresh_other(
+        &self,
+        source: &Arc<Inode>,
+        attr: &Attr,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Step<(Arc<Inode>, Step<()>)> {
         self.brake.pay(OBJECT);
         let _making = self.making.acquire().await;
         let image = match attr.kind {
@@ -220,7 +250,7 @@ impl Healer {
                     .await
             }
         };
-        self.tally.file();
+        self.tally.made();
         Ok((image.inode, body))
     }
 
@@ -237,19 +267,40 @@ impl Healer {
             .open(&HEAL, source, OpenFlags::READ)
             .await
             .at_source("open")?;
-        let made = if is_small(attr, SMALL) && !self.shares_space(&from, attr).await {
-            self.small_file(&from, attr, sink_dir, name).await
-        } else {
-            self.big_file(&from, attr, sink_dir, name).await
+        // What it shares with others may be there.
+        let shared = match self.is_looked_at(weight(attr)) {
+            true => self.shared_bytes(&from).await,
+            false => 0,
         };
+        let need = Need::object(weight(attr).saturating_sub(shared));
+        let needs = (need, Need::object(weight(attr)));
+        let making = self.fresh_from(&from, attr, sink_dir, name);
+        let made = self
+            .with_room(Oid::from(source.identity()), needs, making)
+            .await;
         drop(self.source.release(&HEAL, &from).await);
+        made
+    }
+
+    async fn fresh_from(
+        &self,
+        from: &Arc<File>,
+        attr: &Attr,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Step<(Arc<Inode>, Step<()>)> {
+        let made = if is_small(attr, SMALL) && !self.shares_space(from, attr).await {
+            self.small_file(from, attr, sink_dir, name).await
+        } else {
+            self.big_file(from, attr, sink_dir, name).await
+        };
         let (image, body) = made?;
-        if let Err(Setback::Sink(trouble)) = body {
+        if let Err(setback @ (Setback::Sink(_) | Setback::Full(_))) = body {
             // Half a file is no image.
             drop(self.sink.unlink(&HEAL, sink_dir, name).await);
-            return Err(Setback::Sink(trouble));
+            return Err(setback);
         }
-        self.tally.file();
+        self.tally.made();
         Ok((image, body))
     }
 

@@ -69,6 +69,7 @@ fn plain<T>(step: Step<T>) -> Result<T> {
         Setback::Sink(trouble) | Setback::Object(trouble) => {
             Error::with_story(trouble.errno.unwrap_or(Errno::EIO), trouble.reason)
         }
+        Setback::Full(_) => Error::new(Errno::ENOSPC),
         Setback::Later(_) | Setback::Behind(..) => Error::new(Errno::EAGAIN),
     })
 }

@@ -14,6 +14,7 @@ use super::{HEAL, Healer};
 use crate::brake::OBJECT;
 use crate::ledger::{BodyWork, Moment};
 use crate::record::{Bytes, Oid};
+use crate::tally::Amount;
 use crate::trouble::{Setback, Step};
 
 /// Names that are looked at together. What is read at once is bounded besides, by
@@ -23,7 +24,7 @@ pub(super) const TOGETHER: usize = 64;
 /// How a name came out.
 pub(super) enum Done {
     /// Like this.
-    Made(Step<()>),
+    Made(Step<Amount>),
     /// It has to go step by step; `absent` when the sink is known to have nothing there.
     Not { absent: bool },
 }
@@ -111,6 +112,10 @@ impl Healer {
             return Default::default();
         }
         let names: Vec<NameBuf> = marked.iter().map(|(name, _)| name.clone()).collect();
+        if self.is_tight() {
+            // For each it is asked whether it fits.
+            return (Vec::new(), names, Vec::new());
+        }
         let answers = match self.source.snapshot(&HEAL, dir, &names, SMALL).await {
             Ok(answers) if !answers.is_empty() => answers,
             _ => return (Vec::new(), names, Vec::new()),
@@ -178,7 +183,7 @@ impl Healer {
             };
             // It may have left this name while it was made: then this is where it stands.
             let (at, name) = (Oid::from(dir.identity()), &image.name);
-            if matches!(done, Done::Made(Ok(())))
+            if matches!(done, Done::Made(Ok(_)))
                 && generation.is_none()
                 && self.ledger(|ledger| ledger.name_dirty(at, name.as_bytes()))
             {
@@ -196,14 +201,16 @@ impl Healer {
         image: &Whole,
         attr: &Attr,
         body: Option<BodyWork>,
-    ) -> Step<()> {
-        self.tally.file();
+    ) -> Step<Amount> {
+        self.tally.made();
         self.tally.bytes(image.content.len() as u64);
+        let seen = Amount::name(&source.attr);
         let done = match bent(&source.attr, attr) {
             Some(trouble) => Err(Setback::Object(trouble)),
             None => Ok(()),
         };
-        self.finish_leaf(&source.inode, body, done).await
+        self.finish_leaf(&source.inode, body, done).await?;
+        Ok(seen)
     }
 }
 

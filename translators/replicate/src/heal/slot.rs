@@ -62,7 +62,7 @@ impl Healer {
                 self.must_be_one_with_the_root(entry)?;
             }
             if is_dir && under.is_some() {
-                self.tally.file();
+                self.tally.looked(0);
             }
             if is_dir && claimant == Some(oid) {
                 self.go_on(&known, slot.walk);
@@ -157,6 +157,7 @@ impl Healer {
                 .await
             {
                 Ok(_) => {
+                    self.tally.made();
                     self.leave_place(oid).await?;
                     return Ok(true);
                 }

@@ -79,7 +79,7 @@ impl Healer {
 
     /// Removes from the sink, whatever it is.
     pub(super) async fn remove(&self, dir: &Arc<Inode>, name: &Name, there: &Entry) -> Step<()> {
-        self.tally.gone();
+        self.tally.made();
         if there.inode.kind() == Kind::Directory {
             self.loosen(there).await;
             for child in list(&*self.sink, &there.inode).await.at_sink("list")? {

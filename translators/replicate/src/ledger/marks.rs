@@ -40,6 +40,7 @@ impl Ledger {
             }
         }
         self.matters_again(oid, &piece);
+        self.unpark(oid, &piece, now);
         self.records.extend(record);
         piece
     }
@@ -87,6 +88,7 @@ impl Ledger {
             }
         }
         self.matters_again(oid, &Piece::Body);
+        self.unpark_body(oid, now);
         self.records.extend(record);
         Piece::Body
     }
@@ -179,6 +181,9 @@ impl Ledger {
         self.waived.retain(|(at, _), _| *at != oid);
         for class in Class::ALL {
             self.drop_loss(oid, class);
+        }
+        if !self.short.is_empty() {
+            self.short.retain(|(at, _), _| *at != oid);
         }
         self.records.push(Record::Gone { oid });
     }

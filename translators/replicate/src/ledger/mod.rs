@@ -23,6 +23,7 @@ mod places;
 mod queue;
 mod replay;
 mod settle;
+mod short;
 mod walks;
 
 use std::collections::hash_map::Entry;
@@ -31,11 +32,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use hermitfs_api::Kind;
 
 pub(crate) use claims::Moment;
+pub(crate) use numbers::Survey;
 pub(crate) use walks::Walk;
 
 use crate::loss::{Class, Loss};
 use crate::ranges::Ranges;
 use crate::record::{Bytes, Locator, Oid, Piece, Place, Record, Trust};
+use crate::room::Need;
 use crate::trouble::{Setback, Step, Trouble};
 
 /// Classes of troubles that were waived.
@@ -190,6 +193,8 @@ pub(crate) enum Outcome {
     Later(Millis),
     /// It cannot be healed before another piece, which failed.
     Behind(Oid, Piece),
+    /// The sink has no room for it: tried again when it may have.
+    Full(Need),
     /// It failed, and is tried again later.
     Failed(Trouble),
 }
@@ -202,6 +207,7 @@ impl Outcome {
             Err(Setback::Later(wait)) => (Outcome::Later(wait), Ok(())),
             Err(Setback::Behind(oid, piece)) => (Outcome::Behind(oid, piece), Ok(())),
             Err(Setback::Object(trouble)) => (Outcome::Failed(trouble), Ok(())),
+            Err(Setback::Full(need)) => (Outcome::Full(need), Ok(())),
             Err(Setback::Sink(trouble)) => (Outcome::Later(100), Err(Setback::Sink(trouble))),
         }
     }
@@ -220,6 +226,8 @@ pub(crate) struct Ledger {
     met: HashMap<(Oid, Piece), u32>,
     /// Pieces that cannot be healed before another one, which failed.
     behind: BTreeMap<(Oid, Piece), (Oid, Piece)>,
+    /// Pieces that the sink has no room for, and what they need.
+    short: HashMap<(Oid, Piece), Need>,
     waived: BTreeMap<(Oid, Piece), Classes>,
     losses: BTreeMap<(Class, Oid), Loss>,
     /// More objects have a loss of these than are in `losses`.

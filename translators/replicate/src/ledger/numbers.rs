@@ -2,10 +2,29 @@
 
 use std::collections::BTreeSet;
 
+use hermitfs_api::Kind;
+
 use super::{Ledger, Millis, State};
 use crate::loss::Class;
 use crate::record::{Bytes, Locator, Oid, Piece, Record};
 use crate::trouble::{Setback, Trouble};
+
+/// How many files are asked for their size, where all of them is to be copied.
+const SIZED: usize = 64;
+
+/// What is pending.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Survey {
+    /// Names, and objects without a name that is pending.
+    pub(crate) places: u64,
+    /// Content to be copied, as far as its size is known.
+    pub(crate) bytes: u64,
+    /// Files to be copied to their end, wherever that is; and some of them.
+    pub(crate) whole: u64,
+    pub(crate) some: Vec<Oid>,
+    /// Age of the oldest mark.
+    pub(crate) oldest: Option<Millis>,
+}
 
 impl Ledger {
     /// Objects with a mark that is not waived.
@@ -46,12 +65,40 @@ impl Ledger {
         self.marks.is_empty() && !self.unverified
     }
 
-    /// Age of the oldest mark.
-    pub(crate) fn oldest(&self, now: Millis) -> Option<Millis> {
-        self.marks
-            .values()
-            .map(|mark| now.saturating_sub(mark.since))
-            .max()
+    /// What is pending, and for how long. Of what is waived nothing counts.
+    pub(crate) fn survey(&self, now: Millis) -> Survey {
+        let mut all = Survey::default();
+        for (oid, mark) in &self.marks {
+            if !self.waived.is_empty() && self.open_pieces(*oid).next().is_none() {
+                continue;
+            }
+            all.places += (mark.names.len() as u64).max(1);
+            all.oldest = all.oldest.max(Some(now.saturating_sub(mark.since)));
+            if let Some(body) = &mark.body {
+                let (bytes, open) = body.data.len();
+                all.bytes = all.bytes.saturating_add(bytes);
+                if open && mark.kind == Kind::File {
+                    all.whole += 1;
+                    if all.some.len() < SIZED {
+                        all.some.push(*oid);
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether something from before `goal` is still open that has not failed. Quick as long as there is much.
+    pub(crate) fn is_open_before(&self, goal: u64) -> bool {
+        self.marks.keys().any(|&oid| {
+            // What passes us by is not copied before it is closed.
+            let escaped = self.body_escaped(oid);
+            self.open_pieces(oid).any(|(piece, state)| {
+                !(escaped && piece == Piece::Body)
+                    && (state.born <= goal || piece == Piece::Tree)
+                    && self.failed_for((oid, piece)).is_none()
+            })
+        })
     }
 
     /// Directories that no crawl has finished.
@@ -92,7 +139,10 @@ impl Ledger {
     /// How to wait for another piece: for some milliseconds, or for the end of its trouble.
     pub(crate) fn wait_for(&self, oid: Oid, piece: Piece, wait: Millis) -> Setback {
         let key = (oid, piece);
-        match self.troubles.contains_key(&key) || self.behind.contains_key(&key) {
+        let stuck = self.troubles.contains_key(&key)
+            || self.behind.contains_key(&key)
+            || self.short.contains_key(&key);
+        match stuck {
             true => Setback::Behind(key.0, key.1),
             false => Setback::Later(wait),
         }
@@ -290,6 +340,31 @@ mod tests {
         let generation = ledger.body_work(file.oid).unwrap().generation;
         ledger.finish(file.oid, &Piece::Body, generation, outcome, 0);
         (ledger, dir, name, file, goal)
+    }
+
+    #[test]
+    fn what_is_pending_is_counted_in_names_and_bytes() {
+        let mut ledger = Ledger::default();
+        let (dir, file) = (known(1, Kind::Directory), known(2, Kind::File));
+        for n in 0..1000 {
+            ledger.mark_name(&dir, &n.to_string().as_bytes().into(), 0);
+        }
+        ledger.mark_body(&file, Some((0, 500)), 0);
+        let survey = ledger.survey(9);
+        assert_eq!((survey.places, survey.bytes, survey.whole), (1001, 500, 0));
+        assert_eq!((ledger.pending(), survey.oldest), (2, Some(9)));
+        ledger.mark_body(&file, Some(crate::ranges::Ranges::WHOLE), 0);
+        let survey = ledger.survey(9);
+        assert_eq!((survey.bytes, survey.whole), (0, 1));
+        assert_eq!(survey.some, [file.oid]);
+        let goal = ledger.now_mark();
+        assert!(ledger.is_open_before(goal));
+        // What has failed is not waited for, nor what is younger.
+        let generation = ledger.generation_of(file.oid, &Piece::Body).unwrap();
+        ledger.finish(file.oid, &Piece::Body, generation, failed(), 0);
+        ledger.forget(dir.oid);
+        ledger.mark_name(&dir, &b"later"[..].into(), 0);
+        assert!(!ledger.is_open_before(goal));
     }
 
     #[test]

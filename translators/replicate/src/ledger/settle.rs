@@ -32,6 +32,7 @@ impl Ledger {
         if !self.behind.is_empty() {
             self.behind.remove(&(oid, piece.clone()));
         }
+        self.forget_short(oid, piece);
         match outcome {
             Outcome::Equal => {
                 self.troubles.remove(&(oid, piece.clone()));
@@ -63,8 +64,22 @@ impl Ledger {
                 false
             }
             Outcome::Behind(other, its) => {
-                self.behind.insert((oid, piece.clone()), (other, its));
-                self.state_mut(oid, piece, |state| state.not_before = now + BEHIND);
+                let its = (other, its);
+                let wait = match self.short.contains_key(&its) {
+                    true => super::short::AGAIN,
+                    false => BEHIND,
+                };
+                self.behind.insert((oid, piece.clone()), its);
+                self.state_mut(oid, piece, |state| state.not_before = now + wait);
+                false
+            }
+            Outcome::Full(need) => {
+                self.troubles.remove(&(oid, piece.clone()));
+                match stands {
+                    true => self.park((oid, piece.clone()), need, now),
+                    // It is another one by now, which may fit.
+                    false => self.state_mut(oid, piece, |state| state.not_before = now + 20),
+                }
                 false
             }
             Outcome::Failed(trouble) => {
@@ -164,6 +179,7 @@ impl Ledger {
 
     pub(super) fn drop_piece(&mut self, oid: Oid, piece: &Piece) {
         self.unwaive(oid, piece);
+        self.forget_short(oid, piece);
         if !self.behind.is_empty() {
             self.behind.remove(&(oid, piece.clone()));
         }

@@ -123,6 +123,7 @@ impl Ledger {
         self.trees += grown;
         self.records.extend(record);
         self.matters_again(known.oid, &Piece::Tree);
+        self.unpark(known.oid, &Piece::Tree, now);
         match self.wanted.remove(&known.oid) {
             true => self.enqueue(known.oid, URGENT, 0),
             false => self.enqueue(known.oid, CRAWL, now),

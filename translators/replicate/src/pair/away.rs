@@ -41,6 +41,7 @@ impl Sink {
         self.leg.ledger(|ledger| {
             let cut = ledger.cut();
             ledger.seal(cut, false, now);
+            healer.tally.begin();
             ledger.doubt(&root, Trust::before(volume::now()), true);
         });
         healer.stand_on(None);

@@ -6,14 +6,19 @@ use std::time::{Duration, Instant};
 use hermitfs_api::{SetAttr, SetTime, block_on};
 
 use super::Replicate;
+use super::progress::told;
 use super::sink::Sink;
 use crate::answers::within;
 use crate::control::NotReady;
+use crate::drain::Drain;
 use crate::heal::{Books, HEAL};
 use crate::volume;
 
 /// How long it may take to leave a sink, its sync included.
 const LEAVE_AT_MOST: Duration = Duration::from_secs(120);
+
+/// How often a drain is looked at whether it can still come to its end.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Replicate {
     /// Holds new changes of users, drains what is pending and syncs the sink, within the limit.
@@ -38,6 +43,7 @@ impl Replicate {
         if !reasons.is_empty() {
             return Err(NotReady::NotReady(reasons));
         }
+        self.fits(limit).map_err(NotReady::TooMuch)?;
         self.users.gate.freeze();
         let done = self.drain(deadline, limit);
         if done.is_err() {
@@ -51,6 +57,8 @@ impl Replicate {
         // Users are held: nothing is spared now.
         self.brake.lift(true);
         let mut hurried = false;
+        let (began, mut looked) = (Instant::now(), Instant::now());
+        let watch = Drain::new(limit, self.to_do().0);
         loop {
             let inside = self.users.gate.inside();
             if inside == 0 && !hurried {
@@ -76,6 +84,17 @@ impl Replicate {
                     pending: pending + inside,
                     limit,
                 });
+            }
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                let (seconds, left) = self.to_do();
+                if watch.is_hopeless(began.elapsed(), seconds) {
+                    return Err(NotReady::TooSlow(format!(
+                        "{} after {:.1} s, so that it could not end within {limit:?}: users go on",
+                        told(left),
+                        began.elapsed().as_secs_f64()
+                    )));
+                }
             }
             for sink in &self.sinks {
                 sink.leg.wait_news(Duration::from_millis(5));

@@ -5,6 +5,7 @@ mod carry;
 mod doubt;
 mod end;
 mod open;
+mod progress;
 mod sink;
 mod status;
 mod toll;
@@ -16,10 +17,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use hermitfs_api::{Errno, Error, Inode, Kind, Location, Translator, block_on};
+use hermitfs_api::{Kind, Location, Translator, block_on};
 use parking_lot::Mutex;
 
 pub use self::carry::{Carried, Held, NotCarried};
+use self::progress::Counting;
 use self::sink::Sink;
 use crate::answers::within;
 use crate::backoff::WINDOW;
@@ -28,6 +30,7 @@ use crate::control::{Goal, ObjectError, OpenError, Reached};
 use crate::heal::{Books, HEAL};
 use crate::options::Options;
 use crate::record::Trust;
+use crate::tally::Amount;
 use crate::users::Users;
 
 /// A source and its sinks. See the crate's page.
@@ -43,16 +46,13 @@ pub struct Replicate {
     threads: Mutex<Vec<JoinHandle<()>>>,
     stop: Arc<AtomicBool>,
     drain: Arc<AtomicBool>,
-    /// Files and bytes of the source, once counted.
-    scouted: Arc<Mutex<Option<(u64, u64)>>>,
+    /// How much the source has, as counted last.
+    counted: Mutex<Option<Amount>>,
 }
 
 /// How long healing may take to end, and a sync to come to its end, before that is left to itself.
 const HALT_AT_MOST: Duration = Duration::from_secs(120);
 const SYNC_AT_MOST: Duration = Duration::from_secs(120);
-
-/// Before a forecast is worth the reading.
-const COUNT_AFTER: Duration = Duration::from_secs(10);
 
 impl Replicate {
     /// Opens or goes on with a pair. Blocks on I/O; to be called before the mount is there.
@@ -89,21 +89,14 @@ impl Replicate {
                 brake.judge();
             }
         }));
-        // Not as users go: our own counting is no load of theirs.
-        let source = self
-            .sinks
-            .first()
-            .map_or(&self.users.source, |s| &s.healer.source);
-        let (source, root) = (source.clone(), self.users.root.clone());
-        let (stop, scouted) = (self.stop.clone(), self.scouted.clone());
+        let (pair, stop) = (Arc::downgrade(self), self.stop.clone());
         threads.extend(spawn("count".into(), move || {
-            // What is over in a moment needs no forecast.
-            let soon = Instant::now() + COUNT_AFTER;
-            while Instant::now() < soon && !stop.load(Ordering::Relaxed) {
+            let mut counting = Counting::new(Instant::now());
+            while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(100));
+                let Some(pair) = pair.upgrade() else { return };
+                pair.count(&mut counting);
             }
-            let counted = block_on(count(&*source, root, &stop));
-            *scouted.lock() = counted.ok();
         }));
     }
 
@@ -216,13 +209,14 @@ impl Replicate {
                 let known = block_on(healer.known(&here));
                 // What is settled needs no second look, unless that is asked for.
                 let trust = if full { Trust::NOTHING } else { Trust::ALL };
-                if full && at.path.is_empty() {
-                    // All is counted once more.
-                    healer.tally.reset(0, 0);
-                }
                 if full || sink.leg.ledger(|ledger| ledger.trees() == 0) {
-                    sink.leg
-                        .ledger(|ledger| ledger.plant_tree(&known, trust, now));
+                    sink.leg.ledger(|ledger| {
+                        if at.path.is_empty() {
+                            // All is counted once more.
+                            healer.tally.begin();
+                        }
+                        ledger.plant_tree(&known, trust, now);
+                    });
                 }
             } else if let Some(name) = at.path.last() {
                 let known = block_on(healer.known(&here));
@@ -274,40 +268,6 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Option<JoinHandle
     thread
         .inspect_err(|error| tracing::error!(%error, "no thread to be had"))
         .ok()
-}
-
-/// Objects and bytes of the source, for users' eyes: counted once, beside the healing.
-async fn count(
-    source: &dyn Translator,
-    root: Arc<Inode>,
-    stop: &AtomicBool,
-) -> hermitfs_api::Result<(u64, u64)> {
-    let (mut files, mut bytes) = (0, 0);
-    let mut dirs = vec![root];
-    while let Some(dir) = dirs.pop() {
-        let mut from = 0;
-        loop {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::new(Errno::EINTR));
-            }
-            let entries = match source.readdir(&HEAL, &dir, from, 512, true).await {
-                Ok(entries) => entries,
-                // It went while we counted.
-                Err(_) => break,
-            };
-            let Some(last) = entries.last() else { break };
-            from = last.next;
-            for entry in entries.into_iter().filter_map(|entry| entry.entry) {
-                files += 1;
-                match entry.inode.kind() {
-                    Kind::Directory => dirs.push(entry.inode),
-                    Kind::File => bytes += entry.attr.size.min(entry.attr.blocks * 512),
-                    _ => {}
-                }
-            }
-        }
-    }
-    Ok((files, bytes))
 }
 
 impl hermitfs_api::Filter for Replicate {

@@ -22,6 +22,7 @@ use crate::ledger::Ledger;
 use crate::leg::Leg;
 use crate::options::Options;
 use crate::record::Trust;
+use crate::tally::Amount;
 use crate::timed::Timed;
 use crate::users::{UserLeg, Users};
 use crate::volume::{self, BrickId, Found, Marker, MarkerOn, io};
@@ -143,7 +144,7 @@ pub(super) async fn open(
         threads: Mutex::default(),
         stop: Arc::default(),
         drain: Arc::default(),
-        scouted: Arc::default(),
+        counted: Mutex::default(),
     }))
 }
 
@@ -442,7 +443,14 @@ async fn go_on(
     let sink = (seen.sink, seen.root, staging);
     let (source, brake) = (source.clone(), brake.clone());
     let healer = Arc::new(Healer::new(source, sink, leg.clone(), brake, LANES));
-    healer.tally.reset(healed.0, healed.1);
+    match doubt {
+        Some(_) => healer.tally.begin(),
+        None => {
+            let (files, bytes) = healed;
+            let pending = leg.ledger(|ledger| ledger.pending() > 0);
+            healer.tally.go_on(Amount { files, bytes }, pending);
+        }
+    }
     healer.suspect.store(suspect, Ordering::Relaxed);
     if let Err(setback) = healer.sweep_unknown().await {
         tracing::warn!(?setback, "the staging space could not be swept");

@@ -10,9 +10,11 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::answers::Answers;
 use crate::control::ObjectError;
+use crate::drain::{Left, Speed};
 use crate::heal::{Books, HEAL, Healer};
 use crate::leg::Leg;
 use crate::record::{Oid, Piece};
+use crate::tally::Work;
 use crate::trouble::{Side, Trouble};
 use crate::volume::{BrickId, MarkerOn, Served};
 
@@ -38,9 +40,17 @@ pub(crate) struct Sink {
     syncing: Mutex<Instant>,
     /// The last sweep of the staging space came off.
     can_sweep: AtomicBool,
-    samples: Mutex<VecDeque<(Instant, u64, u64)>>,
-    /// Objects a second, the best so far: what a drain can be expected to do.
-    pub(super) best_rate: AtomicU64,
+    samples: Mutex<VecDeque<(Instant, Work)>>,
+    /// What a drain can be expected to do.
+    pub(super) speed: Mutex<Speed>,
+    /// How large files are of which all is to be copied, in the middle.
+    pub(super) mean_size: AtomicU64,
+    /// Bytes that were copied when the last sync ended.
+    synced_at: AtomicU64,
+    /// What the walk from the root had found when it came to its end.
+    pub(super) goal: Mutex<Option<u64>>,
+    /// What has no room, in words.
+    pub(super) full: Mutex<Option<String>>,
     /// When the source came to be open to others.
     pub(super) left: OnceLock<Served>,
 }
@@ -102,7 +112,11 @@ impl Sink {
             syncing: Mutex::new(Instant::now()),
             can_sweep: AtomicBool::new(true),
             samples: Mutex::default(),
-            best_rate: AtomicU64::new(0),
+            speed: Mutex::default(),
+            mean_size: AtomicU64::new(0),
+            synced_at: AtomicU64::new(0),
+            goal: Mutex::default(),
+            full: Mutex::default(),
             left: OnceLock::new(),
         }
     }
@@ -207,6 +221,7 @@ impl Sink {
             self.leg
                 .wait_news(Duration::from_millis(if hurry { 5 } else { 100 }));
             self.sample();
+            self.catch_up();
             if self.is_lost() {
                 self.attend();
             }
@@ -282,7 +297,8 @@ impl Sink {
 
     /// Notes when we served last, how far we were, and whether that was the end of it.
     pub(super) fn heartbeat(&self, clean: bool) -> std::io::Result<()> {
-        let healed = self.healer.tally.now();
+        let seen = self.healer.tally.seen();
+        let healed = (seen.files, seen.bytes);
         let served = self.left.get().copied().unwrap_or_else(Served::now);
         self.leg.heartbeat(clean, served, healed)
     }
@@ -292,7 +308,13 @@ impl Sink {
         let _at_work = self.healer.brake.at_work();
         let cut = self.leg.ledger(|ledger| ledger.cut());
         let written = source_too || !cut.is_empty();
+        let began = Instant::now();
         let mut synced = block_on(self.healer.sink.sync(&HEAL));
+        let copied = self.healer.tally.work().bytes;
+        let since = self.synced_at.swap(copied, Ordering::Relaxed);
+        let mut speed = self.speed.lock();
+        speed.measure_sync(began.elapsed(), copied.saturating_sub(since));
+        drop(speed);
         if let Err(error) = &synced {
             self.healer.suspect.store(true, Ordering::Relaxed);
             self.leg.suspect();
@@ -318,31 +340,55 @@ impl Sink {
     fn sample(&self) {
         let now = Instant::now();
         let mut samples = self.samples.lock();
-        if samples
-            .back()
-            .is_some_and(|(at, ..)| now - *at < Duration::from_millis(500))
-        {
+        let last = samples.back().copied();
+        if last.is_some_and(|(at, _)| now - at < Duration::from_millis(500)) {
             return;
         }
-        let (files, bytes) = self.healer.tally.now();
-        samples.push_back((now, files, bytes));
+        let work = self.healer.tally.work();
+        samples.push_back((now, work));
         while samples.len() > 12 {
             samples.pop_front();
         }
         drop(samples);
-        self.best_rate
-            .fetch_max(self.rates().0 as u64, Ordering::Relaxed);
+        let Some((at, before)) = last else { return };
+        let done = Left {
+            places: work.made.saturating_sub(before.made),
+            bytes: work.bytes.saturating_sub(before.bytes),
+        };
+        let brake = &self.healer.brake;
+        let held_back = brake.limit().is_some() || brake.pace() < 1.0;
+        self.speed.lock().measure(now - at, done, held_back);
+        self.measure();
+        self.make_room();
+    }
+
+    /// Tries what may have room by now, and says what has none.
+    fn make_room(&self) {
+        let short = match self.is_lost() {
+            true => return,
+            false => block_on(self.healer.try_short()),
+        };
+        let told = short.map(|(shortage, free)| shortage.told(&self.name, free));
+        let mut full = self.full.lock();
+        match (&*full, &told) {
+            (None, Some(reason)) => tracing::warn!(reason, "some wait for room"),
+            (Some(_), None) => tracing::info!(sink = self.name, "all that waited has room"),
+            _ => {}
+        }
+        *full = told;
     }
 
     /// Files and bytes a second over the last seconds.
     pub(super) fn rates(&self) -> (f64, f64) {
         let samples = self.samples.lock();
         match (samples.front(), samples.back()) {
-            (Some((t0, f0, b0)), Some((t1, f1, b1))) if t1 > t0 => {
+            (Some((t0, before)), Some((t1, work))) if t1 > t0 => {
                 let seconds = (*t1 - *t0).as_secs_f64();
+                let (f0, b0) = before.all();
+                let (f1, b1) = work.all();
                 (
-                    f1.saturating_sub(*f0) as f64 / seconds,
-                    b1.saturating_sub(*b0) as f64 / seconds,
+                    f1.saturating_sub(f0) as f64 / seconds,
+                    b1.saturating_sub(b0) as f64 / seconds,
                 )
             }
             _ => (0.0, 0.0),

@@ -1,12 +1,11 @@
 //! How far a pair is.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Replicate;
 use super::sink::Sink;
 use crate::control::Status;
-use crate::heal::Books;
+use crate::tally::Amount;
 
 /// How long a drain may be expected to take for a pair to be called ready.
 const READY_WITHIN: f64 = 4.0;
@@ -24,7 +23,7 @@ impl Replicate {
         };
         let mut ready = true;
         for sink in &self.sinks {
-            ready &= sink.add_to(&mut status);
+            ready &= sink.add_to(&mut status, *self.counted.lock());
         }
         self.forecast(&mut status);
         if let Some(reason) = self.users.identities.reason() {
@@ -47,18 +46,14 @@ impl Replicate {
         status
     }
 
-    /// Totals, and how long the rest will take.
+    /// How long the rest will take.
     fn forecast(&self, status: &mut Status) {
-        let complete = status.crawl_left == 0 && !status.unverified;
-        let Some((files, bytes)) = self.scouted.lock().or(complete.then_some((0, 0))) else {
+        // Nobody knows when there is room, or an answer.
+        if status.reason.is_some() {
             return;
-        };
-        // Users make and remove files while we count: what is complete is complete.
-        let total = |counted: u64, done: u64| if complete { done } else { counted.max(done) };
-        status.files_total = Some(total(files, status.files_done));
-        status.bytes_total = Some(total(bytes, status.bytes_done));
+        }
         let left = |total: Option<u64>, done: u64, rate: f64| {
-            let left = total.unwrap_or(done).saturating_sub(done) as f64;
+            let left = total?.saturating_sub(done) as f64;
             if left == 0.0 {
                 Some(0.0)
             } else {
@@ -78,26 +73,29 @@ impl Replicate {
 }
 
 impl Sink {
-    /// Adds what this sink has to tell; whether it would be ready for a cut-over.
-    fn add_to(&self, status: &mut Status) -> bool {
-        let now = self.leg.now();
-        let (pending, oldest, errors, (waived, losses), trees, unverified) = self.leg.ledger(|l| {
+    /// Adds what this sink has to tell; whether it would be ready for a cut-over. `counted`: how much the source has.
+    fn add_to(&self, status: &mut Status, counted: Option<Amount>) -> bool {
+        // What was found may have been healed, or waived, a moment ago.
+        self.catch_up();
+        let (survey, left) = self.left();
+        let (errors, (waived, losses), trees, unverified, short) = self.leg.ledger(|l| {
             (
-                l.pending(),
-                l.oldest(now),
                 l.errors(),
                 (l.waived(), l.lost()),
                 l.trees(),
                 l.unverified(),
+                l.is_short(),
             )
         });
-        status.pending += pending;
+        let first = status.sinks.is_empty();
+        status.pending += survey.places;
+        status.pending_bytes += left.bytes;
         status.errors += errors;
         status.waived += waived;
         status.losses += losses;
         status.crawl_left += trees;
         status.unverified |= unverified;
-        let oldest = oldest.map(Duration::from_millis);
+        let oldest = survey.oldest.map(Duration::from_millis);
         status.oldest_pending = status.oldest_pending.max(oldest);
         let (files_rate, bytes_rate) = self.rates();
         status.files_rate += files_rate;
@@ -105,29 +103,98 @@ impl Sink {
         let pause = self.trouble.lock();
         let trouble = pause.as_ref().map(|pause| pause.reason(&self.place));
         drop(pause);
+        let full = short.then(|| {
+            let told = self.full.lock().clone();
+            told.unwrap_or_else(|| format!("the sink {} is full", self.name))
+        });
         let troubles: Vec<String> = self
             .silence()
             .into_iter()
             .chain(trouble)
+            .chain(full)
             .chain(self.leg.lost())
             .collect();
         let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
         let health = trouble.clone().unwrap_or_else(|| "healthy".to_owned());
         status.sinks.push((self.name.clone(), health));
-        let best = self.best_rate.load(Ordering::Relaxed).max(500) as f64;
+        let tally = &self.healer.tally;
+        let walking = tally.is_walking();
+        let seconds = self.seconds(left);
+        status.drain = status.drain.max(Duration::try_from_secs_f64(seconds).ok());
         let ready = trees == 0
+            && !walking
             && !unverified
             && errors == 0
             && trouble.is_none()
             && !self.is_unswept()
-            && pending as f64 / best < READY_WITHIN;
+            && seconds < READY_WITHIN;
         status.reason = status.reason.take().or(trouble);
+        let (done, total) = so_far(walking, tally.seen(), counted, survey.places, left.bytes);
         // Of several sinks the one that is farthest behind counts.
-        let first = status.sinks.len() == 1;
         let least = |so_far: u64, its: u64| if first { its } else { so_far.min(its) };
-        let (files, bytes) = self.healer.tally.now();
-        status.files_done = least(status.files_done, files);
-        status.bytes_done = least(status.bytes_done, bytes);
+        status.files_done = least(status.files_done, done.files);
+        status.bytes_done = least(status.bytes_done, done.bytes);
+        status.files_total = status.files_total.max(total.map(|total| total.files));
+        status.bytes_total = status.bytes_total.max(total.map(|total| total.bytes));
         ready
+    }
+}
+
+/// How much of the tree is equal, and how much there is; while it is walked what the walk has come to, and else all but
+/// what is pending.
+fn so_far(
+    walking: bool,
+    seen: Amount,
+    counted: Option<Amount>,
+    places: u64,
+    bytes: u64,
+) -> (Amount, Option<Amount>) {
+    if walking {
+        // Users make files while they are counted: what was seen is there.
+        let total = counted.map(|counted| Amount {
+            files: counted.files.max(seen.files),
+            bytes: counted.bytes.max(seen.bytes),
+        });
+        return (seen, total);
+    }
+    let total = counted.unwrap_or(seen);
+    let done = Amount {
+        files: total.files.saturating_sub(places),
+        bytes: total.bytes.saturating_sub(bytes),
+    };
+    (done, Some(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: Amount = Amount {
+        files: 50,
+        bytes: 500,
+    };
+    const ALL: Amount = Amount {
+        files: 100,
+        bytes: 1000,
+    };
+
+    #[test]
+    fn a_walk_tells_what_it_has_come_to_of_what_there_is() {
+        assert_eq!(so_far(true, HALF, None, 7, 7), (HALF, None));
+        assert_eq!(so_far(true, HALF, Some(ALL), 7, 7), (HALF, Some(ALL)));
+        assert_eq!(so_far(true, ALL, Some(HALF), 7, 7), (ALL, Some(ALL)));
+    }
+
+    #[test]
+    fn without_one_all_is_done_but_what_is_pending() {
+        assert_eq!(so_far(false, HALF, Some(ALL), 0, 0), (ALL, Some(ALL)));
+        let most = Amount {
+            files: 98,
+            bytes: 400,
+        };
+        assert_eq!(so_far(false, HALF, Some(ALL), 2, 600), (most, Some(ALL)));
+        assert_eq!(so_far(false, ALL, None, 0, 0), (ALL, Some(ALL)));
+        let more = so_far(false, ALL, None, 1000, 2000).0;
+        assert_eq!(more, Amount::default());
     }
 }
