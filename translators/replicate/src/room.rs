@@ -151,7 +151,14 @@ impl Room {
     pub(crate) fn failed(&mut self, need: Need, written: u64, free: Free, now: Millis) {
         let times = self.failed.map_or(0, |failed| failed.times + 1);
         // What was written did fit; the next block did not.
-        let bytes = need.bytes.min(written.saturating_add(WORTH));
+        let bytes = match need {
+            // It was to be changed where it stands, for which nobody can say what that needs.
+            Need {
+                bytes: 0,
+                inodes: 0,
+            } => WORTH,
+            _ => need.bytes.min(written.saturating_add(WORTH)),
+        };
         let need = Need { bytes, ..need };
         let before = self.failed.filter(|before| before.free.bytes >= free.bytes);
         self.failed = Some(Failed {
@@ -333,6 +340,17 @@ mod tests {
         assert_eq!(room.begin(file(1), Some(free(100)), 1), Admission::No);
         room.ease(CALM);
         assert_eq!(room.begin(file(1), Some(free(100)), 1), Admission::Go);
+    }
+
+    #[test]
+    fn what_could_not_be_changed_where_it_stands_keeps_no_small_object_away() {
+        let mut room = Room::default();
+        room.failed(Need::default(), 0, free(100), 0);
+        assert_eq!(room.begin(file(2), Some(free(100)), 1), Admission::No);
+        assert_eq!(
+            room.begin(Need::object(0), Some(free(100)), 1),
+            Admission::Go
+        );
     }
 
     #[test]

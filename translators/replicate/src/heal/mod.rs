@@ -5,6 +5,7 @@ mod data;
 mod directory;
 mod flags;
 mod footing;
+mod full;
 mod hints;
 mod image;
 mod losses;
@@ -17,7 +18,6 @@ mod share;
 #[cfg(test)]
 mod shared;
 mod slot;
-mod space;
 mod staging;
 mod ways;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use hermitfs_api::{Attr, Entry, File, Inode, Kind, Make, Name, OpenFlags, is_small};
 
 use super::data::Before;
+use super::full::weight;
 use super::meta::{Image, looks_equal};
-use super::space::weight;
 use super::{HEAL, Healer};
 use crate::brake::OBJECT;
 use crate::ledger::{BodyWork, Outcome, Work};
@@ -104,7 +104,7 @@ impl Healer {
     ) -> Step<()> {
         let need = Need::bytes(weight(attr).saturating_sub(weight(there)));
         let content = self.content(source, image, attr, ranges, before);
-        self.with_room(Oid::from(source.identity()), need, content)
+        self.with_room(Oid::from(source.identity()), (need, need), content)
             .await
     }
 
@@ -196,14 +196,12 @@ impl Healer {
         sink_dir: &Arc<Inode>,
         name: &Name,
     ) -> Step<(Arc<Inode>, Step<()>)> {
-        let (oid, file) = (Oid::from(source.identity()), attr.kind == Kind::File);
-        let need = Need::object(if file { weight(attr) } else { 0 });
-        if file {
-            let making = self.fresh_file(source, attr, sink_dir, name);
-            return self.with_room(oid, need, making).await;
+        if attr.kind == Kind::File {
+            return self.fresh_file(source, attr, sink_dir, name).await;
         }
+        let (oid, need) = (Oid::from(source.identity()), Need::object(0));
         let making = self.fresh_other(source, attr, sink_dir, name);
-        self.with_room(oid, need, making).await
+        self.with_room(oid, (need, need), making).await
     }
 
     async fn fresh_other(
@@ -269,12 +267,33 @@ impl Healer {
             .open(&HEAL, source, OpenFlags::READ)
             .await
             .at_source("open")?;
-        let made = if is_small(attr, SMALL) && !self.shares_space(&from, attr).await {
-            self.small_file(&from, attr, sink_dir, name).await
-        } else {
-            self.big_file(&from, attr, sink_dir, name).await
+        // What it shares with others may be there.
+        let shared = match self.is_looked_at(weight(attr)) {
+            true => self.shared_bytes(&from).await,
+            false => 0,
         };
+        let need = Need::object(weight(attr).saturating_sub(shared));
+        let needs = (need, Need::object(weight(attr)));
+        let making = self.fresh_from(&from, attr, sink_dir, name);
+        let made = self
+            .with_room(Oid::from(source.identity()), needs, making)
+            .await;
         drop(self.source.release(&HEAL, &from).await);
+        made
+    }
+
+    async fn fresh_from(
+        &self,
+        from: &Arc<File>,
+        attr: &Attr,
+        sink_dir: &Arc<Inode>,
+        name: &Name,
+    ) -> Step<(Arc<Inode>, Step<()>)> {
+        let made = if is_small(attr, SMALL) && !self.shares_space(from, attr).await {
+            self.small_file(from, attr, sink_dir, name).await
+        } else {
+            self.big_file(from, attr, sink_dir, name).await
+        };
         let (image, body) = made?;
         if let Err(setback @ (Setback::Sink(_) | Setback::Full(_))) = body {
             // Half a file is no image.

@@ -141,6 +141,23 @@ impl Healer {
                 .any(|extent| self.shareable(extent, extent.len).is_some())
     }
 
+    /// How much of a file's space is shared with others and may be on the sink as well.
+    pub(super) async fn shared_bytes(&self, from: &Arc<File>) -> u64 {
+        let (mut map, mut at, mut all) = (Map::default(), 0, 0u64);
+        while self.may_share() && self.look(from, at, &mut map).await {
+            for extent in &map.extents {
+                if self.shareable(extent, extent.len).is_some() {
+                    all = all.saturating_add(extent.len);
+                }
+            }
+            if map.until == u64::MAX || map.until <= at {
+                break;
+            }
+            at = map.until;
+        }
+        all
+    }
+
     async fn shared(
         &self,
         from: &Arc<File>,

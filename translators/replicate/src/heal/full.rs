@@ -25,14 +25,20 @@ pub(super) fn weight(attr: &Attr) -> u64 {
 }
 
 impl Healer {
-    /// Does some work for an object of the source, which needs so much of the sink, unless that is known not to fit.
+    /// Whether it is asked first if so much content fits.
+    pub(super) fn is_looked_at(&self, bytes: u64) -> bool {
+        bytes >= WORTH || self.is_tight()
+    }
+
+    /// Does some work for an object of the source, which needs so much of the sink, and so much at most, unless that is
+    /// known not to fit.
     pub(super) async fn with_room<T>(
         &self,
         oid: Oid,
-        need: Need,
+        (need, most): (Need, Need),
         work: impl Future<Output = Step<T>>,
     ) -> Step<T> {
-        let look = need.bytes >= WORTH || need != Need::default() && self.is_tight();
+        let look = most.bytes >= WORTH || need != Need::default() && self.is_tight();
         let before = if look { self.free().await } else { None };
         let admission = self.room.lock().begin(need, before, self.now());
         let taken = match admission {
@@ -46,7 +52,7 @@ impl Healer {
         let Err(Setback::Full(told)) = done else {
             return done;
         };
-        let need = need.max(told);
+        let need = most.max(told);
         let free = match before {
             Some(free) => Some(free),
             None => self.free().await,
