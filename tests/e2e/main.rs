@@ -29,4 +29,5 @@ mod space;
 mod stopped;
 mod submounts;
 mod trouble;
+mod verify;
 mod wire;

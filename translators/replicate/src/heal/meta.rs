@@ -26,7 +26,7 @@ pub(super) struct Extra {
     troubles: Vec<Trouble>,
 }
 
-type Xattrs = BTreeMap<Box<[u8]>, Vec<u8>>;
+pub(super) type Xattrs = BTreeMap<Box<[u8]>, Vec<u8>>;
 
 /// Of a file that is new to the sink, or was there before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,7 +256,7 @@ fn is_absent(error: &hermitfs_api::Error) -> bool {
 }
 
 /// All extended attributes that are carried over.
-async fn read_xattrs(
+pub(super) async fn read_xattrs(
     brick: &dyn hermitfs_api::Translator,
     inode: &Arc<Inode>,
 ) -> hermitfs_api::Result<Xattrs> {
