@@ -20,7 +20,7 @@ pub(crate) struct Heal {
     mountpoint: PathBuf,
     /// Where to begin: from the root of the mount, or below MOUNTPOINT
     path: Option<OsString>,
-    /// Compare the content of everything again
+    /// Compare everything again, content too; what differed is made equal, and told with --wait (exit code 65)
     #[arg(long)]
     full: bool,
     /// Return when all that was pending at the call, and everything unseen, is healed
@@ -45,8 +45,13 @@ impl Heal {
             let mut told: Option<String> = None;
             while let Some(progress) = stream.message().await.map_err(refused)? {
                 match progress.reached() {
+                    Reached::Done if self.full => return verified(&progress),
                     Reached::Done => return Ok(()),
                     Reached::Failed => {
+                        if self.full {
+                            // That is said by the exit code in any case.
+                            drop(verified(&progress));
+                        }
                         let reply = admin
                             .errors(proto::ErrorsRequest {})
                             .await
@@ -79,6 +84,36 @@ impl Heal {
             ))
         })
     }
+}
+
+/// Says what was compared, and what of it differed.
+fn verified(progress: &proto::HealProgress) -> Result<()> {
+    let objects = human::count(progress.compared);
+    let bytes = human::bytes(progress.compared_bytes);
+    let listed = progress.differences.iter().map(difference);
+    screen::print(&listed.collect::<String>());
+    if progress.differed == 0 {
+        screen::print(&format!(
+            "Compared {objects} objects, {bytes}: all are equal.\n"
+        ));
+        return Ok(());
+    }
+    let more = progress.differed - progress.differences.len() as u64;
+    if more > 0 {
+        screen::print(&format!("... and {} more\n", human::count(more)));
+    }
+    Err(Failure::new(
+        Code::Differences,
+        format!(
+            "{} differed of what was thought equal ({objects} objects compared, {bytes}). All of it is equal now: find \
+             out who, or what, changed the new brick",
+            human::count(progress.differed)
+        ),
+    ))
+}
+
+fn difference(found: &proto::Difference) -> String {
+    format!("{}: {}\n", human::name(&found.path), found.what)
 }
 
 /// A path as the daemon takes it: from the root of the volume. What begins with the mount point

@@ -10,7 +10,7 @@ use hermitfs_api::{Location, NameBuf};
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::abort_reply;
 use hermitfs_proto::admin::v1::admin_server::{Admin, AdminServer};
-use hermitfs_replicate::{Rate, Reached, Replicate};
+use hermitfs_replicate::{Rate, Reached, Replicate, Verified};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream, WatchStream};
@@ -244,7 +244,21 @@ fn heal(
             Reached::Yes => (proto::heal_progress::Reached::Done, now.errors),
             Reached::Failed(errors) => (proto::heal_progress::Reached::Failed, errors),
         };
+        let mut found = match reached {
+            proto::heal_progress::Reached::NotYet => Verified::default(),
+            _ => pair.verified(&goal),
+        };
+        let differences = std::mem::take(&mut found.differences).into_iter();
+        let differences = differences.map(|its| proto::Difference {
+            path: its.path,
+            sink: its.sink,
+            what: its.what,
+        });
         let progress = proto::HealProgress {
+            compared: found.objects,
+            compared_bytes: found.bytes,
+            differed: found.different,
+            differences: differences.collect(),
             reached: reached.into(),
             errors,
             pending: now.pending,

@@ -212,7 +212,7 @@ fn heal_full_finds_what_others_changed_on_the_sink() {
     fs::remove_file(new.join("sizes/4097")).unwrap();
     migration
         .command("heal", &["--full", "--wait"])
-        .expect(exit::OK);
+        .expect(exit::DIFFERENCES);
     migration.assert_bricks_equal();
     migration.cut_over();
 }

@@ -33,4 +33,5 @@ mod stopped;
 mod submounts;
 mod trouble;
 mod unseen;
+mod verify;
 mod wire;

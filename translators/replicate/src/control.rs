@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::heal::Compared;
 use crate::loss::Class;
 
 /// How far a pair is. Totals are `None` until the crawl has seen everything once.
@@ -108,8 +109,37 @@ pub struct Losses {
 
 /// What [`heal`](crate::Replicate::heal) was asked for, to be asked about with
 /// [`reached`](crate::Replicate::reached).
+#[derive(Clone, Debug, Default)]
+pub struct Goal {
+    /// The last mark of each sink that was there.
+    pub(crate) marks: Vec<u64>,
+    /// What verifications had compared with each.
+    pub(crate) before: Vec<Compared>,
+}
+
+/// What a verification came to.
+#[derive(Clone, Debug, Default)]
+pub struct Verified {
+    /// Objects that were thought equal, and were compared.
+    pub objects: u64,
+    /// Bytes of their content.
+    pub bytes: u64,
+    /// How many of them differed. All were made equal, or are among the errors.
+    pub different: u64,
+    /// The first of these.
+    pub differences: Vec<Difference>,
+}
+
+/// An object that was thought equal, and was not.
 #[derive(Clone, Debug)]
-pub struct Goal(pub(crate) Vec<u64>);
+pub struct Difference {
+    /// Path from the root of the brick, with a leading slash; bytes, as names are.
+    pub path: Vec<u8>,
+    /// The sink's volume name.
+    pub sink: String,
+    /// For people.
+    pub what: String,
+}
 
 /// How far a [`Goal`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,7 +31,10 @@ mod volume;
 mod world;
 
 pub use brake::Rate;
-pub use control::{Goal, Losses, NotReady, ObjectError, ObjectLoss, OpenError, Reached, Status};
+pub use control::{
+    Difference, Goal, Losses, NotReady, ObjectError, ObjectLoss, OpenError, Reached, Status,
+    Verified,
+};
 pub use loss::{Class, Gravity};
 pub use options::Options;
 pub use pair::{Carried, Held, NotCarried, Replicate, unmark};

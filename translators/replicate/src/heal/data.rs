@@ -9,6 +9,7 @@ use super::share::Map;
 use super::{HEAL, Healer};
 use crate::loss::Class;
 use crate::ranges::Ranges;
+use crate::record::Oid;
 use crate::trouble::{Blame, Setback, Step};
 
 /// Bytes moved at a time.
@@ -111,8 +112,9 @@ impl Healer {
                 // No such thing here: all is data.
                 Err(_) => at,
             };
-            if data > at && before != Before::Empty {
-                self.hollow(to, at, data).await?;
+            if data > at && before != Before::Empty && self.hollow(to, at, data).await? {
+                self.findings
+                    .differs(Oid::from(from.inode().identity()), at);
             }
             if data >= end {
                 return Ok(());
@@ -175,6 +177,12 @@ impl Healer {
                     .at_sink("read")?;
                 other.get(..there) == Some(block)
             };
+            if !equal && before == Before::Unknown {
+                let there = other.iter().zip(block).position(|(a, b)| a != b);
+                let first = at + there.unwrap_or_default() as u64;
+                self.findings
+                    .differs(Oid::from(from.inode().identity()), first);
+            }
             if !equal {
                 self.write_all(to, at, block).await?;
                 written += got as u64;
@@ -249,21 +257,23 @@ impl Healer {
         Ok(())
     }
 
-    /// Makes a hole where the image has data; zeros where its file system cannot.
-    async fn hollow(&self, to: &Arc<File>, mut at: u64, end: u64) -> Step<()> {
+    /// Makes a hole where the image has data; zeros where its file system cannot. Whether there was any.
+    async fn hollow(&self, to: &Arc<File>, mut at: u64, end: u64) -> Step<bool> {
+        let mut filled = false;
         while at < end {
             let data = match self.sink.lseek(&HEAL, to, at, Seek::Data).await {
                 Ok(data) => data,
-                Err(error) if error.errno() == Errno::ENXIO => return Ok(()),
+                Err(error) if error.errno() == Errno::ENXIO => return Ok(filled),
                 Err(_) => at,
             };
             if data >= end {
-                return Ok(());
+                return Ok(filled);
             }
             let hole = match self.sink.lseek(&HEAL, to, data, Seek::Hole).await {
                 Ok(hole) if hole > data => hole.min(end),
                 _ => end,
             };
+            filled = true;
             match self
                 .sink
                 .fallocate(&HEAL, to, Allocate::Punch, data, hole - data)
@@ -276,7 +286,7 @@ impl Healer {
             }
             at = hole;
         }
-        Ok(())
+        Ok(filled)
     }
 
     async fn zero(&self, to: &Arc<File>, mut at: u64, end: u64) -> Step<()> {

@@ -58,6 +58,13 @@ impl Healer {
         }
         self.loosen_inode(sink_dir).await;
         let mut seen = HashMap::new();
+        let sure = || self.ledger(|ledger| ledger.body_unmarked(work.oid));
+        let mut looked = None;
+        if work.tree.is_some_and(|(_, walk)| walk.verify) && sure() {
+            let attr = self.source.getattr(&HEAL, dir, None).await;
+            let attr = attr.at_source("read attributes")?;
+            looked = Some(self.verify(dir, &attr, sink_dir).await?);
+        }
         let mut counted = Pass::begin(&self.tally);
         if let Some((_, walk)) = work.tree {
             self.walk(dir, sink_dir, walk, (&mut seen, &mut counted))
@@ -101,6 +108,9 @@ impl Healer {
         } else {
             Image::Old(&there)
         };
+        if let Some(looked) = looked {
+            self.verified(looked, sure()).await;
+        }
         let body = match self.meta(dir, &attr, sink_dir, None, before).await {
             Err(setback) => Err(self.weigh(setback).await),
             done => done,
@@ -214,7 +224,7 @@ impl Healer {
         }
         let mut new = Vec::new();
         for (Listed { kind, name, .. }, absent) in wanted {
-            if absent && kind == Some(Kind::File) {
+            if absent && kind == Some(Kind::File) && !walk.verify {
                 new.push(name_of(&name).at_source("list")?);
                 if new.len() == TOGETHER {
                     let new = std::mem::take(&mut new);
@@ -387,7 +397,13 @@ impl Healer {
         };
         let Some(wanted) = wanted else {
             match there {
-                Some(there) => self.take_away(dir, sink_dir, name, &there, None).await?,
+                Some(there) => {
+                    let verify = under.is_some_and(|walk| walk.verify);
+                    if verify && !self.ledger(|ledger| ledger.name_marked(slot, &bytes)) {
+                        self.found_name(dir, &bytes, "on the new brick alone").await;
+                    }
+                    self.take_away(dir, sink_dir, name, &there, None).await?;
+                }
                 None => self.ledger(|ledger| {
                     if let Some(owner) = ledger.claimant(slot, name.as_bytes()) {
                         ledger.unplace(owner);
@@ -408,6 +424,11 @@ impl Healer {
         let walk = under.or_else(again);
         let under =
             under.filter(|_| !self.ledger(|ledger| ledger.name_dirty(slot, name.as_bytes())));
+        // One that was healed, and not synced yet, was not thought to be settled.
+        let under = under.map(|mut walk| {
+            walk.verify &= !self.ledger(|ledger| ledger.name_marked(slot, &bytes));
+            walk
+        });
         let at = slot;
         let slot = Slot {
             dir,

@@ -389,6 +389,12 @@ impl Healer {
         if let Some(there) = there.filter(|there| there.inode.kind() == object.inode.kind()) {
             return Ok(there);
         }
+        if self
+            .findings
+            .is_asked_for(Oid::from(object.inode.identity()))
+        {
+            self.found_name(dir, name.as_bytes(), "missing").await;
+        }
         let known = self.known(dir).await;
         let now = self.now();
         self.ledger(|ledger| ledger.mark_name(&known, &name.as_bytes().into(), now));

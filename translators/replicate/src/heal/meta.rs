@@ -33,7 +33,7 @@ pub(super) struct Extra {
     troubles: Vec<Trouble>,
 }
 
-type Xattrs = BTreeMap<Box<[u8]>, Vec<u8>>;
+pub(super) type Xattrs = BTreeMap<Box<[u8]>, Vec<u8>>;
 
 impl Extra {
     /// How it is kept, as far as that is known.
@@ -314,7 +314,7 @@ fn is_absent(error: &hermitfs_api::Error) -> bool {
 }
 
 /// All extended attributes that are carried over.
-async fn read_xattrs(
+pub(super) async fn read_xattrs(
     brick: &dyn hermitfs_api::Translator,
     inode: &Arc<Inode>,
 ) -> hermitfs_api::Result<Xattrs> {

@@ -19,6 +19,7 @@ mod share;
 mod shared;
 mod slot;
 mod staging;
+mod verify;
 mod ways;
 
 use std::collections::HashMap;
@@ -40,6 +41,7 @@ use crate::trouble::{Blame, Setback, Step, Trouble};
 
 pub(crate) use footing::Footing;
 pub(crate) use staging::{MARKER_DIR, STAGING};
+pub(crate) use verify::{Compared, Findings};
 
 /// Our own traffic.
 pub(crate) const HEAL: Context = Context::internal(Origin::Heal);
@@ -76,6 +78,8 @@ pub(crate) struct Healer {
     pub(crate) held: Held,
     /// Files that are being copied just now.
     pub(crate) copies: Copies,
+    /// What verifications have found.
+    pub(crate) findings: Findings,
     /// Ways down that were found of late.
     ways: ways::Ways,
     /// Directories that were not found, and how often.
@@ -124,6 +128,7 @@ impl Healer {
             books,
             held: Held::default(),
             copies: Copies::new(brake.clone()),
+            findings: Findings::default(),
             ways: ways::Ways::default(),
             missed: Mutex::default(),
             brake,

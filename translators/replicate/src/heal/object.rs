@@ -19,6 +19,7 @@ impl Healer {
     /// Heals the body of a marked object.
     pub(super) async fn object(&self, work: &Work) -> Step<()> {
         let Some(object) = self.find(work.oid, &work.locator).await? else {
+            self.findings.was_asked_for(work.oid);
             self.not_there(work).await;
             return Ok(());
         };
@@ -26,7 +27,19 @@ impl Healer {
             return Ok(());
         };
         let image = self.image_of(&object, &work.locator).await?;
+        let looked = match self.findings.is_asked_for(work.oid) {
+            true => Some(
+                self.verify(&object.inode, &object.attr, &image.inode)
+                    .await?,
+            ),
+            false => None,
+        };
         let done = self.change(&object, &image, body).await;
+        if let Some(looked) = looked.filter(|_| done.is_ok()) {
+            self.findings.was_asked_for(work.oid);
+            let now = self.ledger(|ledger| ledger.generation_of(work.oid, &Piece::Body));
+            self.verified(looked, now == Some(body.generation)).await;
+        }
         self.finish_body(work.oid, Some(body), done).await
     }
 

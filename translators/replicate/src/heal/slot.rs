@@ -23,6 +23,13 @@ pub(super) struct Slot<'a> {
     pub(super) walk: Option<Walk>,
 }
 
+impl Slot<'_> {
+    /// Whether what is found here, of which nobody knows that it differs, is to be told.
+    fn verifies(&self, under: Option<Walk>) -> bool {
+        under.is_some_and(|walk| walk.verify)
+    }
+}
+
 impl Healer {
     /// Writes down that an object's image stands under this name, where nothing else tells.
     pub(super) async fn note_stand(&self, dir: &Arc<Inode>, name: &Name, object: &Arc<Inode>) {
@@ -80,9 +87,20 @@ impl Healer {
                 self.ledger(|ledger| ledger.adopt(&known, stands, under, now));
                 return Ok(());
             }
+            if slot.verifies(under) && claimant.is_none() && place.is_none() {
+                self.found_name(
+                    slot.dir,
+                    slot.name.as_bytes(),
+                    "another object stands there",
+                )
+                .await;
+            }
             self.take_away(slot.dir, slot.sink_dir, slot.name, entry, Some(oid))
                 .await?;
             there = None;
+        } else if slot.verifies(under) && place.is_none() {
+            self.found_name(slot.dir, slot.name.as_bytes(), "missing")
+                .await;
         }
         debug_assert!(there.is_none());
         if self.bring(slot, wanted).await? {
@@ -346,7 +364,15 @@ impl Healer {
                 }
                 let mut done = Ok(());
                 if let Some(walk) = slot.walk {
+                    let sure = || self.ledger(|ledger| ledger.body_unmarked(oid));
+                    let looked = match under.is_some_and(|walk| walk.verify) && sure() {
+                        true => Some(self.verify(source, &attr, &there.inode).await?),
+                        false => None,
+                    };
                     done = self.compare(source, &attr, there, walk.trust).await;
+                    if let Some(looked) = looked {
+                        self.verified(looked, done.is_ok() && sure()).await;
+                    }
                 }
                 if let (Ok(()), Some(body)) = (&done, &body) {
                     let mut there = there.clone();
@@ -363,8 +389,19 @@ impl Healer {
                 }
                 return self.finish_leaf(source, body, done).await;
             }
+            if slot.verifies(under) && place.is_none() && claimant.is_none() {
+                self.found_name(
+                    slot.dir,
+                    slot.name.as_bytes(),
+                    "another object stands there",
+                )
+                .await;
+            }
             self.take_away(slot.dir, slot.sink_dir, slot.name, there, Some(oid))
                 .await?;
+        } else if slot.verifies(under) && place.is_none() {
+            self.found_name(slot.dir, slot.name.as_bytes(), "missing")
+                .await;
         }
         if self.bring(slot, wanted).await? {
             let there = look(&*self.sink, slot.sink_dir, slot.name)

@@ -102,6 +102,11 @@ impl Ledger {
         }
     }
 
+    /// Whether nothing of an object's body is known to differ, open or not yet settled.
+    pub(crate) fn body_unmarked(&self, oid: Oid) -> bool {
+        self.marks.get(&oid).is_none_or(|mark| mark.body.is_none())
+    }
+
     /// Whether a name has a mark, open or not yet settled.
     pub(crate) fn name_marked(&self, dir: Oid, name: &Bytes) -> bool {
         self.generation_of(dir, &Piece::Name(name.clone()))

@@ -24,6 +24,8 @@ pub(crate) struct Walk {
     /// It began where another object of the sink became the image: what is known to stand below the old one is
     /// not below this one.
     lost: bool,
+    /// All that it meets without a mark should be equal: what is not is told.
+    pub(crate) verify: bool,
 }
 
 impl Walk {
@@ -38,6 +40,7 @@ impl Walk {
             trust: self.trust.min(other.trust),
             asked: self.asked.max(other.asked),
             lost: self.lost || other.lost,
+            verify: self.verify && other.verify,
         }
     }
 }
@@ -49,6 +52,7 @@ impl Ledger {
             trust,
             asked: self.next_generation(),
             lost: false,
+            verify: false,
         }
     }
 
@@ -60,6 +64,16 @@ impl Ledger {
         self.plant(known, walk, now);
     }
 
+    /// The same to find out whether it is what it is thought to be.
+    pub(crate) fn plant_verification(&mut self, known: &Known, now: Millis) {
+        let walk = Walk {
+            verify: true,
+            ..self.ask(Trust::NOTHING)
+        };
+        self.walked.remove(&known.oid);
+        self.plant(known, walk, now);
+    }
+
     /// The same of one whose image was made just now, with nothing in it. What a kill leaves half done was made
     /// by us; but a walk that has come here may have to look at what is brought in.
     pub(crate) fn plant_new(&mut self, known: &Known, walk: Option<Walk>, now: Millis) {
@@ -67,6 +81,7 @@ impl Ledger {
             trust: walk.map_or(Trust::ALL, |walk| walk.trust),
             asked: walk.map_or(0, |walk| walk.asked),
             lost: false,
+            verify: false,
         };
         self.walked.remove(&known.oid);
         self.plant(known, walk, now);
@@ -108,6 +123,7 @@ impl Ledger {
                         grown = 1;
                         // That was found out by the pass. The trust stays, as no sync has followed it yet.
                         old.lost = false;
+                        old.verify = walk.verify;
                     }
                     Self::redirty(state, generation);
                     let wider = walk.trust < old.trust;
@@ -302,6 +318,21 @@ mod tests {
             leaves(&mut ledger, DIR, &[ABOVE, ROOT]);
             assert!(!ledger.tree_dirty(DIR));
         }
+    }
+
+    #[test]
+    fn what_was_unseen_anyway_is_not_verified() {
+        let verifies = |ledger: &Ledger, dir: Oid| ledger.marks[&dir].tree.unwrap().1.verify;
+        let mut ledger = Ledger::default();
+        ledger.plant_tree(&Known::of_dir(DIR), Trust::ALL, 0);
+        ledger.plant_verification(&Known::of_dir(ROOT), 0);
+        assert!(verifies(&ledger, ROOT));
+        pass(&mut ledger, ROOT, &[DIR, ABOVE]);
+        assert!(!verifies(&ledger, DIR) && verifies(&ledger, ABOVE));
+        // Walked already, though not synced yet.
+        pass(&mut ledger, DIR, &[]);
+        ledger.plant_verification(&Known::of_dir(DIR), 0);
+        assert!(verifies(&ledger, DIR));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use self::sink::Sink;
 use crate::answers::within;
 use crate::backoff::WINDOW;
 use crate::brake::{Brake, Rate};
-use crate::control::{Goal, ObjectError, OpenError, Reached};
+use crate::control::{Difference, Goal, ObjectError, OpenError, Reached, Verified};
 use crate::heal::{Books, HEAL};
 use crate::options::Options;
 use crate::record::Trust;
@@ -209,10 +209,14 @@ impl Replicate {
             dir = here.clone();
             here = block_on(source.lookup(&HEAL, &here, name))?.inode;
         }
-        let mut goal = Vec::new();
+        let mut goal = Goal::default();
         for sink in &self.sinks {
             let healer = &sink.healer;
             let now = sink.leg.now();
+            goal.before.push(match full {
+                true => healer.findings.begin(),
+                false => healer.findings.so_far(),
+            });
             if here.kind() == Kind::Directory {
                 let known = block_on(healer.known(&here));
                 // What is settled needs no second look, unless that is asked for.
@@ -223,7 +227,10 @@ impl Replicate {
                             // All is counted once more.
                             healer.tally.begin();
                         }
-                        ledger.plant_tree(&known, trust, now);
+                        match full {
+                            true => ledger.plant_verification(&known, now),
+                            false => ledger.plant_tree(&known, trust, now),
+                        }
                     });
                 }
             } else if let Some(name) = at.path.last() {
@@ -231,26 +238,31 @@ impl Replicate {
                 let parent = block_on(healer.known(&dir));
                 let bytes = name.as_bytes().into();
                 sink.leg.ledger(|ledger| {
-                    ledger.mark_name(&parent, &bytes, now);
-                    if full {
-                        ledger.mark_body(&known, Some(crate::ranges::Ranges::WHOLE), now);
+                    if !full {
+                        ledger.mark_name(&parent, &bytes, now);
+                        return;
                     }
+                    // It proves nothing to find what is known to differ.
+                    if ledger.body_unmarked(known.oid) && !ledger.name_marked(parent.oid, &bytes) {
+                        healer.findings.ask_for(known.oid);
+                    }
+                    ledger.mark_body(&known, Some(crate::ranges::Ranges::WHOLE), now);
                 });
             }
-            goal.push(sink.leg.ledger(|ledger| {
+            goal.marks.push(sink.leg.ledger(|ledger| {
                 ledger.set_resting(false);
                 ledger.retry_all(now);
                 ledger.now_mark()
             }));
             sink.leg.work.notify_all();
         }
-        Ok(Goal(goal))
+        Ok(goal)
     }
 
     /// How far a goal is.
     pub fn reached(&self, goal: &Goal) -> Reached {
         let (mut open, mut failed) = (0, 0);
-        for (sink, &goal) in self.sinks.iter().zip(&goal.0) {
+        for (sink, &goal) in self.sinks.iter().zip(&goal.marks) {
             let (its_open, its_failed) = sink.leg.ledger(|ledger| ledger.left_before(goal));
             open += its_open + u64::from(sink.is_unswept());
             failed += its_failed;
@@ -260,6 +272,25 @@ impl Replicate {
             (0, failed) => Reached::Failed(failed),
             _ => Reached::No,
         }
+    }
+
+    /// What was compared for a goal so far, and what of it differed although it was thought equal.
+    pub fn verified(&self, goal: &Goal) -> Verified {
+        let mut all = Verified::default();
+        for (sink, &before) in self.sinks.iter().zip(&goal.before) {
+            let findings = &sink.healer.findings;
+            let its = findings.so_far().since(before);
+            all.objects += its.objects;
+            all.bytes += its.bytes;
+            all.different += its.different;
+            let named = findings.named_since(before).into_iter();
+            all.differences.extend(named.map(|(path, what)| Difference {
+                path,
+                sink: sink.name.clone(),
+                what,
+            }));
+        }
+        all
     }
 
     /// Blocks until something that [`Replicate::status`] tells has changed, at most this long.

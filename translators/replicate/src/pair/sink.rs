@@ -231,6 +231,15 @@ impl Sink {
                 let open = ledger.is_open(now);
                 (ledger.copied(), open, ledger.is_unswept())
             });
+            if !open && let Some(found) = self.unfinished_verification() {
+                tracing::info!(
+                    sink = self.name,
+                    objects = found.objects,
+                    bytes = found.bytes,
+                    differed = found.different,
+                    "compared on request"
+                );
+            }
             let age = self.syncing.lock().elapsed();
             let due = hurry && !open || age > SYNC_EVERY || (!open && age > SYNC_IDLE);
             if copied > 0 && due && !self.is_lost() {
@@ -252,6 +261,12 @@ impl Sink {
                 }
             }
         }
+    }
+
+    /// What a verification came to that has just come to its end.
+    fn unfinished_verification(&self) -> Option<crate::heal::Compared> {
+        let walked = self.leg.ledger(|ledger| ledger.trees() == 0);
+        walked.then(|| self.healer.findings.conclude()).flatten()
     }
 
     fn sweep(&self) {
