@@ -16,7 +16,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use super::{guard, place, serve};
 use crate::exit::{Code, Failure, Result};
 use crate::mounts::Mount;
-use crate::over::Over;
+use crate::over::{Over, give_back_dead};
 use crate::past::{self, End, How};
 use crate::run::{Record, Slot};
 
@@ -41,7 +41,18 @@ pub(crate) fn give_up(slot: &Slot) -> Result<Option<GivenUp>> {
     };
     let (ours, mut left) = look_at_sinks(&record)?;
     take_away(&record.mountpoint)?;
-    Over::end_dead(slot, slot.state_dir(), &record.mountpoint);
+    let old = record.bricks.first().map(|(_, directory)| directory);
+    match old.filter(|old| **old != record.mountpoint && old.is_absolute()) {
+        Some(old) => {
+            if let Err(error) = give_back_dead(slot, old) {
+                let old = old.display();
+                left.push(format!(
+                    "{old} is read-only ({error}): `mount -o remount,rw {old}`"
+                ));
+            }
+        }
+        None => Over::end_dead(slot, slot.state_dir(), &record.mountpoint),
+    }
     for (directory, sink) in ours {
         if let Err(error) = hermitfs_replicate::unmark(&*sink) {
             left.push(format!("the directory {directory}/.hermitfs ({error})"));

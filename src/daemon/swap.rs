@@ -173,10 +173,13 @@ pub(super) fn can_drain(pair: &Replicate, limit: Duration) -> Result<(), Refusal
 pub(super) fn not_ready(error: NotReady) -> Refusal {
     Refusal::Final(match error {
         NotReady::TooMuch(reason) => return Refusal::Now(not_now(reason)),
-        NotReady::NotReady(reasons) => proto::Refused {
-            reasons,
-            ..proto::Refused::default()
-        },
+        // It was ready a moment ago: users have moved something that is walked once more.
+        NotReady::NotReady(reasons) => {
+            return Refusal::Now(proto::Refused {
+                reasons,
+                ..proto::Refused::default()
+            });
+        }
         other => not_now(other.to_string()),
     })
 }

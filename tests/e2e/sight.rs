@@ -277,6 +277,17 @@ fn the_dead_mount_of_an_old_brick_is_given_up_without_a_daemon() {
         lab.disk("new", Format::Ext4, 64),
     );
     fs::write(old.join("file"), "content").unwrap();
+    // Beside it: its own path was shut by the daemon that was killed.
+    let mut beside = lab.migration(old.path(), new.path());
+    beside.start();
+    beside.wait_ready(LONG);
+    beside.kill();
+    beside.command("abort", &[]).expect(exit::OK);
+    for directory in [old.path(), beside.mount()] {
+        is_open_again(directory);
+    }
+    assert!(!new.join(".hermitfs").exists());
+    fs::remove_file(new.join("file")).unwrap();
     let mut migration = lab.migration_over(old.path(), new.path());
     for killed in [true, false] {
         migration.start();
