@@ -231,7 +231,7 @@ fn subvolumes_on_the_new_brick_are_in_the_way_until_they_are_deleted() {
     assert!(!new.join("superfluous").exists());
     migration
         .command("cutover", &[])
-        .refused(exit::TRY_AGAIN, &["subvolume"]);
+        .refused(exit::DIFFERENCES, &["subvolume"]);
     for name in ["kept", "plain"] {
         shell::run("btrfs", &["subvolume", "delete", &text(&new.join(name))]);
     }
