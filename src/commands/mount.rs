@@ -26,7 +26,18 @@ pub(crate) struct Mount {
     #[arg(long, value_name = "NAME=VALUE", value_parser = cli::setting)]
     set: Vec<(String, String)>,
     /// Options of the mount, as mount(8) takes them: ro,noatime,threads=16
-    #[arg(short = 'o', value_name = "OPTIONS")]
+    ///
+    /// ro, nosuid, nodev, noexec, nosymfollow, noatime, nodiratime, relatime, strictatime (and their
+    /// opposites): as in mount(8); what is not said is taken from the source's own mount.
+    /// threads=N: that take requests from the kernel, 2 to 256 (8).
+    /// passthrough=no: nothing bypasses the daemon.
+    /// shared: others work in the volume by other mounts; nothing is believed for longer than a second.
+    /// locks=yes|no|auto: the volume keeps locks, not the kernel (auto: where `shared` is on).
+    /// flush: hear of each close(2), where a brick reports errors only then (NFS).
+    /// entry-lifetime=SECONDS, attr-lifetime=SECONDS: how long the kernel may believe names and attributes.
+    /// max-background=N: read-ahead and write-back requests under way, 1 to 65535 (64).
+    /// clone-fd: a queue of its own at the device for each thread.
+    #[arg(short = 'o', value_name = "OPTIONS", verbatim_doc_comment)]
     options: Vec<String>,
     /// Where the volfile says `adopt`: also when that removes most of what is in the new brick, or
     /// replaces what is newer there
