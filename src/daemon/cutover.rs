@@ -20,7 +20,7 @@ use super::swap::{self, Refusal, Swapped};
 use crate::build::Brick;
 use crate::mounts::Mounts;
 use crate::screen::human;
-use crate::users::Usage;
+use crate::users::{self, Usage};
 
 /// How long to wait between two looks at what is in the way.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -69,6 +69,7 @@ pub(super) fn cut_over(
         nobody_stays(inside)?;
     }
     let veil = settle(asker, daemon.beside.as_ref(), pair, limit)?;
+    let watching = watching(daemon);
     let swapped = match far {
         true => within(asker, limit, || {
             handover::hand_over(daemon, asker, pair, limit)
@@ -141,10 +142,32 @@ pub(super) fn cut_over(
                 .map(|mounted| mounted.attributes)
                 .unwrap_or_default(),
         ),
-        notes: mounted.map(|mounted| mounted.notes).unwrap_or_default(),
+        notes: mounted
+            .map(|mounted| mounted.notes)
+            .unwrap_or_default()
+            .into_iter()
+            .chain(watching)
+            .collect(),
         over: daemon.over.is_some(),
         ..done
     })
+}
+
+/// Who watches the mount, in words: of what is done on the new brick they hear nothing.
+fn watching(daemon: &Daemon) -> Vec<String> {
+    let mounts = Mounts::read().unwrap_or_default();
+    let mount = mounts.at(&daemon.record.mountpoint);
+    let watchers = mount.map(users::watchers).unwrap_or_default();
+    let told = watchers.into_iter().map(|watcher| {
+        format!(
+            "{} (process {}) watches {} of its files or directories (inotify, fanotify), and hears nothing of what \
+             is done on the new brick: start it anew",
+            human::name(watcher.process.as_bytes()),
+            watcher.pid,
+            watcher.watches
+        )
+    });
+    told.collect()
 }
 
 /// Refused while something is not where it was when we began.

@@ -3,6 +3,7 @@
 mod judge;
 mod kernel;
 mod stacked;
+mod watches;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 
 pub(crate) use self::judge::{Opened, Verdict, judge};
+pub(crate) use self::watches::watchers;
 use crate::mounts::{Mount, Mounts};
 
 /// The kernel takes no longer paths (`PATH_MAX`).

@@ -133,6 +133,10 @@ impl Export {
         };
         if let Some(sealed) = inode.slots().get::<Bytes>(self.slot) {
             self.objects.let_go(sealed);
+            // It may have been named since, by its handle, and is not to be held for that.
+            if let Kept::Removed(_) = &kept {
+                self.objects.forget(sealed);
+            }
         }
         released
     }

@@ -371,6 +371,11 @@ impl Ledger {
                 mark.touched = now;
             }
             self.enqueue(oid, TOUCHED, now + rest);
+            // What was tried while the operation was under way was tried as it had been before.
+            match piece {
+                Piece::Body => self.unpark_body(oid, now),
+                piece => self.unpark(oid, &piece, now),
+            }
         }
     }
 

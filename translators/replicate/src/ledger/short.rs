@@ -163,6 +163,34 @@ mod tests {
         assert!(!ledger.is_short());
     }
 
+    /// The name is tried before the file is cut short, and does not fit: the end of that counts.
+    #[test]
+    fn what_did_not_fit_while_users_made_it_smaller_is_tried_when_they_have() {
+        let mut ledger = full(&[100]);
+        let file = Known {
+            oid: FILE,
+            kind: Kind::File,
+            locator: Locator {
+                handle: None,
+                whence: Some((name(0), name(100))),
+            },
+            dir: Some(DIR),
+        };
+        let touch = [Touch::Body {
+            oid: FILE,
+            data: Some((1, 100)),
+            escaped: false,
+        }];
+        let ticket = ledger.begin(&touch, &[], &[file], 0).unwrap();
+        let piece = Piece::Name(name(100));
+        let generation = ledger.generation_of(DIR, &piece).unwrap();
+        let outcome = Outcome::Full(Need::bytes(100));
+        ledger.finish(DIR, &piece, generation, outcome, 0);
+        assert!(tried(&ledger).is_empty());
+        ledger.end(ticket, 0, 0);
+        assert_eq!(tried(&ledger), [name(100)]);
+    }
+
     #[test]
     fn what_became_another_thing_meanwhile_is_not_put_by() {
         let mut ledger = Ledger::default();
