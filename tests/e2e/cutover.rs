@@ -14,7 +14,9 @@ use hermitfs_tests::hermitfs::{built, exit};
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::migration::Migration;
 use hermitfs_tests::wait::until;
-use rustix::fs::{CWD, FileType, Mode, link, mkdir, mknodat, rename, rmdir, symlink, unlink};
+use rustix::fs::{
+    CWD, FileType, Mode, inotify, link, mkdir, mknodat, rename, rmdir, symlink, unlink,
+};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::Signal;
@@ -332,7 +334,16 @@ fn a_cut_over_is_its_caller_s_and_nothing_comes_of_it_when_he_leaves() {
         .command("cutover", &["--timeout", "100ms"])
         .refused(exit::TRY_AGAIN, &["overlay"]);
     hermitfs_tests::shell::run("umount", &[&stack]);
-    migration.cut_over();
+    // Who watches is in nobody's way, and is told of: here it is this process.
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    let kind = inotify::WatchFlags::CREATE;
+    inotify::add_watch(&watch, migration.mount(), kind).unwrap();
+    let done = migration.command("cutover", &["--timeout", "20s"]);
+    let done = done.expect(exit::OK);
+    let told = format!("(process {}) watches 1 of its", std::process::id());
+    assert!(done.stderr.contains(&told), "{}", done.stderr);
+    drop(watch);
+    migration.daemon().wait_end(LONG);
     hermitfs_tests::shell::run("umount", &[migration.mount()]);
 }
 
