@@ -112,6 +112,9 @@ Root is needed.
 .B 78
 A volfile, a directory or an identity is wrong.
 .TP
+.B 130
+Cancelled by a signal: a cut\-over that was waited for did not come.
+.TP
 .B 1
 All else.
 .SH ENVIRONMENT
