@@ -10,7 +10,7 @@ use crate::exit::Result;
 
 const AFTER: &str = "\
 Exit codes: 0 done; 64 usage; 65 differences; 69 no daemon; 75 try again (busy, not ready);
-77 permission; 78 configuration or identity; 1 the rest.";
+77 permission; 78 configuration or identity; 130 cancelled; 1 the rest.";
 
 /// Moves a file system that is in use onto new storage, then takes itself out of the picture.
 #[derive(Debug, Parser)]
