@@ -41,14 +41,12 @@ fn of_file_system(
     // What a mount has anyway is not said.
     let words = attributes.words().into_iter();
     let mut options: Vec<String> = words.map(str::to_owned).collect();
-    let said = mount
+    // As mount(8) takes them: compression, quotas, what to do at errors.
+    let own = mount
         .super_options
         .split(',')
-        .find(|option| option.starts_with("subvol="));
-    options.extend(
-        said.filter(|subvolume| *subvolume != "subvol=/")
-            .map(str::to_owned),
-    );
+        .filter(|option| is_own(option));
+    options.extend(own.map(str::to_owned));
     if options.is_empty() {
         options.push("defaults".into());
     }
@@ -63,6 +61,13 @@ fn of_file_system(
         mount.kind,
         options.join(",")
     )
+}
+
+/// Whether a file system's option says how it is to be mounted, and is no other word for what is said
+/// anyway: which subvolume by its number, or (SELinux) that labels are kept.
+fn is_own(option: &str) -> bool {
+    !matches!(option, "" | "rw" | "ro" | "seclabel" | "subvol=/")
+        && !option.starts_with("subvolid=")
 }
 
 /// By the links that udev keeps.
@@ -80,7 +85,7 @@ mod tests {
     use super::*;
 
     const TABLE: &[u8] = b"1 0 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n\
-        2 1 0:40 /@new /srv/new rw,noatime - btrfs /dev/nothing rw,ssd,subvol=/@new\n";
+        2 1 0:40 /@new /srv/new rw,noatime - btrfs /dev/nothing rw,seclabel,ssd,compress=zstd:3,subvolid=256,subvol=/@new\n";
 
     #[test]
     fn a_file_system_is_named_by_its_device_and_a_directory_by_a_bind() {
@@ -88,7 +93,7 @@ mod tests {
         let has = Attributes::of_mount("rw,nosuid,noatime");
         assert_eq!(
             lines(&mounts, Path::new("/srv/new"), Path::new("/my data"), has),
-            ["/dev/nothing /my\\040data btrfs nosuid,noatime,subvol=/@new 0 2"]
+            ["/dev/nothing /my\\040data btrfs nosuid,noatime,ssd,compress=zstd:3,subvol=/@new 0 2"]
         );
         assert_eq!(
             lines(&mounts, Path::new("/srv/new/in"), Path::new("/data"), has),
