@@ -12,6 +12,7 @@ use hermitfs_api::{Context, Errno, Error, Inode, Kind, Origin, Result, Translato
 
 use crate::door::Door;
 use crate::nodes::{FormerNodes, known};
+use crate::numbers::ROOT;
 use crate::straggler::{Verdict, verdict};
 
 /// How long somebody may be on his way between two requests. He runs, or waits for the lock of a
@@ -30,13 +31,19 @@ impl Door {
         let Some(former) = former else {
             return self.node(id);
         };
-        let was = self.nodes.was(id, &former.nodes);
+        // A directory that is known here already was found from one that somebody holds, or by who is
+        // on his way. So whoever asks for something in it may have no other way.
+        let was = match self.nodes.get(id) {
+            Some(_) => None,
+            None => self.nodes.was(id, &former.nodes),
+        };
+        let held = self.nodes.is_held(id) || id != ROOT && was.is_none();
         let called = match &was {
             Some(was) => former.volume.whence(&internal(), was).await.ok(),
             None => None,
         };
         let called = called.as_ref().map(|(_, name)| name.as_bytes());
-        if verdict(cx.pid, self.nodes.is_held(id), called, name) == Verdict::Return {
+        if verdict(cx.pid, held, called, name) == Verdict::Return {
             return Err(Errno::ESTALE.into());
         }
         if let Some(was) = was {
@@ -48,9 +55,11 @@ impl Door {
         self.node(id)
     }
 
-    /// Whether who asks for this came by a path that leads elsewhere since an exchange.
+    /// Whether who asks for this came by a path that leads elsewhere since an exchange: nobody has come to it
+    /// from what is held.
     pub(crate) fn is_former(&self, id: u64) -> bool {
-        self.former.read().is_some() && !self.nodes.is_held(id)
+        let known = || id != ROOT && self.nodes.get(id).is_some();
+        self.former.read().is_some() && !self.nodes.is_held(id) && !known()
     }
 }
 
