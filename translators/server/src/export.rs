@@ -37,9 +37,17 @@ impl Export {
         if let Some(inode) = self.objects.get(sealed) {
             return Ok(inode);
         }
-        let inode = self.resolve(cx, sealed).await?.inode;
-        self.objects.insert(sealed, &inode);
-        Ok(inode)
+        let entry = self.resolve(cx, sealed).await?;
+        self.hold_for_a_while(sealed, &entry);
+        Ok(entry.inode)
+    }
+
+    /// What has no name any more is not held for having been named by its handle: whoever has it in use
+    /// holds it, and its space is to be free after that.
+    fn hold_for_a_while(&self, sealed: &Bytes, entry: &Entry) {
+        if entry.attr.nlink > 0 {
+            self.objects.insert(sealed, &entry.inode);
+        }
     }
 
     /// The same with its attributes, asked of the brick.
@@ -73,7 +81,7 @@ impl Export {
     /// What was found or made, for the wire.
     pub(crate) async fn entry(&self, cx: &Context, entry: &Entry) -> Result<v1::Entry> {
         let object = self.sealed(cx, &entry.inode).await?;
-        self.objects.insert(&object, &entry.inode);
+        self.hold_for_a_while(&object, entry);
         Ok(v1::Entry {
             object,
             identity: Some(entry.inode.identity().into()),
@@ -133,10 +141,6 @@ impl Export {
         };
         if let Some(sealed) = inode.slots().get::<Bytes>(self.slot) {
             self.objects.let_go(sealed);
-            // It may have been named since, by its handle, and is not to be held for that.
-            if let Kept::Removed(_) = &kept {
-                self.objects.forget(sealed);
-            }
         }
         released
     }
