@@ -213,8 +213,9 @@ impl Drop for Lab {
         {
             open_again(&entry.path());
         }
-        // A detached loop device goes with its last user: a moment later.
-        for _ in 0..100 {
+        // A detached loop device goes with its last user: a moment later, or when another test's mount
+        // namespace goes, which had a copy of what was mounted.
+        for _ in 0..400 {
             if self.leftovers().is_empty() {
                 return;
             }
