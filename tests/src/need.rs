@@ -49,7 +49,6 @@ pub const FOR_TESTS: &[Program] = &[
     program("mkswap", "util-linux"),
     program("unshare", "util-linux"),
     program("setpriv", "util-linux"),
-    program("debugfs", "e2fsprogs"),
     STORAGE_DAEMON,
     program("ip", "iproute2"),
     program("systemd-analyze", "systemd"),
@@ -60,7 +59,6 @@ pub const FOR_TESTS: &[Program] = &[
     program("pg_ctl", "postgresql"),
     program("pg_checksums", "postgresql"),
     program("pgbench", "postgresql"),
-    STORAGE_DAEMON,
 ];
 
 /// What `cargo power` calls.
