@@ -47,7 +47,7 @@ fn a_full_sink_is_not_noticed_by_users_and_healing_goes_on_when_there_is_room() 
     let mut migration = lab.migration(old.path(), &brick);
     migration.try_start(&["--undersized"]).expect(exit::OK);
     let mut crew = Crew::start(&lab, migration.mount(), &seeds, false);
-    wait_for_complaint(&migration, "ENOSPC", "no space");
+    wait_for_complaint(&migration, "ENOSPC", "is full");
     crew.work_for(Duration::from_secs(3));
     let status = migration.status();
     assert!(!status.is("ready"), "{}", status.0);

@@ -69,11 +69,11 @@ impl Shares {
         let Some(free) = room.checked_sub(self.total + 1) else {
             return false;
         };
-        let held = self.held.entry(uid).or_default();
-        if uid != 0 && *held >= free.saturating_mul(GREED) {
+        let held = self.held.get(&uid).copied().unwrap_or_default();
+        if uid != 0 && held >= free.saturating_mul(GREED) {
             return false;
         }
-        *held += 1;
+        self.held.insert(uid, held + 1);
         self.total += 1;
         true
     }
@@ -149,6 +149,15 @@ mod tests {
         assert!(shares.total <= shares.room);
         assert!(takes_all(&mut shares, 0) >= 2_000);
         assert_eq!(shares.total, 15_000, "the rest is ours");
+    }
+
+    #[test]
+    fn who_was_refused_leaves_nothing_behind() {
+        let mut shares = Shares::of(64);
+        takes_all(&mut shares, 5);
+        let next: Vec<u32> = (6..1_000).filter(|uid| !shares.take(*uid)).collect();
+        assert!(!next.is_empty(), "somebody came too late");
+        assert!(next.iter().all(|uid| !shares.held.contains_key(uid)));
     }
 
     #[test]
