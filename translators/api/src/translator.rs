@@ -92,9 +92,11 @@ macro_rules! with_operations {
             /// when none is known.
             reads Locate: fn locate(cx: &Context, inode: &Arc<Inode>) -> Result<Location>;
 
-            /// A directory and a name in it under which the object was last seen through this volume
-            /// (looked up, made, renamed). A hint from memory, which the caller has to check; ENOENT
-            /// when there is none: the root, what was only resolved from a handle, a name taken away.
+            /// A directory and a name in it under which the object stands. For a directory that is a fact, and
+            /// costs no more the deeper it is; ENOENT for the root, and for one that was removed. For anything
+            /// else it is the name under which it was last seen through this volume (looked up, made, renamed):
+            /// a hint from memory, which the caller has to check; ENOENT when there is none, as for what was
+            /// only resolved from a handle, or a name taken away.
             reads Whence: fn whence(cx: &Context, inode: &Arc<Inode>) -> Result<(Arc<Inode>, NameBuf)>;
 
             /// stat(2); through the open file where one is given.

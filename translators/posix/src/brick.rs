@@ -312,10 +312,10 @@ impl Brick {
         let inode = self.table.get_or_insert(identity, |hash| {
             Inode::new(identity, attr.kind, Node::new(self.clone(), hash, handle))
         });
-        if let Some((dir, name)) = name
-            && attr.kind != Kind::Directory
-        {
-            self.node(&inode)?.saw(dir, name);
+        match name {
+            Some((_, name)) if attr.kind == Kind::Directory => self.node(&inode)?.called(name),
+            Some((dir, name)) => self.node(&inode)?.saw(dir, name),
+            None => {}
         }
         Ok((Entry { inode, attr }, needs_pin))
     }

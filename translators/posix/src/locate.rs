@@ -73,17 +73,32 @@ impl Brick {
 
     /// ESTALE for a directory outside the brick, and for nothing else: while directories above it
     /// are moved about a way up can fail too, so one failure is not believed.
-    fn must_be_inside(&self, dir: &Inode) -> Result<()> {
+    fn must_be_inside(self: &Arc<Brick>, dir: &Inode) -> Result<()> {
         for _ in 0..INSISTENCE {
-            match self.path_of(dir) {
+            match self.is_inside(dir) {
                 Err(Errno::STALE | Errno::NOENT) => std::thread::yield_now(),
-                found => return found.map(drop),
+                found => return found,
             }
         }
-        self.path_of(dir).map(drop)
+        self.is_inside(dir)
     }
 
-    pub(crate) fn locate(&self, inode: &Inode) -> Result<Location> {
+    /// On a clone of the brick's own the kernel looks whether the way up comes by its root before it lets
+    /// anybody take a step up (path_connected in fs/namei.c). That is one call, however deep the directory is.
+    fn is_inside(self: &Arc<Brick>, dir: &Inode) -> Result<()> {
+        if dir.identity() == self.root {
+            return Ok(());
+        }
+        let view = self.home(dir)?;
+        if !(self.quiet_is_kept_by_kernel && std::ptr::eq(view, &self.quiet)) {
+            return self.path_of(dir).map(drop);
+        }
+        let fd = self.hold(view, dir)?;
+        must_have_a_name(&fd)?;
+        go_up(&fd, LOOK).map(drop)
+    }
+
+    pub(crate) fn locate(self: &Arc<Brick>, inode: &Inode) -> Result<Location> {
         if inode.kind() == Kind::Directory {
             return Ok(Location {
                 path: self.path_of(inode)?,
@@ -113,17 +128,35 @@ impl Brick {
         }
     }
 
-    /// The directory above a directory, and the name there. ESTALE when it is removed, or outside.
+    /// The directory above a directory, and the name there. ESTALE when it is removed, or outside. Costs no more
+    /// the deeper it is, where the name is the one that it was last seen under.
     fn above(self: &Arc<Brick>, inode: &Inode) -> Result<(Arc<Inode>, NameBuf)> {
         let view = self.home(inode)?;
         let fd = self.hold(view, inode)?;
+        let hint = self.node(inode)?.last_name();
+        let mut up = go_up(&fd, LOOK)?;
+        let name = match hint.filter(|name| self.stands_at(view, &up, name, inode)) {
+            Some(name) => name,
+            None => {
+                let name;
+                (up, name) = self.found_above(view, &fd, inode)?;
+                self.node(inode)?.called(&name);
+                name
+            }
+        };
+        Ok((self.capture(view, up, None)?.inode, name))
+    }
+
+    /// The same with the name that the kernel has for it, or that the directory above lists.
+    fn found_above(&self, view: &View, fd: &Held<'_>, inode: &Inode) -> Result<(OwnedFd, NameBuf)> {
         for _ in 0..PATIENCE {
             let path = match readlink(fd.proc_path(), Vec::new()) {
                 Ok(path) => path,
+                // Longer than the kernel tells.
                 Err(Errno::NAMETOOLONG) => break,
                 Err(error) => return Err(error),
             };
-            let up = go_up(&fd, LOOK)?;
+            let up = go_up(fd, LOOK)?;
             let name = path
                 .as_bytes()
                 .rsplit(|&b| b == b'/')
@@ -132,12 +165,14 @@ impl Brick {
             if let Ok(name) = NameBuf::new(name)
                 && self.stands_at(view, &up, &name, inode)
             {
-                return Ok((self.capture(view, up, None)?.inode, name));
+                return Ok((up, name));
             }
-            must_have_a_name(&fd)?;
+            must_have_a_name(fd)?;
         }
-        let name = self.climb(inode)?.pop().ok_or(Errno::STALE)?;
-        Ok((self.capture(view, go_up(&fd, LOOK)?, None)?.inode, name))
+        let up = go_up(fd, LIST)?;
+        let identity = inode.identity();
+        let name = name_of(&up, identity.dev, identity.ino)?;
+        Ok((openat(&up, c".", LOOK, Mode::empty())?, name))
     }
 
     fn stands_at(&self, view: &View, dir: &OwnedFd, name: &Name, inode: &Inode) -> bool {
@@ -158,7 +193,7 @@ impl Brick {
     }
 
     /// Names from the root down to a directory. ESTALE when it is removed, or outside.
-    fn path_of(&self, dir: &Inode) -> Result<Vec<NameBuf>> {
+    fn path_of(self: &Arc<Brick>, dir: &Inode) -> Result<Vec<NameBuf>> {
         if dir.identity() == self.root {
             return Ok(Vec::new());
         }
@@ -207,29 +242,29 @@ impl Brick {
 
     /// The same by walking up: for paths longer than the kernel tells. ESTALE when the way up does
     /// not come by the root.
-    fn climb(&self, dir: &Inode) -> Result<Vec<NameBuf>> {
-        let view = self.home(dir)?;
-        let mut path = Vec::new();
-        let mut fd = self.reopen(view, dir, LIST)?;
+    fn climb(self: &Arc<Brick>, dir: &Inode) -> Result<Vec<NameBuf>> {
+        let (mut here, name) = self.step_up(dir)?;
+        let mut path = vec![name];
         for _ in 0..DEEPEST {
-            let here = self.identify(view, fd.as_fd())?.identity;
-            if here == self.root {
+            if here.identity() == self.root {
                 path.reverse();
                 return Ok(path);
             }
-            let up = go_up(&fd, LIST)?;
-            let above = match self.identify(view, up.as_fd()) {
-                Ok(above) => above.identity,
-                Err(Errno::XDEV) => return Err(Errno::STALE),
-                Err(error) => return Err(error),
-            };
-            if above == here {
+            let (above, name) = self.step_up(&here)?;
+            if above.identity() == here.identity() {
                 return Err(Errno::STALE);
             }
-            path.push(name_of(&up, here.dev, here.ino)?);
-            fd = up;
+            path.push(name);
+            here = above;
         }
         Err(Errno::STALE)
+    }
+
+    fn step_up(self: &Arc<Brick>, dir: &Inode) -> Result<(Arc<Inode>, NameBuf)> {
+        self.above(dir).map_err(|error| match error {
+            Errno::XDEV => Errno::STALE, // by a mount point, and out
+            error => error,
+        })
     }
 }
 

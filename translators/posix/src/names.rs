@@ -270,10 +270,12 @@ impl Brick {
 
     fn moved(&self, what: &Victim, dir: &Arc<Inode>, name: &Name) {
         if let Some(inode) = &what.inode
-            && inode.kind() != Kind::Directory
             && let Ok(node) = self.node(inode)
         {
-            node.saw(dir, name);
+            match inode.kind() {
+                Kind::Directory => node.called(name),
+                _ => node.saw(dir, name),
+            }
         }
     }
 }

@@ -51,7 +51,7 @@ impl AsFd for Pin {
     }
 }
 
-/// Where the object was last seen. Never for directories, whose place the kernel knows; so no
+/// Where the object was last seen. Of directories, whose place the kernel knows, the name alone; so no
 /// chain of parents keeps itself alive.
 #[derive(Default)]
 struct Seen {
@@ -88,6 +88,19 @@ impl Node {
         );
         drop(seen);
         drop(before); // may be the last hold on a directory, which then goes
+    }
+
+    /// Remembers the name of a directory, as a hint.
+    pub(crate) fn called(&self, name: &Name) {
+        let mut seen = self.seen.lock();
+        if seen.name.as_bytes() != name.as_bytes() {
+            seen.name = ShortName::new(name.as_bytes());
+        }
+    }
+
+    /// The name that a directory was last seen under; it may have another by now.
+    pub(crate) fn last_name(&self) -> Option<NameBuf> {
+        NameBuf::new(self.seen.lock().name.as_bytes()).ok()
     }
 
     /// That name is no more.

@@ -86,10 +86,17 @@ checks! {
         let a = h.dir("a");
         let b = h.mkdir(&a, "b").unwrap().inode;
         assert_eq!(h.locate(&b).unwrap(), "/a/b");
+        let above = |dir: &Arc<Inode>| h.whence(dir).map(|(at, n)| (at.identity(), n));
+        assert_eq!(above(&a).unwrap(), (h.root.identity(), name("a")));
         h.rename((&h.root, "a"), (&h.root, "c"), RenameFlags::Replace).unwrap();
         assert_eq!(h.locate(&b).unwrap(), "/c/b");
-        h.rmdir(&a, "b").unwrap();
+        assert_eq!(above(&a).unwrap(), (h.root.identity(), name("c")));
+        assert_eq!(above(&b).unwrap(), (a.identity(), name("b")));
+        h.rename((&a, "b"), (&h.root, "d"), RenameFlags::Replace).unwrap();
+        assert_eq!(above(&b).unwrap(), (h.root.identity(), name("d")));
+        h.rmdir(&h.root, "d").unwrap();
         refused(h.locate(&b), Errno::ESTALE);
+        refused(h.whence(&b), Errno::ENOENT);
     }
 
     fn the_place_of_a_file_is_where_it_was_last_seen(h) {

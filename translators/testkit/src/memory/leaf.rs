@@ -126,10 +126,13 @@ impl Translator for Memory {
 
     async fn whence(&self, _: &Context, inode: &Arc<Inode>) -> Result<(Arc<Inode>, NameBuf)> {
         let mut inner = self.0.lock();
-        inner.number(inode)?;
-        let seen = inode
-            .leaf::<Held>()
-            .and_then(|held| held.seen.lock().clone());
+        let number = inner.number(inode)?;
+        let seen = match inode.kind() {
+            Kind::Directory => inner.state.above(number),
+            _ => inode
+                .leaf::<Held>()
+                .and_then(|held| held.seen.lock().clone()),
+        };
         let (dir, name) = seen.ok_or(Errno::ENOENT)?;
         if !inner.state.objects.contains_key(&dir) {
             return Err(Errno::ENOENT.into());

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hermitfs_api::{Attr, Context, Errno, Fsx, Kind, Result, Role, SetTime, Time};
+use hermitfs_api::{Attr, Context, Errno, Fsx, Kind, NameBuf, Result, Role, SetTime, Time};
 
 use super::Settings;
 use super::content::{BLOCK, Content};
@@ -134,6 +134,13 @@ impl State {
                 .get_mut(&number)
                 .expect("an object that is referred to"),
         )
+    }
+
+    /// The directory above one, and the name there. `None` for the root, and for one that was removed.
+    pub(super) fn above(&self, number: u64) -> Option<(u64, NameBuf)> {
+        let dir = self.directory(number).ok()?;
+        let name = dir.name.clone().filter(|_| self.get(number).nlink > 0)?;
+        Some((dir.parent, name))
     }
 
     pub(super) fn directory(&self, number: u64) -> Result<&Directory> {
