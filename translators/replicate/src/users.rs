@@ -13,7 +13,7 @@ use crate::copies::Copies;
 use crate::gate::Gate;
 use crate::heal::{Books, HEAL, Held, MARKER_DIR, handle_of, known};
 use crate::identities::Identities;
-use crate::ledger::{Departure, Known, Ticket, Touch, Why};
+use crate::ledger::{Departure, Known, Lacking, Ticket, Touch, Why};
 use crate::leg::Leg;
 use crate::record::{Oid, Trust};
 
@@ -97,12 +97,15 @@ fn content(inode: &Inode, from: u64, to: u64) -> Touch {
 /// To the end of any file.
 const END: u64 = u64::MAX;
 
+/// No directory is deeper; where the way up is longer, it goes round in circles.
+const DEEPEST: usize = 1 << 20;
+
 impl Users {
     async fn begin(
         &self,
         touches: &[Touch],
         objects: &[&Arc<Inode>],
-        departures: &[Departure],
+        departures: &mut [Departure],
     ) -> Result<Flight<'_>> {
         let mut flight = Flight {
             users: self,
@@ -123,7 +126,8 @@ impl Users {
                         }
                         break;
                     }
-                    Err(missing) => {
+                    Err(Lacking::Chains) => self.make_whole_chains(departures, objects).await,
+                    Err(Lacking::Known(missing)) => {
                         for object in objects.iter().filter(|o| missing.contains(&oid(o))) {
                             facts.push(known(&*self.source, &leg.held, object).await);
                         }
@@ -138,10 +142,10 @@ impl Users {
     /// nothing): what may be changed is all from the present end on. Who truncates it after that look marks
     /// what lies further in, and as the first flight has begun by then, that mark stays until the write is done.
     async fn append(&self, inode: &Arc<Inode>) -> Result<[Flight<'_>; 2]> {
-        let first = self.begin(&[attributes(inode)], &[inode], &[]).await?;
+        let first = self.begin(&[attributes(inode)], &[inode], &mut []).await?;
         let end = self.source.getattr(&HEAL, inode, None).await?.size;
         let second = self
-            .begin(&[content(inode, end, END)], &[inode], &[])
+            .begin(&[content(inode, end, END)], &[inode], &mut [])
             .await?;
         Ok([first, second])
     }
@@ -152,7 +156,7 @@ impl Users {
         let mut here = dir.clone();
         while here.identity() != self.root.identity() {
             match self.source.whence(&HEAL, &here).await {
-                Ok((above, _)) if chain.len() < 8192 => {
+                Ok((above, _)) if chain.len() < DEEPEST => {
                     chain.push(oid(&above));
                     here = above;
                 }
@@ -178,6 +182,19 @@ impl Users {
         })
     }
 
+    /// Finds out what is above these, as the ledger has asked for it. `objects`: with those that they leave.
+    async fn make_whole_chains(&self, departures: &mut [Departure], objects: &[&Arc<Inode>]) {
+        for departure in departures.iter_mut().filter(|its| !its.is_whole) {
+            let nearest = departure.chain.first();
+            let dir = objects.iter().find(|dir| nearest == Some(&oid(dir)));
+            departure.chain = match dir {
+                Some(dir) => self.chain(dir).await,
+                None => Vec::new(),
+            };
+            departure.is_whole = true;
+        }
+    }
+
     async fn departure(
         &self,
         object: &Arc<Inode>,
@@ -189,7 +206,8 @@ impl Users {
         let held = self.legs.first().map_or(&nobody, |leg| &leg.held);
         Departure {
             object: known(&*self.source, held, object).await,
-            chain: self.chain(dir).await,
+            chain: vec![oid(dir)],
+            is_whole: false,
             handle: handle_of(&*self.source, dir).await,
             name: name.as_bytes().into(),
             why,
@@ -247,6 +265,11 @@ impl Users {
     /// After a rename: pending marks of what moved are found under the new name.
     async fn relocate(&self, object: &Arc<Inode>, dir: &Arc<Inode>, name: &Name) {
         if object.kind() == Kind::Directory {
+            let (object, dir) = (oid(object), oid(dir));
+            for leg in &self.legs {
+                leg.leg
+                    .ledger(|ledger| ledger.born_moves(object, dir, name.as_bytes()));
+            }
             return;
         }
         if let Some(handle) = handle_of(&*self.source, dir).await {
@@ -326,7 +349,7 @@ impl Translator for Users {
         let touch = set
             .size
             .map_or(attributes(inode), |size| content(inode, size, END));
-        let _flight = self.begin(&[touch], &[inode], &[]).await?;
+        let _flight = self.begin(&[touch], &[inode], &mut []).await?;
         let done = self.source.setattr(cx, inode, file, set).await;
         self.keep_watch(&[inode]).await;
         done
@@ -345,7 +368,7 @@ impl Translator for Users {
     ) -> Result<Entry> {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
-        let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &mut []).await?;
         let done = self.source.mknod(cx, dir, name, make).await;
         self.keep_watch(&[dir]).await;
         done
@@ -361,12 +384,13 @@ impl Translator for Users {
     ) -> Result<Entry> {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
-        let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &mut []).await?;
         let made = self.source.mkdir(cx, dir, name, mode, umask).await?;
         self.keep_watch(&[dir]).await;
         // Before the end of the flight: no healer has seen it yet.
         for leg in &self.legs {
-            leg.leg.ledger(|ledger| ledger.bear(oid(&made.inode)));
+            leg.leg
+                .ledger(|ledger| ledger.bear(oid(&made.inode), oid(dir), name.as_bytes()));
         }
         Ok(made)
     }
@@ -380,7 +404,7 @@ impl Translator for Users {
     ) -> Result<Entry> {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
-        let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &mut []).await?;
         let done = self.source.symlink(cx, dir, name, target).await;
         self.keep_watch(&[dir]).await;
         done
@@ -421,14 +445,14 @@ impl Translator for Users {
             }
             None => {}
         }
-        let _flight = self.begin(&touches, &objects, &departures).await?;
+        let _flight = self.begin(&touches, &objects, &mut departures).await?;
         // From now on nothing is healed under that name before this is done, nor under another one that somebody gives
         // the object meanwhile. But before it was marked it may have left that name; then what was written down of
         // its image is not true.
         let _wide = match &known_name {
             Some((old_dir, old_name)) if !self.has_name(inode, old_dir, old_name).await => {
                 let all = self.image_of(inode, Trust::NOTHING);
-                Some(self.begin(&[all], &[&self.root], &[]).await?)
+                Some(self.begin(&[all], &[&self.root], &mut []).await?)
             }
             _ => None,
         };
@@ -440,7 +464,7 @@ impl Translator for Users {
     async fn unlink(&self, cx: &Context, dir: &Arc<Inode>, name: &Name) -> Result<()> {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
-        let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &mut []).await?;
         self.source.unlink(cx, dir, name).await?;
         self.keep_watch(&[dir]).await;
         self.end_vain_copies().await;
@@ -454,7 +478,9 @@ impl Translator for Users {
         if let Ok(victim) = self.source.lookup(&HEAL, dir, name).await {
             departures.push(self.departure(&victim.inode, dir, name, Why::Dies).await);
         }
-        let flight = self.begin(&in_dir(dir, name), &[dir], &departures).await?;
+        let flight = self
+            .begin(&in_dir(dir, name), &[dir], &mut departures)
+            .await?;
         let removed = self.source.rmdir(cx, dir, name).await;
         if removed.is_err() {
             flight.stayed();
@@ -497,14 +523,20 @@ impl Translator for Users {
             touches.push(attributes(&other.inode));
             objects.push(&other.inode);
         }
-        let flight = self.begin(&touches, &objects, &departures).await?;
+        let flight = self.begin(&touches, &objects, &mut departures).await?;
         let renamed = self
             .source
             .rename(cx, dir, name, new_dir, new_name, flags)
             .await;
         for leg in &self.legs {
-            let now = leg.leg.now();
-            leg.leg.ledger(|ledger| ledger.carry(&departures, now));
+            let carry = |departures: &[Departure]| {
+                let now = leg.leg.now();
+                leg.leg.ledger(|ledger| ledger.carry(departures, now))
+            };
+            // A walk was asked for meanwhile.
+            while carry(&departures).is_err() {
+                self.make_whole_chains(&mut departures, &objects).await;
+            }
         }
         if renamed.is_err() {
             flight.stayed();
@@ -532,7 +564,7 @@ impl Translator for Users {
     ) -> Result<(Entry, Arc<File>)> {
         self.usable(dir, name)?;
         let _pass = self.gate.enter().await?;
-        let _flight = self.begin(&in_dir(dir, name), &[dir], &[]).await?;
+        let _flight = self.begin(&in_dir(dir, name), &[dir], &mut []).await?;
         let done = self.source.create(cx, dir, name, flags, mode, umask).await;
         self.keep_watch(&[dir]).await;
         done
@@ -545,7 +577,9 @@ impl Translator for Users {
             return opened;
         }
         let _pass = self.gate.enter().await?;
-        let _flight = self.begin(&[content(inode, 0, END)], &[inode], &[]).await?;
+        let _flight = self
+            .begin(&[content(inode, 0, END)], &[inode], &mut [])
+            .await?;
         let opened = self.source.open(cx, inode, flags).await;
         self.keep_watch(&[inode]).await;
         opened
@@ -569,7 +603,7 @@ impl Translator for Users {
             return self.source.write(cx, file, at, data).await;
         }
         let touch = content(inode, at, at.saturating_add(data.len() as u64));
-        let _flight = self.begin(&[touch], &[inode], &[]).await?;
+        let _flight = self.begin(&[touch], &[inode], &mut []).await?;
         self.source.write(cx, file, at, data).await
     }
 
@@ -640,7 +674,7 @@ impl Translator for Users {
         flags: XattrFlags,
     ) -> Result<()> {
         let _pass = self.gate.enter().await?;
-        let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
+        let _flight = self.begin(&[attributes(inode)], &[inode], &mut []).await?;
         let done = self.source.setxattr(cx, inode, name, value, flags).await;
         self.keep_watch(&[inode]).await;
         done
@@ -648,7 +682,7 @@ impl Translator for Users {
 
     async fn removexattr(&self, cx: &Context, inode: &Arc<Inode>, name: &[u8]) -> Result<()> {
         let _pass = self.gate.enter().await?;
-        let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
+        let _flight = self.begin(&[attributes(inode)], &[inode], &mut []).await?;
         let done = self.source.removexattr(cx, inode, name).await;
         self.keep_watch(&[inode]).await;
         done
@@ -660,7 +694,7 @@ impl Translator for Users {
 
     async fn set_flags(&self, cx: &Context, inode: &Arc<Inode>, flags: u32) -> Result<()> {
         let _pass = self.gate.enter().await?;
-        let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
+        let _flight = self.begin(&[attributes(inode)], &[inode], &mut []).await?;
         let done = self.source.set_flags(cx, inode, flags).await;
         self.keep_watch(&[inode]).await;
         done
@@ -672,7 +706,7 @@ impl Translator for Users {
 
     async fn set_fsx(&self, cx: &Context, inode: &Arc<Inode>, fsx: &Fsx) -> Result<()> {
         let _pass = self.gate.enter().await?;
-        let _flight = self.begin(&[attributes(inode)], &[inode], &[]).await?;
+        let _flight = self.begin(&[attributes(inode)], &[inode], &mut []).await?;
         self.source.set_fsx(cx, inode, fsx).await
     }
 
@@ -690,7 +724,7 @@ impl Translator for Users {
             _ => at.saturating_add(len),
         };
         let _flight = self
-            .begin(&[content(file.inode(), at, to)], &[file.inode()], &[])
+            .begin(&[content(file.inode(), at, to)], &[file.inode()], &mut [])
             .await?;
         self.source.fallocate(cx, file, how, at, len).await
     }
@@ -710,7 +744,7 @@ impl Translator for Users {
     ) -> Result<u64> {
         let _pass = self.gate.enter().await?;
         let touch = content(to.inode(), to_at, to_at.saturating_add(len));
-        let _flight = self.begin(&[touch], &[to.inode()], &[]).await?;
+        let _flight = self.begin(&[touch], &[to.inode()], &mut []).await?;
         self.source
             .copy_file_range(cx, from, from_at, to, to_at, len)
             .await
@@ -737,7 +771,7 @@ impl Translator for Users {
     ) -> Result<()> {
         let _pass = self.gate.enter().await?;
         let touch = content(to.inode(), to_at, to_at.saturating_add(len));
-        let _flight = self.begin(&[touch], &[to.inode()], &[]).await?;
+        let _flight = self.begin(&[touch], &[to.inode()], &mut []).await?;
         self.source
             .clone_range(cx, from, from_at, to, to_at, len)
             .await
@@ -777,7 +811,7 @@ impl Translator for Users {
             data: Some((0, END)),
             escaped: true,
         };
-        let _flight = self.begin(&[touch], &[inode], &[]).await?;
+        let _flight = self.begin(&[touch], &[inode], &mut []).await?;
         self.source.lend(cx, inode, lend).await
     }
 

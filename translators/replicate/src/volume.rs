@@ -298,37 +298,49 @@ pub fn is_of(brick: &dyn Translator, id: &str) -> Result<bool, OpenError> {
     }
 }
 
+/// With all that is in it, however deep.
 async fn remove(
     brick: &dyn Translator,
     dir: &Arc<Inode>,
     name: &Name,
     entry: &Entry,
 ) -> hermitfs_api::Result<()> {
-    if entry.inode.kind() != Kind::Directory {
-        return brick.unlink(&ADMIN, dir, name).await;
+    let mut row = vec![(dir.clone(), name.to_owned(), entry.clone(), Vec::new())];
+    while let Some((dir, name, entry, below)) = row.last_mut() {
+        if entry.inode.kind() != Kind::Directory {
+            brick.unlink(&ADMIN, dir, name).await?;
+            row.pop();
+            continue;
+        }
+        if below.is_empty() {
+            *below = names_to_go(brick, &entry.inode).await?;
+        }
+        let Some(child) = below.pop() else {
+            brick.rmdir(&ADMIN, dir, name).await?;
+            row.pop();
+            continue;
+        };
+        let dir = entry.inode.clone();
+        if let Some(entry) = look(brick, &dir, child.as_bytes()).await? {
+            row.push((dir, child, entry, Vec::new()));
+        }
     }
-    if let Ok(flags) = brick.get_flags(&ADMIN, &entry.inode).await
+    Ok(())
+}
+
+/// Some of what is in a directory that is to be removed, which can be changed from now on.
+async fn names_to_go(
+    brick: &dyn Translator,
+    dir: &Arc<Inode>,
+) -> hermitfs_api::Result<Vec<NameBuf>> {
+    if let Ok(flags) = brick.get_flags(&ADMIN, dir).await
         && flags & 0x30 != 0
     {
-        brick.set_flags(&ADMIN, &entry.inode, flags & !0x30).await?;
+        brick.set_flags(&ADMIN, dir, flags & !0x30).await?;
     }
-    loop {
-        let inside = brick.readdir(&ADMIN, &entry.inode, 0, 1024, false).await?;
-        let names: Vec<_> = inside
-            .into_iter()
-            .filter(|e| !e.is_dots())
-            .map(|e| e.name)
-            .collect();
-        if names.is_empty() {
-            return brick.rmdir(&ADMIN, dir, name).await;
-        }
-        for bytes in names {
-            let child = Name::new(&bytes)?;
-            if let Some(below) = look(brick, &entry.inode, &bytes).await? {
-                Box::pin(remove(brick, &entry.inode, child, &below)).await?;
-            }
-        }
-    }
+    let inside = brick.readdir(&ADMIN, dir, 0, 1024, false).await?;
+    let names = inside.iter().filter(|entry| !entry.is_dots());
+    names.map(|entry| Ok(NameBuf::new(&entry.name)?)).collect()
 }
 
 /// A new identity for a migration.

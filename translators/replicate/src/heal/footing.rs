@@ -34,7 +34,7 @@ impl Healer {
     /// Works here from now on, or nowhere.
     pub(crate) fn stand_on(&self, footing: Option<Footing>) {
         *self.footing.write() = footing;
-        self.ways.forget_all();
+        self.forget_ways();
     }
 
     /// An object of the sink that cannot be used may be all that is wrong, or the first sign that

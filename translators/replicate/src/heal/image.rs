@@ -6,13 +6,17 @@ use std::sync::Arc;
 use hermitfs_api::{Entry, Errno, Handle, Inode, Kind, Name, NameBuf};
 
 use super::staging::stage_name;
-use super::ways::{Down, is_settled};
 use super::{HEAL, Healer, look};
+use crate::ledger::Ledger;
 use crate::record::{Bytes, Locator, Oid, Piece, Place, Trust, name_of};
 use crate::trouble::{Blame, Setback, Step};
 
 /// How often one place may lead to another before it counts as lost.
 const DEPTH: u32 = 64;
+
+/// So many levels at most are healed on the way to one directory. Whoever has more above it waits for those, which have
+/// marks of their own: else each of a long row would climb all of it, in vain but for one.
+const ON_THE_WAY: u32 = 32;
 
 /// An image, and the slot of the sink that it stands in.
 pub(super) struct Found {
@@ -28,40 +32,46 @@ impl Healer {
         if self.is_source_root(dir) {
             return self.sink_root().at_sink("find");
         }
-        let oid = Oid::from(dir.identity());
-        if let Some(path) = self.ways.path(oid) {
-            if let Ok(image) = self.settle_along(dir, &path).await {
-                return Ok(image);
+        // Up, to the first that is known to be so.
+        let (mut here, mut below, mut open) = (dir.clone(), Vec::new(), 0);
+        let mut image = loop {
+            if let Some(image) = self.settled(Oid::from(here.identity())) {
+                break image;
             }
-            self.ways.located(oid, None);
-        }
-        let location = self.source.locate(&HEAL, dir).await.at_source("locate")?;
-        let path: Arc<[NameBuf]> = location.path.into();
-        let image = self.settle_along(dir, &path).await?;
-        self.ways.located(oid, Some(path));
-        Ok(image)
-    }
-
-    /// The same for a directory that should be found by these names.
-    async fn settle_along(&self, dir: &Arc<Inode>, path: &[NameBuf]) -> Step<Arc<Inode>> {
-        let root = self.sink_root().at_sink("find")?;
-        let (mut here, mut image) = (self.source_root.clone(), root);
-        for name in path {
-            let down = self.down(&here, &image, name).await?;
-            (here, image) = match down {
+            if self.is_source_root(&here) {
+                break self.sink_root().at_sink("find")?;
+            }
+            let (above, name) = self.source.whence(&HEAL, &here).await.at_source("locate")?;
+            let (at, oid) = (Oid::from(above.identity()), Oid::from(here.identity()));
+            open += u32::from(self.ledger(|ledger| {
+                ledger.tree_dirty(at) || !ledger.is_settled_at(at, name.as_bytes(), oid)
+            }));
+            if open > ON_THE_WAY {
+                return Err(Setback::Later(50));
+            }
+            below.push((here, name));
+            here = above;
+        };
+        // And down again.
+        while let Some((next, name)) = below.pop() {
+            let down = match self.down(&here, &image, &name).await? {
                 Ok(down) => down,
                 Err(next) => {
-                    let opened = self.open(&here, &image, name, next).await;
-                    opened.map_err(|setback| self.told_above(&here, name, setback))?;
-                    let down = self.down(&here, &image, name).await?;
+                    let opened = self.open(&here, &image, &name, next).await;
+                    opened.map_err(|setback| self.told_above(&here, &name, setback))?;
+                    let down = self.down(&here, &image, &name).await?;
                     down.map_err(|_| Setback::Later(5))?
                 }
             };
+            if down.0.identity() != next.identity() {
+                return Err(Setback::Later(5));
+            }
+            (here, image) = down;
         }
-        if here.identity() == dir.identity() {
-            Ok(image)
-        } else {
-            Err(Setback::Later(5))
+        // At one moment, too.
+        match self.settled(Oid::from(dir.identity())) {
+            Some(settled) if settled.identity() == image.identity() => Ok(image),
+            _ => Err(Setback::Later(5)),
         }
     }
 
@@ -76,15 +86,7 @@ impl Healer {
     ) -> Step<std::result::Result<(Arc<Inode>, Arc<Inode>), Oid>> {
         let (above, from) = (Oid::from(here.identity()), Oid::from(image.identity()));
         let bytes = Bytes::from(name.as_bytes());
-        let found = self.ways.down(above, from, &bytes);
-        let (holds, seen) = self.ledger(|ledger| {
-            let holds = |found: &Down| found.holds(ledger, above, &bytes);
-            let holds = found.as_ref().is_some_and(holds);
-            (holds, ledger.name_seen(above, &bytes))
-        });
-        if let Some(found) = found.filter(|_| holds) {
-            return Ok(Ok((found.next, found.image)));
-        }
+        let seen = self.ledger(|ledger| ledger.name_seen(above, &bytes));
         let next = look(&*self.source, here, name).await;
         let next = next
             .at_source("look up")?
@@ -93,8 +95,8 @@ impl Healer {
             .inode;
         let oid = Oid::from(next.identity());
         let (open, unseen, place) = self.ledger(|ledger| {
+            let open = !ledger.is_settled_at(above, &bytes, oid);
             let place = ledger.place_of(oid).cloned();
-            let open = !is_settled(ledger, above, &bytes, place.as_ref());
             (open, ledger.tree_dirty(above), place)
         });
         if unseen {
@@ -108,28 +110,20 @@ impl Healer {
             return Ok(Err(oid));
         }
         let there = look(&*self.sink, image, name).await.at_sink("look up")?;
-        let stands = self.ledger(|ledger| {
+        let stands = |ledger: &Ledger| {
             ledger.name_stands(above, &bytes, seen)
                 && ledger.place_of(oid) == place.as_ref()
                 && !ledger.tree_dirty(above)
-        });
-        if !stands {
-            return Err(Setback::Later(5));
-        }
+        };
         match there {
             Some(entry) if entry.inode.kind() == Kind::Directory => {
-                let (next, image) = (next.clone(), entry.inode.clone());
-                let down = Down {
-                    from,
-                    next,
-                    image,
-                    seen,
-                    place,
-                };
-                let answer = (down.next.clone(), down.image.clone());
-                self.ways.found(above, bytes, down);
-                Ok(Ok(answer))
+                let to = (oid, entry.inode.clone());
+                match self.note_way((above, from), &bytes, to, stands) {
+                    true => Ok(Ok((next, entry.inode))),
+                    false => Err(Setback::Later(5)),
+                }
             }
+            _ if !self.ledger(|ledger| stands(ledger)) => Err(Setback::Later(5)),
             _ => {
                 // Settled, and yet not there: somebody was at the sink. Heal it again.
                 let known = self.known(here).await;
@@ -228,50 +222,42 @@ impl Healer {
             else {
                 return Ok(None);
             };
-            let Ok(location) = self.source.locate(&HEAL, &dir.inode).await else {
-                return Ok(None);
-            };
-            // From the lowest one on the way whose image has a place of its own: what is above
-            // it tells nothing more.
-            let (mut here, mut start, mut below) = (self.source_root.clone(), None, Vec::new());
-            for name in &location.path {
-                let above = Oid::from(here.identity());
-                let next = look(&*self.source, &here, name).await;
-                let Some(next) = next.at_source("look up")? else {
+            // Up, to the first whose image is known, or has a place of its own: what is above it tells
+            // nothing more.
+            let (mut here, mut below) = (dir.inode, Vec::new());
+            let mut image = loop {
+                let oid = Oid::from(here.identity());
+                if let Some(image) = self.settled(oid) {
+                    break image;
+                }
+                let Ok((above, name)) = self.source.whence(&HEAL, &here).await else {
                     return Ok(None);
                 };
-                let oid = Oid::from(next.inode.identity());
+                let at = Oid::from(above.identity());
                 let (dirty, place) = self.ledger(|ledger| {
-                    let dirty = ledger.is_lost(above) || ledger.name_dirty(above, name.as_bytes());
+                    let dirty = ledger.is_lost(at) || ledger.name_dirty(at, name.as_bytes());
                     (dirty, ledger.place_of(oid).cloned())
                 });
-                match place {
-                    Some(place) => {
-                        start = Some(place);
-                        below.clear();
+                if let Some(place) = place {
+                    match self.stand(&place, depth).await? {
+                        Some(found) => break found.entry.inode,
+                        None => return Ok(None),
                     }
-                    None => below.push((name, dirty)),
                 }
-                here = next.inode;
-            }
-            let mut image = match start {
-                Some(place) => self
-                    .stand(&place, depth)
-                    .await?
-                    .map(|found| found.entry.inode),
-                None => Some(self.sink_root().at_sink("find")?),
+                if dirty {
+                    return Ok(None);
+                }
+                below.push(name);
+                here = above;
             };
-            for (name, dirty) in below {
-                image = match image {
-                    Some(image) if !dirty => {
-                        let there = look(&*self.sink, &image, name).await;
-                        there.at_sink("look up")?.map(|entry| entry.inode)
-                    }
-                    _ => return Ok(None),
-                };
+            while let Some(name) = below.pop() {
+                let there = look(&*self.sink, &image, &name).await;
+                match there.at_sink("look up")? {
+                    Some(entry) => image = entry.inode,
+                    None => return Ok(None),
+                }
             }
-            let same = here.identity() == dir.inode.identity();
-            Ok(image.filter(|image| same && image.kind() == Kind::Directory))
+            Ok(Some(image).filter(|image| image.kind() == Kind::Directory))
         })
     }
 

@@ -173,7 +173,7 @@ impl Healer {
             done => done,
         };
         if matches!(done, Err(Setback::Sink(_) | Setback::Object(_))) {
-            self.ways.forget_all();
+            self.forget_ways();
         }
         let now = self.now();
         let answer = match done {

@@ -77,20 +77,49 @@ impl Healer {
         self.remove(sink_dir, name, there).await
     }
 
-    /// Removes from the sink, whatever it is.
+    /// Removes from the sink, whatever it is, and however deep.
     pub(super) async fn remove(&self, dir: &Arc<Inode>, name: &Name, there: &Entry) -> Step<()> {
-        self.tally.made();
-        if there.inode.kind() == Kind::Directory {
-            self.loosen(there).await;
-            for child in list(&*self.sink, &there.inode).await.at_sink("list")? {
-                let child = name_of(&child.name).at_sink("list")?;
-                if let Some(entry) = look(&*self.sink, &there.inode, &child)
-                    .await
-                    .at_sink("look up")?
-                {
-                    Box::pin(self.remove(&there.inode, &child, &entry)).await?;
-                }
+        let mut row = vec![
+            self.removal(dir.clone(), name.to_owned(), there.clone())
+                .await?,
+        ];
+        while let Some(last) = row.last_mut() {
+            let Some(child) = last.below.pop() else {
+                self.remove_one(&last.dir, &last.name, &last.entry).await?;
+                row.pop();
+                continue;
+            };
+            let dir = last.entry.inode.clone();
+            let entry = look(&*self.sink, &dir, &child).await;
+            if let Some(entry) = entry.at_sink("look up")? {
+                let next = self.removal(dir, child, entry).await?;
+                row.push(next);
             }
+        }
+        Ok(())
+    }
+
+    /// One that is to be removed, and what has to go before it.
+    async fn removal(&self, dir: Arc<Inode>, name: NameBuf, entry: Entry) -> Step<Removal> {
+        self.tally.made();
+        let mut below = Vec::new();
+        if entry.inode.kind() == Kind::Directory {
+            self.loosen(&entry).await;
+            for child in list(&*self.sink, &entry.inode).await.at_sink("list")? {
+                below.push(name_of(&child.name).at_sink("list")?);
+            }
+        }
+        Ok(Removal {
+            dir,
+            name,
+            entry,
+            below,
+        })
+    }
+
+    /// What has nothing in it any more.
+    async fn remove_one(&self, dir: &Arc<Inode>, name: &Name, there: &Entry) -> Step<()> {
+        if there.inode.kind() == Kind::Directory {
             return gone(self.sink.rmdir(&HEAL, dir, name).await).at_sink("remove");
         }
         match gone(self.sink.unlink(&HEAL, dir, name).await) {
@@ -191,20 +220,38 @@ impl Healer {
     }
 
     /// Whether the image of something alive stands below a dead directory's image. Forgets the
-    /// dead ones on the way.
+    /// dead ones on the way, from below.
     async fn needed(&self, dir: Oid) -> Step<bool> {
-        let below: Vec<Oid> = self.ledger(|ledger| ledger.claims_in(dir).collect());
-        let mut needed = false;
-        for oid in below {
-            let handle = self.ledger(|ledger| ledger.placed_handle(oid));
-            if self.lives(oid, handle).await? || Box::pin(self.needed(oid)).await? {
-                needed = true;
-            } else {
-                self.ledger(|ledger| ledger.unplace(oid));
+        let claims = |dir| self.ledger(|ledger| ledger.claims_in(dir).collect::<Vec<Oid>>());
+        let mut row = vec![(dir, claims(dir), false)];
+        while let Some((oid, below, needed)) = row.last_mut() {
+            if let Some(next) = below.pop() {
+                let handle = self.ledger(|ledger| ledger.placed_handle(next));
+                match self.lives(next, handle).await? {
+                    true => *needed = true,
+                    false => row.push((next, claims(next), false)),
+                }
+                continue;
+            }
+            let (oid, its) = (*oid, *needed);
+            row.pop();
+            match row.last_mut() {
+                None => return Ok(its),
+                Some((.., above)) if its => *above = true,
+                Some(_) => self.ledger(|ledger| ledger.unplace(oid)),
             }
         }
-        Ok(needed)
+        Ok(false)
     }
+}
+
+/// What is being removed.
+struct Removal {
+    dir: Arc<Inode>,
+    name: NameBuf,
+    entry: Entry,
+    /// Names in it that are still to go.
+    below: Vec<NameBuf>,
 }
 
 /// That it is gone already is as good.

@@ -1,204 +1,76 @@
-//! Ways down that were found of late: what a name of the source leads to, and its image. Whoever goes
-//! the same way again need not look at either brick, which may be far, as long as the ledger says
-//! that nothing on it has changed: no user has begun to change the name, and no healer has moved the image.
+//! Images of directories that were found of late. Whether one still is where it was found the ledger says
+//! (`ledger/ways.rs`); so whoever goes the same way again need not look at either brick, which may be far.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hermitfs_api::{Inode, NameBuf};
+use hermitfs_api::Inode;
 use parking_lot::Mutex;
 
+use super::Healer;
 use crate::ledger::Ledger;
-use crate::record::{Bytes, Oid, Place};
+use crate::record::{Bytes, Oid};
 
-/// Remembered at most, of each kind; then they are found anew.
-const MOST: usize = 4096;
-
-#[derive(Default)]
-pub(super) struct Ways(Mutex<Known>);
+/// Kept beyond those that the ledger knows of, before the others go.
+const SPARE: usize = 1024;
 
 #[derive(Default)]
-struct Known {
-    downs: HashMap<(Oid, Bytes), Down>,
-    paths: HashMap<Oid, Arc<[NameBuf]>>,
-}
+pub(super) struct Ways(Mutex<HashMap<Oid, Arc<Inode>>>);
 
-/// One name down.
-#[derive(Clone)]
-pub(super) struct Down {
-    /// The image that it was found in.
-    pub(super) from: Oid,
-    /// What the source has under the name.
-    pub(super) next: Arc<Inode>,
-    /// What the sink has.
-    pub(super) image: Arc<Inode>,
-    /// The name, as the ledger saw it before both were looked at.
-    pub(super) seen: (u64, Option<u64>),
-    /// Where the ledger had the image meanwhile.
-    pub(super) place: Option<Place>,
-}
-
-impl Down {
-    /// Whether what was found still holds, and the name is settled.
-    pub(super) fn holds(&self, ledger: &Ledger, above: Oid, name: &Bytes) -> bool {
-        let place = ledger.place_of(Oid::from(self.next.identity()));
-        place == self.place.as_ref()
-            && ledger.name_stands(above, name, self.seen)
-            && is_settled(ledger, above, name, place)
-            && !ledger.tree_dirty(above)
-    }
-}
-
-/// Whether an image is under its name: an open name is no obstacle where it is known to stand there.
-pub(super) fn is_settled(ledger: &Ledger, above: Oid, name: &Bytes, place: Option<&Place>) -> bool {
-    match place {
-        Some(place) => place.is(above, name),
-        None => !ledger.name_dirty(above, name),
-    }
-}
-
-impl Ways {
-    pub(super) fn down(&self, above: Oid, from: Oid, name: &Bytes) -> Option<Down> {
-        let known = self.0.lock();
-        let down = known.downs.get(&(above, name.clone()))?;
-        (down.from == from).then(|| down.clone())
-    }
-
-    pub(super) fn found(&self, above: Oid, name: Bytes, down: Down) {
-        let downs = &mut self.0.lock().downs;
-        if downs.len() >= MOST {
-            downs.clear();
+impl Healer {
+    /// The image of a directory of the source, if it and all above it are known to be where they belong.
+    pub(super) fn settled(&self, dir: Oid) -> Option<Arc<Inode>> {
+        let sink_root = self.sink_root().ok()?;
+        let root = Oid::from(self.source_root.identity());
+        if dir == root {
+            return Some(sink_root);
         }
-        downs.insert((above, name), down);
+        let roots = (root, Oid::from(sink_root.identity()));
+        let image = self.ledger(|ledger| ledger.settled(dir, roots))?;
+        let known = self.ways.0.lock().get(&dir).cloned();
+        known.filter(|known| Oid::from(known.identity()) == image)
     }
 
-    /// Where a directory was when it was last asked for: true if the names lead there.
-    pub(super) fn path(&self, dir: Oid) -> Option<Arc<[NameBuf]>> {
-        self.0.lock().paths.get(&dir).cloned()
+    /// Notes what a name of a directory and of its image lead to, if that holds: then this is one more step down.
+    pub(super) fn note_way(
+        &self,
+        (above, from): (Oid, Oid),
+        name: &Bytes,
+        (dir, image): (Oid, Arc<Inode>),
+        holds: impl FnOnce(&Ledger) -> bool,
+    ) -> bool {
+        let its = Oid::from(image.identity());
+        self.ways.0.lock().insert(dir, image);
+        let (holds, kept) = self.ledger(|ledger| {
+            let holds = holds(ledger);
+            if holds {
+                ledger.note_way((above, from), name, (dir, its));
+            }
+            (holds, ledger.ways())
+        });
+        self.tidy_ways(2 * kept + SPARE);
+        holds
     }
 
-    pub(super) fn located(&self, dir: Oid, path: Option<Arc<[NameBuf]>>) {
-        let paths = &mut self.0.lock().paths;
-        if paths.len() >= MOST {
-            paths.clear();
-        }
-        match path {
-            Some(path) => drop(paths.insert(dir, path)),
-            None => drop(paths.remove(&dir)),
+    /// Lets those images go of which the ledger knows nothing any more, when there are many.
+    fn tidy_ways(&self, most: usize) {
+        let found: Vec<Oid> = match self.ways.0.lock() {
+            images if images.len() > most => images.keys().copied().collect(),
+            _ => return,
+        };
+        let gone = |ledger: &mut Ledger| {
+            let gone = found.into_iter().filter(|dir| !ledger.has_way(*dir));
+            gone.collect::<Vec<Oid>>()
+        };
+        for dir in self.ledger(gone) {
+            let image = self.ways.0.lock().remove(&dir);
+            drop(image);
         }
     }
 
     /// Something is not as it should be: all is looked at again.
-    pub(super) fn forget_all(&self) {
-        *self.0.lock() = Known::default();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use hermitfs_api::{Identity, Kind};
-
-    use super::*;
-    use crate::ledger::{Known as KnownTo, Touch};
-    use crate::record::Locator;
-
-    const ABOVE: Oid = Oid(1, 1);
-    const FROM: Oid = Oid(1, 2);
-
-    fn name() -> Bytes {
-        b"name"[..].into()
-    }
-
-    fn at(dir: Oid) -> Place {
-        Place::At {
-            dir,
-            handle: None,
-            name: name(),
-        }
-    }
-
-    fn inode(ino: u64) -> Arc<Inode> {
-        let identity = Identity {
-            dev: 1,
-            ino,
-            generation: 0,
-        };
-        Arc::new(Inode::new(identity, Kind::Directory, ()))
-    }
-
-    fn down(ledger: &Ledger) -> Down {
-        let next = inode(10);
-        let place = ledger.place_of(Oid::from(next.identity())).cloned();
-        Down {
-            from: FROM,
-            next,
-            image: inode(20),
-            seen: ledger.name_seen(ABOVE, &name()),
-            place,
-        }
-    }
-
-    /// A user begins to change the name; at the end of it, when told so.
-    fn changed(ledger: &mut Ledger, ends: bool) {
-        let known = KnownTo {
-            oid: ABOVE,
-            kind: Kind::Directory,
-            locator: Locator::default(),
-            dir: None,
-        };
-        let ticket = ledger.begin(&[Touch::Name(ABOVE, name())], &[], &[known], 0);
-        if ends {
-            ledger.end(ticket.unwrap(), 0, 0);
-        }
-    }
-
-    #[test]
-    fn a_way_holds_until_its_name_is_changed_or_its_image_is_moved() {
-        let next = Oid::from(inode(10).identity());
-        let holds = |before: &dyn Fn(&mut Ledger), meanwhile: &dyn Fn(&mut Ledger)| {
-            let mut ledger = Ledger::default();
-            before(&mut ledger);
-            let down = down(&ledger);
-            meanwhile(&mut ledger);
-            down.holds(&ledger, ABOVE, &name())
-        };
-        let nothing = |_: &mut Ledger| {};
-        let there = |ledger: &mut Ledger| ledger.set_place(next, None, at(ABOVE));
-        let elsewhere = |ledger: &mut Ledger| ledger.set_place(next, None, at(Oid(9, 9)));
-        let changed_and_there = |ledger: &mut Ledger| {
-            changed(ledger, true);
-            there(ledger);
-        };
-        assert!(holds(&nothing, &nothing));
-        assert!(holds(&there, &nothing));
-        assert!(
-            holds(&changed_and_there, &nothing),
-            "it stands there all the same"
-        );
-        for before in [&nothing as &dyn Fn(&mut Ledger), &there, &changed_and_there] {
-            for ends in [false, true] {
-                assert!(!holds(before, &|ledger| changed(ledger, ends)));
-            }
-            assert!(!holds(before, &elsewhere));
-        }
-        assert!(!holds(&nothing, &there));
-        assert!(!holds(&elsewhere, &nothing));
-        assert!(
-            !holds(&|ledger| changed(ledger, true), &nothing),
-            "open, and not known to be there"
-        );
-    }
-
-    #[test]
-    fn a_way_is_had_again_from_where_it_was_found_until_all_is_forgotten() {
-        let (ways, ledger) = (Ways::default(), Ledger::default());
-        ways.found(ABOVE, name(), down(&ledger));
-        ways.located(ABOVE, Some([].into()));
-        assert!(ways.down(ABOVE, FROM, &name()).is_some());
-        assert!(ways.down(ABOVE, Oid(1, 3), &name()).is_none());
-        assert!(ways.path(ABOVE).is_some());
-        ways.forget_all();
-        assert!(ways.down(ABOVE, FROM, &name()).is_none());
-        assert!(ways.path(ABOVE).is_none());
+    pub(super) fn forget_ways(&self) {
+        self.ledger(|ledger| ledger.forget_ways());
+        self.ways.0.lock().clear();
     }
 }

@@ -39,6 +39,7 @@ impl Ledger {
                 }
             }
         }
+        self.name_moves(oid, name);
         self.matters_again(oid, &piece);
         self.unpark(oid, &piece, now);
         self.records.extend(record);
@@ -112,14 +113,26 @@ impl Ledger {
     }
 
     /// A user has just made this directory, and the name that it was made under is marked.
-    pub(crate) fn bear(&mut self, oid: Oid) {
-        self.born.insert(oid);
+    pub(crate) fn bear(&mut self, oid: Oid, above: Oid, name: &[u8]) {
+        self.born.insert(oid, (above, name.into()));
     }
 
     /// Whether all in this directory has marks, as it was made before our eyes; its image is made
     /// now, so this is asked only once.
     pub(crate) fn take_born(&mut self, oid: Oid) -> bool {
-        self.born.remove(&oid)
+        let born = self.born.remove(&oid).is_some();
+        if born {
+            // What is in it has waited for this.
+            self.enqueue(oid, TOUCHED, 0);
+        }
+        born
+    }
+
+    /// A directory has another name now.
+    pub(crate) fn born_moves(&mut self, oid: Oid, above: Oid, name: &[u8]) {
+        if let Some(at) = self.born.get_mut(&oid) {
+            *at = (above, name.into());
+        }
     }
 
     /// A mark that no user's operation made: something found to differ.
@@ -165,6 +178,7 @@ impl Ledger {
             self.less_trees();
         }
         self.marks.remove(&oid);
+        self.unsettle_below(oid);
         self.walked.remove(&oid);
         self.dequeue(oid);
         let all = (oid, Piece::Body)..;

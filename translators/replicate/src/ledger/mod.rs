@@ -25,6 +25,7 @@ mod replay;
 mod settle;
 mod short;
 mod walks;
+mod ways;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -137,6 +138,8 @@ impl Known {
 pub(crate) struct Departure {
     pub(crate) object: Known,
     pub(crate) chain: Vec<Oid>,
+    /// The chain goes up to the root; or is the nearest alone, which will do while no walk is to come.
+    pub(crate) is_whole: bool,
     /// Handle of the nearest.
     pub(crate) handle: Option<Bytes>,
     pub(crate) name: Bytes,
@@ -152,6 +155,15 @@ pub(crate) enum Why {
     Linked,
     /// A directory that goes for good.
     Dies,
+}
+
+/// What an operation lacks to begin.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lacking {
+    /// These have no mark yet, and nothing is known of them.
+    Known(Vec<Oid>),
+    /// Departures have to tell all that is above them.
+    Chains,
 }
 
 /// Pieces that an operation has in flight.
@@ -240,8 +252,9 @@ pub(crate) struct Ledger {
     /// Directories of the sink that somebody works in, and for which directory of the source.
     in_use: HashMap<Oid, Oid>,
     /// Directories that users made before our eyes and that have no image yet: each name in them has
-    /// a mark of its own, so nothing in them is unseen. In memory only; without it they are walked.
-    born: HashSet<Oid>,
+    /// a mark of its own, so nothing in them is unseen. With where they are. In memory only; without it they are
+    /// walked.
+    born: HashMap<Oid, (Oid, Bytes)>,
     /// Objects that are getting one more name from users just now, and from how many.
     naming: HashMap<Oid, u32>,
     /// Operations that users have begun.
@@ -258,6 +271,8 @@ pub(crate) struct Ledger {
     wanted: HashSet<Oid>,
     /// The last walk that has passed each directory. In memory only, and while there is any.
     walked: HashMap<Oid, Walk>,
+    /// In memory only.
+    ways: ways::Ways,
     copied: Vec<(Oid, Piece, u64)>,
     generation: u64,
     epoch: u64,
@@ -281,15 +296,15 @@ impl Ledger {
         self.generation
     }
 
-    /// Marks an operation's pieces before it begins. Fails with those objects that have no mark
-    /// yet and are not among `known`: nothing has happened then.
+    /// Marks an operation's pieces before it begins. Fails when not enough is known for that: nothing has
+    /// happened then.
     pub(crate) fn begin(
         &mut self,
         touches: &[Touch],
         departures: &[Departure],
         known: &[Known],
         now: Millis,
-    ) -> Result<Ticket, Vec<Oid>> {
+    ) -> Result<Ticket, Lacking> {
         let oid_of = |touch: &Touch| match touch {
             Touch::Name(oid, _)
             | Touch::Names(oid)
@@ -304,7 +319,10 @@ impl Ledger {
         if !missing.is_empty() {
             missing.sort_unstable();
             missing.dedup();
-            return Err(missing);
+            return Err(Lacking::Known(missing));
+        }
+        if self.lacks_chains(departures) {
+            return Err(Lacking::Chains);
         }
         self.begun += 1;
         let mut ticket = Ticket::default();
@@ -369,6 +387,9 @@ impl Ledger {
             });
             if let Some(mark) = self.marks.get_mut(&oid) {
                 mark.touched = now;
+            }
+            if let Piece::Name(name) = &piece {
+                self.name_moves(oid, name);
             }
             self.enqueue(oid, TOUCHED, now + rest);
             // What was tried while the operation was under way was tried as it had been before.

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use hermitfs_api::Kind;
 
-use super::{Departure, Known, Ledger, Mark, Millis, Why};
+use super::{Departure, Known, Lacking, Ledger, Mark, Millis, Why};
 use crate::ranges::Ranges;
 use crate::record::{Bytes, Oid, Place, Record, Trust};
 
@@ -17,11 +17,12 @@ impl Ledger {
             handle,
             name,
             why,
+            ..
         } = departure;
         let is_dir = object.kind == Kind::Directory;
         let Some(&dir) = chain.first() else {
             // Where it stood could not be found out: then nothing is known of its image.
-            if is_dir && *why == Why::Moves && !self.born.contains(&object.oid) {
+            if is_dir && *why == Why::Moves && !self.born.contains_key(&object.oid) {
                 self.plant_tree(object, Trust::NOTHING, now);
             }
             return None;
@@ -53,7 +54,9 @@ impl Ledger {
             Why::Linked if self.images.contains_key(&object.oid) => {}
             _ if clean => self.place(object, here()),
             // There is no image yet that could be lost.
-            Why::Moves if self.born.contains(&object.oid) => self.take_along(object, chain, now),
+            Why::Moves if self.born.contains_key(&object.oid) => {
+                self.take_along(object, chain, now)
+            }
             Why::Moves if is_dir => {
                 if stands {
                     self.place(object, here());
@@ -72,13 +75,29 @@ impl Ledger {
     /// Objects were moved: walks that were to come to them where they stood, also those that were asked for
     /// while they were moved, come to them where they are. Before that is over no walk can have passed their
     /// old names.
-    pub(crate) fn carry(&mut self, departures: &[Departure], now: Millis) {
+    pub(crate) fn carry(&mut self, departures: &[Departure], now: Millis) -> Result<(), Lacking> {
+        if self.lacks_chains(departures) {
+            return Err(Lacking::Chains);
+        }
         for departure in departures {
             let Departure { object, chain, .. } = departure;
-            if departure.why == Why::Moves {
-                self.take_along(object, chain, now);
+            if departure.why != Why::Moves {
+                continue;
+            }
+            match chain.is_empty() {
+                // Where it stood could not be found out.
+                true if object.kind == Kind::Directory && !self.born.contains_key(&object.oid) => {
+                    self.plant_tree(object, Trust::NOTHING, now);
+                }
+                _ => self.take_along(object, chain, now),
             }
         }
+        Ok(())
+    }
+
+    /// Whether it matters what is above, and departures do not tell.
+    pub(super) fn lacks_chains(&self, departures: &[Departure]) -> bool {
+        self.trees > 0 && departures.iter().any(|departure| !departure.is_whole)
     }
 
     /// Walks that are still to come to where this object stands go with it. What is no directory is healed
@@ -88,7 +107,7 @@ impl Ledger {
             return;
         };
         // All in one that was made before our eyes has marks.
-        let born = self.born.contains(&object.oid) && walk.trust == Trust::ALL;
+        let born = self.born.contains_key(&object.oid) && walk.trust == Trust::ALL;
         if object.kind == Kind::Directory && !born {
             self.go_on(object, walk, now);
         } else if self.has_image(object.oid) && walk.trust != Trust::ALL {
@@ -112,6 +131,7 @@ impl Ledger {
             && let Some(other) = self.claims.insert((*dir, name.clone()), oid)
         {
             self.places.remove(&other);
+            self.image_moves(other);
             self.records.push(Record::Unplaced { oid: other });
         }
         self.records.push(Record::Placed {
@@ -120,6 +140,7 @@ impl Ledger {
             place: place.clone(),
         });
         self.places.insert(oid, (handle, place));
+        self.image_moves(oid);
     }
 
     pub(super) fn drop_claim(&mut self, oid: Oid) {
@@ -132,6 +153,7 @@ impl Ledger {
     pub(crate) fn unplace(&mut self, oid: Oid) {
         if self.places.contains_key(&oid) {
             self.drop_claim(oid);
+            self.image_moves(oid);
             self.records.push(Record::Unplaced { oid });
         }
     }
@@ -275,6 +297,7 @@ mod tests {
         let departures = [Departure {
             object: Known::of_dir(MOVED),
             chain: vec![ROOT],
+            is_whole: true,
             handle: None,
             name: name.clone(),
             why: Why::Moves,
@@ -292,7 +315,7 @@ mod tests {
         if meanwhile {
             walk(&mut ledger);
         }
-        ledger.carry(&departures, 0);
+        ledger.carry(&departures, 0).unwrap();
         ledger.end(ticket, 0, 0);
         ledger.tree_dirty(MOVED)
     }

@@ -1,7 +1,7 @@
 //! What is healed next.
 
 use super::{AHEAD, BodyWork, CRAWL, Ledger, Millis, REST_AT_MOST, State, TOUCHED, URGENT, Work};
-use crate::record::{Oid, Piece};
+use crate::record::{Bytes, Oid, Piece};
 
 /// For how long a body is put off whose name is healed first.
 const BEHIND_ITS_NAME: Millis = 30;
@@ -96,7 +96,7 @@ impl Ledger {
                     soonest = Some(soonest.map_or(now + 2, |s| s.min(now + 2)));
                     continue;
                 }
-                if self.waits_for_its_name(oid, now) {
+                if self.waits_for_its_name(oid, now) || self.waits_for_its_image(oid, now) {
                     put_off.push(oid);
                 } else if let Some(work) = self.work(oid, now) {
                     taken = Some(work);
@@ -131,10 +131,23 @@ impl Ledger {
             let dir = mark
                 .dir
                 .filter(|_| mark.tree.is_none() && mark.names.is_empty())?;
-            let state = self.marks.get(&dir)?.names.get(name)?;
-            Some((state, (dir, Piece::Name(name.clone()))))
+            Some((dir, name))
         });
-        named.is_some_and(|(state, piece)| {
+        named.is_some_and(|(dir, name)| self.is_healed_soon(dir, name, now))
+    }
+
+    /// The same of a directory that users have just made in another one which they have just made as well. In a long row
+    /// of these nothing is done but from its top: else whoever begins further down climbs all of it in vain.
+    fn waits_for_its_image(&self, oid: Oid, now: Millis) -> bool {
+        let born = self.born.get(&oid);
+        born.is_some_and(|(above, name)| {
+            self.born.contains_key(above) && self.is_healed_soon(*above, name, now)
+        })
+    }
+
+    fn is_healed_soon(&self, dir: Oid, name: &Bytes, now: Millis) -> bool {
+        let piece = (dir, Piece::Name(name.clone()));
+        self.state(dir, &piece.1).is_some_and(|state| {
             Self::dirty(state)
                 && state.not_before <= now
                 && !self.is_parked(&piece)
@@ -337,6 +350,56 @@ mod tests {
             ledger.end(ticket, now, 0);
         }
         name
+    }
+
+    /// A row of directories, each just made in the one before.
+    fn row(ledger: &mut Ledger, long: u64) -> Bytes {
+        let name = Bytes::from(&b"name"[..]);
+        for n in 0..long {
+            let known = [Known::of_dir(Oid(1, n))];
+            let touch = [Touch::Name(Oid(1, n), name.clone())];
+            let ticket = ledger.begin(&touch, &[], &known, 0).unwrap();
+            ledger.bear(Oid(1, n + 1), Oid(1, n), &name);
+            ledger.end(ticket, 0, 0);
+        }
+        name
+    }
+
+    #[test]
+    fn a_row_of_new_directories_is_healed_from_its_top() {
+        let mut ledger = Ledger::default();
+        let name = row(&mut ledger, 5);
+        let claimed = |ledger: &mut Ledger| {
+            let works = std::iter::from_fn(|| ledger.claim_next(1000, true).ok());
+            works
+                .map(|work| work.oid.1)
+                .collect::<std::collections::BTreeSet<_>>()
+        };
+        // The one that has an image, and the one whose image it makes.
+        assert_eq!(claimed(&mut ledger), [0, 1].into());
+        (0..2).for_each(|n| ledger.release(Oid(1, n), 1000));
+        assert!(ledger.take_born(Oid(1, 1)));
+        assert_eq!(claimed(&mut ledger), [0, 1, 2].into());
+        (0..3).for_each(|n| ledger.release(Oid(1, n), 1000));
+        // Where one is to fail, who is below finds out what that means for it.
+        let trouble = Trouble::told(Side::Sink, "make", None, String::new());
+        let generation = ledger.generation_of(Oid(1, 2), &Piece::Name(name.clone()));
+        let failed = Outcome::Failed(trouble);
+        let piece = Piece::Name(name);
+        assert!(!ledger.finish(Oid(1, 2), &piece, generation.unwrap(), failed, 1000));
+        assert!(claimed(&mut ledger).contains(&3));
+    }
+
+    #[test]
+    fn a_new_directory_that_is_moved_waits_for_those_above_it_now() {
+        let mut ledger = Ledger::default();
+        let name = row(&mut ledger, 5);
+        ledger.born_moves(Oid(1, 4), Oid(1, 0), b"other");
+        let mut claimed = Vec::new();
+        while let Ok(work) = ledger.claim_next(1000, true) {
+            claimed.push(work.oid.1);
+        }
+        assert!(claimed.contains(&4), "{claimed:?} {name:?}");
     }
 
     #[test]

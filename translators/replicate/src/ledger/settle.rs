@@ -174,6 +174,9 @@ impl Ledger {
                 self.drop_piece(oid, &piece);
                 self.records.push(Record::Settled { oid, piece });
             } else {
+                if let Piece::Name(name) = &piece {
+                    self.name_moves(oid, name);
+                }
                 match piece {
                     Piece::Tree => self.walk_again(oid),
                     _ => self.state_mut(oid, &piece, |state| state.copied = false),

@@ -137,6 +137,7 @@ impl Ledger {
             }
         }
         self.trees += grown;
+        self.unsettle_below(known.oid);
         self.records.extend(record);
         self.matters_again(known.oid, &Piece::Tree);
         self.unpark(known.oid, &Piece::Tree, now);
@@ -250,6 +251,7 @@ impl Ledger {
             ..self.ask(Trust::NOTHING)
         };
         self.walked.clear();
+        self.unsettle_below(dir);
         let Some(mark) = self.marks.get_mut(&dir) else {
             return;
         };
@@ -293,12 +295,13 @@ mod tests {
         let departures = [Departure {
             object: Known::of_dir(dir),
             chain: chain.to_vec(),
+            is_whole: true,
             handle: None,
             name: name(),
             why: Why::Moves,
         }];
         let ticket = ledger.begin(&[], &departures, &[], 0).unwrap();
-        ledger.carry(&departures, 0);
+        ledger.carry(&departures, 0).unwrap();
         ledger.end(ticket, 0, 0);
     }
 

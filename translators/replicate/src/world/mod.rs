@@ -15,6 +15,7 @@ use crate::leg::Leg;
 use crate::record::Trust;
 use crate::users::{UserLeg, Users};
 
+mod deep;
 mod exhaustive;
 mod kernel;
 mod power;
