@@ -6,6 +6,7 @@ mod applications;
 mod beside;
 mod commands;
 mod cutover;
+mod deep;
 mod descriptors;
 mod disks;
 mod fair;
