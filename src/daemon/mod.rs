@@ -22,6 +22,7 @@ mod serve;
 mod sight;
 mod status;
 mod swap;
+mod watched;
 
 pub(crate) use detach::start;
 

@@ -60,6 +60,8 @@ pub(crate) struct Daemon {
     pub(crate) ending: Mutex<bool>,
     /// For `status`, while one is under way.
     pub(crate) cutover: super::asker::Board,
+    /// Who watches the mount.
+    pub(crate) watched: super::watched::Watched,
     /// To be made after a cut-over or an abort.
     pub(crate) ended: Option<PathBuf>,
     /// Where everything was when it began.

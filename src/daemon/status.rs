@@ -162,6 +162,7 @@ impl Asked for Daemon {
         );
         proto::StatusReply {
             cutover: self.cutover.now(),
+            watchers: self.watched.now(self),
             ..with_beside(reply, self.beside.as_ref())
         }
     }

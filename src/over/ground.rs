@@ -256,6 +256,23 @@ impl Over {
         slot.forget();
     }
 
+    /// OLD's own mount, below ours, where all that is reached of its file system is OLD: otherwise it
+    /// cannot be told who watches OLD, and who something else.
+    pub(crate) fn below(&self) -> Option<Mount> {
+        let target = &self.ground.target;
+        let tables = target.is_mount.then(tables)?.ok()?;
+        let all = || tables.iter().flat_map(|table| &table.mounts.0);
+        let mut same = all().filter(|mount| mount.device == target.device);
+        let is_old = |mount: &Mount| mount.root.starts_with(&target.root);
+        same.all(is_old).then_some(())?;
+        all().find(|mount| mount.id == target.mount).cloned()
+    }
+
+    /// Whether nobody comes to OLD but by us and by where it is kept.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        self.see(true).is_ok_and(|seen| seen.ways.is_empty())
+    }
+
     /// After a cut-over: OLD stays where it was kept, for its administrator to read.
     pub(crate) fn keep(&self) {
         self.slot.forget();

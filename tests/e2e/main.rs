@@ -13,6 +13,7 @@ mod fidelity;
 mod identity;
 mod inherited;
 mod journal;
+mod kept;
 mod killed;
 mod lingering;
 mod live;
