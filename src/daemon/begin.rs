@@ -174,6 +174,7 @@ impl Serving {
             ending: Mutex::new(false),
             cutover: Default::default(),
             watched: Default::default(),
+            overlays: Default::default(),
             ended: order.ended,
             scene,
             abandoned: AtomicBool::new(false),

@@ -17,6 +17,7 @@ mod fstab;
 pub(crate) mod guard;
 mod handover;
 mod log;
+mod overlays;
 mod place;
 mod serve;
 mod sight;

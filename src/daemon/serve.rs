@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::admin::{self, Ending};
 use super::attributes::{self, Inherited};
 use super::sight::{Scene, Sight};
-use super::{guard, status};
+use super::{guard, overlays, status};
 use crate::build::{Brick, Clients};
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
@@ -62,6 +62,8 @@ pub(crate) struct Daemon {
     pub(crate) cutover: super::asker::Board,
     /// Who watches the mount.
     pub(crate) watched: super::watched::Watched,
+    /// Which overlays have a layer in the mount.
+    pub(crate) overlays: super::overlays::Overlays,
     /// To be made after a cut-over or an abort.
     pub(crate) ended: Option<PathBuf>,
     /// Where everything was when it began.
@@ -379,10 +381,24 @@ pub(crate) fn in_use(daemon: &Daemon) -> Vec<users::Usage> {
         (Some(mount), None) => users::scan(mount),
         (None, None) => Vec::new(),
     };
+    extend(&mut users, overlays::in_the_mount(daemon), |usage| usage);
     if let Some(over) = &daemon.over {
         users.extend(over.left_below());
     }
     users
+}
+
+/// With those overlays that are not listed yet.
+fn extend<T: PartialEq>(
+    users: &mut Vec<T>,
+    overlays: Vec<users::Usage>,
+    told: fn(users::Usage) -> T,
+) {
+    for one in overlays.into_iter().map(told) {
+        if !users.contains(&one) {
+            users.push(one);
+        }
+    }
 }
 
 /// The same in detail and within a time limit; `None` when it did not come to an end. To look at a process'
@@ -394,6 +410,11 @@ pub(crate) fn uses_within(daemon: &Arc<Daemon>, limit: Duration) -> Option<Vec<u
         let mounts = Mounts::read().unwrap_or_default();
         let mount = mounts.at(&looker.record.mountpoint);
         let mut uses = mount.map(users::look).unwrap_or_default();
+        extend(
+            &mut uses,
+            overlays::in_the_mount(&looker),
+            users::Use::fixed,
+        );
         if let Some(over) = &looker.over {
             uses.extend(over.left_below().into_iter().map(users::Use::fixed));
         }

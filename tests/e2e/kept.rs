@@ -1,10 +1,11 @@
-//! Users of the mount that only the kernel knows: who watches it.
+//! Users of the mount that only the kernel knows: who watches it, and overlays with a layer in it.
 
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -185,4 +186,45 @@ fn views(lab: &Lab) -> Vec<PathBuf> {
         name.is_some_and(|name| name.starts_with("view-"))
     };
     paths.filter(is_view).collect()
+}
+
+#[test]
+fn an_overlay_with_a_layer_in_the_mount_is_found_however_that_was_named() {
+    let lab = Lab::new("kept-overlay");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 128),
+        lab.disk("new", Format::Ext4, 128),
+    );
+    fs::create_dir_all(old.join("sub/image")).unwrap();
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    let (stack, other) = (lab.dir("stack"), lab.dir("other"));
+    let link = lab.path().join("link");
+    symlink(migration.join("sub"), &link).unwrap();
+    let (link, other) = (link.display(), other.display());
+    for layers in [
+        format!("lowerdir=image:{other}"),
+        format!("lowerdir={other}:{link}/image"),
+    ] {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "overlay", "none", "-o", &layers])
+            .arg(&stack);
+        shell::run_command(mount.current_dir(migration.join("sub")));
+        let refused = migration.command("cutover", &["--timeout", "100ms"]);
+        let path = stack.to_string_lossy();
+        refused.refused(exit::TRY_AGAIN, &["the kernel  overlay", &path]);
+        shell::run("umount", &[&stack]);
+    }
+    // And one that is nobody's business.
+    let layers = format!("lowerdir={other}:/usr/share");
+    let path = stack.to_string_lossy().into_owned();
+    shell::run("mount", &["-t", "overlay", "none", "-o", &layers, &path]);
+    migration
+        .command("cutover", &["--timeout", "20s"])
+        .expect(exit::OK);
+    migration.daemon().wait_end(LONG);
+    shell::run("umount", &[&stack]);
+    shell::run("umount", &[migration.mount()]);
 }
