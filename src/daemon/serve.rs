@@ -174,6 +174,10 @@ impl Serving {
         finish(&daemon, end);
         if end == End::CutOver {
             let mount = daemon.mount.clone();
+            if let Some(was) = daemon.scene.mount() {
+                let mount = mount.clone();
+                std::thread::spawn(move || look_who_stays(&mount, &was));
+            }
             drop((daemon, ends, lock));
             linger(&runtime, &mut signals, mount);
             // Not before: a service manager gives those who stop a time limit.
@@ -202,6 +206,20 @@ fn linger(runtime: &Runtime, signals: &mut Signals, mount: Arc<Mount>) {
             () = signals.next() => tracing::warn!("ended by a signal: what is still open is lost to its users"),
         }
     });
+}
+
+/// How long after a cut-over all is closed that nobody needs any more.
+const CLOSED: Duration = Duration::from_secs(10);
+
+/// What the kernel itself has of the mount is not seen in /proc where no path leads to it.
+fn look_who_stays(mount: &Mount, was: &crate::mounts::Mount) {
+    if !mount.wait_for(CLOSED) && users::held(was).is_empty() && mount.is_live() {
+        tracing::warn!(
+            "no process has anything open any more, and still the kernel uses what was the mount: an overlay with a \
+             layer in it that could not be looked at, or a descriptor that is on its way (SCM_RIGHTS, io_uring): start \
+             what stands on it anew"
+        );
+    }
 }
 
 /// How long users' stores may take to come to the old brick when we are told to end.

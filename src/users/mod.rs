@@ -131,6 +131,17 @@ pub(crate) fn look(mount: &Mount) -> Vec<Use> {
     found
 }
 
+/// What processes have of a mount that no path leads to any more.
+pub(crate) fn held(mount: &Mount) -> Vec<Usage> {
+    let mut found = Vec::new();
+    for (pid, dir) in processes() {
+        if pid != std::process::id() {
+            process(&dir, pid, mount, &HashMap::new(), &mut found);
+        }
+    }
+    found.into_iter().map(|one| one.usage).collect()
+}
+
 fn processes() -> Vec<(u32, PathBuf)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries

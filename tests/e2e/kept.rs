@@ -228,3 +228,37 @@ fn an_overlay_with_a_layer_in_the_mount_is_found_however_that_was_named() {
     shell::run("umount", &[&stack]);
     shell::run("umount", &[migration.mount()]);
 }
+
+#[test]
+fn a_layer_that_nothing_tells_of_is_noticed_after_the_cut_over() {
+    let lab = Lab::new("kept-hidden");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 128),
+        lab.disk("new", Format::Ext4, 128),
+    );
+    fs::create_dir(old.join("image")).unwrap();
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    let (stack, other) = (lab.dir("stack"), lab.dir("other"));
+    let layers = format!("lowerdir=image:{}", other.display());
+    let mut mount = Command::new("mount");
+    mount
+        .args(["-t", "overlay", "none", "-o", &layers])
+        .arg(&stack);
+    shell::run_command(mount.current_dir(migration.mount()));
+    let path = stack.to_string_lossy().into_owned();
+    shell::run("mount", &["-t", "tmpfs", "none", &path]);
+    migration
+        .command("cutover", &["--timeout", "20s"])
+        .expect(exit::OK);
+    until(LONG, "a word in the log", || {
+        let log = hermitfs_tests::hermitfs::logs(migration.state_dir());
+        log.contains("still the kernel uses").then_some(())
+    });
+    assert!(migration.daemon().is_alive());
+    shell::run("umount", &[&stack]);
+    shell::run("umount", &[&stack]);
+    migration.daemon().wait_end(LONG);
+    shell::run("umount", &[migration.mount()]);
+}
