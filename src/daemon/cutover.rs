@@ -112,7 +112,11 @@ pub(super) fn cut_over(
     std::thread::spawn(move || drop(root));
     // Whoever was on his way then has arrived, and the old brick is let go.
     daemon.mount.settle();
-    let ended = watched::end(daemon);
+    // Where the new brick is elsewhere, the old one is users' own again.
+    let ended = match far {
+        true => Vec::new(),
+        false => watched::end(daemon),
+    };
     *over = true;
     drop(veil);
     if let Some(beside) = &daemon.beside {
