@@ -16,7 +16,8 @@ use rustix::mount::{
 
 use super::holders::{Holder, holders, tables};
 use super::plan::{self, Facts, Ground, Memory, Plan};
-use super::ways::{Way, exports, ways};
+use super::uppers::every_way;
+use super::ways::{Table, Way, exports};
 use crate::exit::{Code, Failure, Result};
 use crate::mounts::{Mount, Mounts};
 use crate::run::Slot;
@@ -290,14 +291,19 @@ impl Over {
     fn see(&self, covered: bool) -> Result<Seen> {
         let unknown = |error| Failure::other(format!("/proc cannot be read: {error}"));
         let tables = tables().map_err(unknown)?;
-        let kept = tables.first().and_then(|own| own.mounts.at(&self.kept));
-        let own: Vec<u64> = kept.iter().map(|mount| mount.id).collect();
+        let own = self.own(&tables);
         let target = &self.ground.target;
-        let mut ways = ways(&tables, target, &own, covered);
+        let mut ways = every_way(&tables, target, &own, covered);
         let exported = fs::read_to_string("/proc/fs/nfsd/exports").unwrap_or_default();
         ways.extend(exports(&exported, &self.point, target.is_mount));
         let holders = holders(&tables, target, &own);
         Ok(Seen { ways, holders })
+    }
+
+    /// Our own mount of OLD.
+    fn own(&self, tables: &[Table]) -> Vec<u64> {
+        let kept = tables.first().and_then(|own| own.mounts.at(&self.kept));
+        kept.iter().map(|mount| mount.id).collect()
     }
 
     fn in_the_way(&self, covered: bool) -> Result<Seen> {
@@ -315,7 +321,11 @@ impl Over {
     /// Who is in OLD itself, below our mount, and would stay there when a new brick takes its
     /// place.
     pub(crate) fn left_below(&self) -> Vec<Usage> {
-        let found = self.see(true).map(|seen| seen.holders).unwrap_or_default();
+        let found = tables().map(|tables| {
+            let own = self.own(&tables);
+            holders(&tables, &self.ground.target, &own)
+        });
+        let found = found.unwrap_or_default();
         let told = |holder: Holder| Usage {
             how: match holder.usage.how {
                 "working directory" => "working directory below the mount",

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 
 pub(crate) use self::judge::{Opened, Verdict, judge};
-pub(crate) use self::stacked::{Overlay, overlays};
+pub(crate) use self::stacked::{Overlay, overlays, way};
 pub(crate) use self::watches::{Watcher, end as end_watches, watchers};
 use crate::mounts::{Mount, Mounts};
 

@@ -49,19 +49,24 @@ impl Overlay {
 
     /// The path by which this process comes to it, unless something else is mounted over it.
     pub(crate) fn way(&self) -> PathBuf {
-        let inside = self.point.strip_prefix("/").unwrap_or(&self.point);
-        match self.pid {
-            0 => self.point.clone(),
-            pid => Path::new("/proc")
-                .join(pid.to_string())
-                .join("root")
-                .join(inside),
-        }
+        way(self.pid, &self.point)
     }
 
     /// With a layer in our mount.
     pub(crate) fn usage(&self) -> Usage {
         fixed(self.pid, &self.process, "overlay", self.point.clone()).usage
+    }
+}
+
+/// The path by which this process comes to one that another (0: itself) has.
+pub(crate) fn way(pid: u32, path: &Path) -> PathBuf {
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    match pid {
+        0 => path.to_owned(),
+        pid => Path::new("/proc")
+            .join(pid.to_string())
+            .join("root")
+            .join(inside),
     }
 }
 

@@ -262,3 +262,54 @@ fn a_layer_that_nothing_tells_of_is_noticed_after_the_cut_over() {
     migration.daemon().wait_end(LONG);
     shell::run("umount", &[migration.mount()]);
 }
+
+#[test]
+fn an_overlay_that_writes_to_the_old_brick_is_found_however_that_was_named() {
+    let lab = Lab::new("kept-upper");
+    let (old, new) = (
+        lab.disk("old", Format::Ext4, 128),
+        lab.disk("new", Format::Ext4, 128),
+    );
+    for name in ["upper", "work"] {
+        fs::create_dir(old.join(name)).unwrap();
+    }
+    let (stack, lower, link) = (lab.dir("stack"), lab.dir("lower"), lab.path().join("link"));
+    symlink(old.path(), &link).unwrap();
+    let mount = |base: &str| {
+        let lower = lower.display();
+        let layers = format!("lowerdir={lower},upperdir={base}upper,workdir={base}work");
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "overlay", "none", "-o", &layers])
+            .arg(&stack);
+        shell::run_command(mount.current_dir(old.path()));
+    };
+    let mut over = lab.migration_over(old.path(), new.path());
+    for base in ["", &format!("{}/", link.display())] {
+        mount(base);
+        let refused = over.try_start(&[]);
+        refused.refused(
+            exit::TRY_AGAIN,
+            &["layer of an overlay", &stack.to_string_lossy()],
+        );
+        shell::run("umount", &[&stack]);
+    }
+    drop(over);
+    mount("");
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(LONG);
+    fs::write(stack.join("file"), "past the mount").unwrap();
+    let refused = migration.command("cutover", &["--timeout", "100ms"]);
+    refused.refused(exit::TRY_AGAIN, &["past the mount", "layer of an overlay"]);
+    shell::run("umount", &[&stack]);
+    migration
+        .command("cutover", &["--timeout", "20s"])
+        .expect(exit::OK);
+    migration.daemon().wait_end(LONG);
+    assert_eq!(
+        fs::read(migration.join("upper/file")).unwrap(),
+        b"past the mount"
+    );
+    shell::run("umount", &[migration.mount()]);
+}
