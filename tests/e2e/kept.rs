@@ -137,7 +137,9 @@ fn who_watches_the_old_brick_below_the_mount_is_told_that_it_is_over() {
     let mut migration = lab.migration_over(old.path(), new.path());
     let views = views(&lab);
     let early = Watch::of(&[old.path(), &old.join("directory")]);
-    migration.start();
+    let started = migration.try_start(&[]).expect(exit::OK).stderr;
+    let us = format!("(process {}) watches 2 files", std::process::id());
+    assert!(started.contains(&us), "{started}");
     migration.wait_ready(LONG);
     let late = Watch::of(&[migration.mount()]);
     until(LONG, "the watches to be seen", || {
