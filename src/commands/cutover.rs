@@ -284,28 +284,45 @@ fn explain(refused: &proto::Refused, colour: bool) -> String {
     for reason in &refused.reasons {
         out.push_str(&format!("{} {reason}\n", paint("-", Paint::Bad, colour)));
     }
-    let wide = |text: fn(&proto::Usage) -> String| {
-        refused
-            .users
-            .iter()
-            .map(|usage| text(usage).chars().count())
-            .max()
-            .unwrap_or(0)
+    let process = |pid, process: &str| match pid {
+        0 => process.to_owned(),
+        pid => format!("{process} ({pid})"),
     };
-    let process = |usage: &proto::Usage| match usage.pid {
-        0 => usage.process.clone(),
-        pid => format!("{} ({pid})", usage.process),
-    };
-    let (first, second) = (wide(process), wide(|usage| usage.how.clone()));
-    for usage in &refused.users {
-        out.push_str(&format!(
-            "    {:first$}  {:second$}  {}\n",
-            process(usage),
-            usage.how,
-            human::name(&usage.path)
-        ));
+    let users = refused.users.iter().map(|usage| {
+        let path = human::name(&usage.path);
+        [process(usage.pid, &usage.process), usage.how.clone(), path]
+    });
+    out.push_str(&table(&users.collect::<Vec<_>>()));
+    if !refused.watchers.is_empty() {
+        out.push_str(WATCHING);
+        let watchers = refused.watchers.iter().map(|watcher| {
+            let old = match watcher.below {
+                0 => String::new(),
+                below => format!("and {below} of the old brick itself"),
+            };
+            let who = process(watcher.pid, &human::name(watcher.process.as_bytes()));
+            [who, format!("watches {}", watcher.watches), old]
+        });
+        out.push_str(&table(&watchers.collect::<Vec<_>>()));
     }
     out
+}
+
+/// Before those who watch.
+const WATCHING: &str = "Not in the way, but they watch (inotify, fanotify), and hear nothing of the new brick: start them anew afterwards\n";
+
+/// Three columns, as wide as they have to be.
+fn table(rows: &[[String; 3]]) -> String {
+    let wide = |n: usize| {
+        let widths = rows.iter().map(|row| row[n].chars().count());
+        widths.max().unwrap_or(0)
+    };
+    let (first, second) = (wide(0), wide(1));
+    let line = |[who, how, what]: &[String; 3]| {
+        let line = format!("    {who:first$}  {how:second$}  {what}");
+        format!("{}\n", line.trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -341,6 +358,12 @@ mod tests {
             how: how.into(),
             path: path.into(),
         };
+        let watcher = |pid, process: &str, watches, below| proto::Watcher {
+            pid,
+            process: process.into(),
+            watches,
+            below,
+        };
         let refused = proto::Refused {
             reasons: vec!["/data is in use".into()],
             users: vec![
@@ -348,6 +371,7 @@ mod tests {
                 usage(4711, "bash", "working directory", "/data"),
                 usage(0, "the kernel", "swap", "/data/swap"),
             ],
+            watchers: vec![watcher(7, "tail", 2, 0), watcher(4712, "syncthing", 0, 12)],
             ..proto::Refused::default()
         };
         assert_eq!(
@@ -357,6 +381,9 @@ mod tests {
     vim (12)     open file          /data/a
     bash (4711)  working directory  /data
     the kernel   swap               /data/swap
+Not in the way, but they watch (inotify, fanotify), and hear nothing of the new brick: start them anew afterwards
+    tail (7)          watches 2
+    syncthing (4712)  watches 0  and 12 of the old brick itself
 "
         );
     }

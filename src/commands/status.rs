@@ -156,6 +156,17 @@ fn json(status: &proto::StatusReply) -> Value {
         "mounted": status.astray.is_none(),
         "astray": status.astray,
         "cutover": status.cutover.as_ref().map(under_way),
+        "watchers": status.watchers.iter().map(watcher).collect::<Vec<_>>(),
+    })
+}
+
+/// Who has inotify or fanotify tell him of changes.
+fn watcher(watcher: &proto::Watcher) -> Value {
+    json!({
+        "pid": watcher.pid,
+        "process": watcher.process,
+        "watches": watcher.watches,
+        "below": watcher.below,
     })
 }
 
@@ -205,6 +216,7 @@ mod tests {
             "source",
             "sinks",
             "since",
+            "watchers",
         ] {
             assert!(value.get(field).is_some(), "{field}");
         }

@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, watch};
 use super::attributes::{self, Inherited, own_mount, pairs_own};
 use super::serve::{Daemon, Serving, Signals};
 use super::sight::{Scene, Sight};
-use super::{guard, place, status};
+use super::{guard, place, status, watched};
 use crate::build::{self, Brick, Circumstances, Volume};
 use crate::exit::{Code, Failure, Result};
 use crate::order::Order;
 use crate::over::{Beside, Over};
 use crate::run::{Lock, Record, Slot};
 use crate::sys;
+use crate::users;
 use crate::volfile::Graph;
 
 impl Serving {
@@ -141,8 +142,11 @@ impl Serving {
             "serving"
         );
         let has = inherited.iter();
+        let below = over.as_ref().and_then(Over::below);
+        let watchers = users::watchers(None, below.as_ref());
         let notes: Vec<_> = has
             .flat_map(|has| attributes::warnings(has, &bricks, &mounts))
+            .chain(watched::at_the_start(&watchers))
             .collect();
         super::tell(&notes);
         let (end, ends) = mpsc::unbounded_channel();
@@ -169,6 +173,8 @@ impl Serving {
             end,
             ending: Mutex::new(false),
             cutover: Default::default(),
+            watched: Default::default(),
+            overlays: Default::default(),
             ended: order.ended,
             scene,
             abandoned: AtomicBool::new(false),

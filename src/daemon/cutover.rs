@@ -17,10 +17,11 @@ use super::fstab;
 use super::handover;
 use super::serve::{Daemon, End, in_use};
 use super::swap::{self, Refusal, Swapped};
+use super::watched;
 use crate::build::Brick;
 use crate::mounts::Mounts;
 use crate::screen::human;
-use crate::users::{self, Usage};
+use crate::users::Usage;
 
 /// How long to wait between two looks at what is in the way.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -69,10 +70,11 @@ pub(super) fn cut_over(
         nobody_stays(inside)?;
     }
     let veil = settle(asker, daemon.beside.as_ref(), pair, limit)?;
-    let watching = watching(daemon);
+    let watching = watched::look(daemon);
     let swapped = match far {
         true => within(asker, limit, || {
-            handover::hand_over(daemon, asker, pair, limit)
+            let attempt = handover::hand_over(daemon, asker, pair, limit);
+            attempt.map_err(|refusal| watched::beside(daemon, refusal))
         }),
         false => {
             pair.try_succession(true).map_err(|error| {
@@ -82,7 +84,10 @@ pub(super) fn cut_over(
             })?;
             // What is opened from now on can go on over the cut-over.
             daemon.mount.set_passthrough(false);
-            let swap = || swap::swap(daemon, asker, pair, sink, limit, inside);
+            let swap = || {
+                let attempt = swap::swap(daemon, asker, pair, sink, limit, inside);
+                attempt.map_err(|refusal| watched::beside(daemon, refusal))
+            };
             within(asker, limit, swap).inspect_err(|_| {
                 if let Err(error) = pair.try_succession(false) {
                     tracing::warn!(%error, "the state still says that a cut-over is tried");
@@ -107,6 +112,11 @@ pub(super) fn cut_over(
     std::thread::spawn(move || drop(root));
     // Whoever was on his way then has arrived, and the old brick is let go.
     daemon.mount.settle();
+    // Where the new brick is elsewhere, the old one is users' own again.
+    let ended = match far {
+        true => Vec::new(),
+        false => watched::end(daemon),
+    };
     *over = true;
     drop(veil);
     if let Some(beside) = &daemon.beside {
@@ -146,28 +156,11 @@ pub(super) fn cut_over(
             .map(|mounted| mounted.notes)
             .unwrap_or_default()
             .into_iter()
-            .chain(watching)
+            .chain(watched::afterwards(&watching, &ended))
             .collect(),
         over: daemon.over.is_some(),
         ..done
     })
-}
-
-/// Who watches the mount, in words: of what is done on the new brick they hear nothing.
-fn watching(daemon: &Daemon) -> Vec<String> {
-    let mounts = Mounts::read().unwrap_or_default();
-    let mount = mounts.at(&daemon.record.mountpoint);
-    let watchers = mount.map(users::watchers).unwrap_or_default();
-    let told = watchers.into_iter().map(|watcher| {
-        format!(
-            "{} (process {}) watches {} of its files or directories (inotify, fanotify), and hears nothing of what \
-             is done on the new brick: start it anew",
-            human::name(watcher.process.as_bytes()),
-            watcher.pid,
-            watcher.watches
-        )
-    });
-    told.collect()
 }
 
 /// Refused while something is not where it was when we began.

@@ -17,11 +17,13 @@ mod fstab;
 pub(crate) mod guard;
 mod handover;
 mod log;
+mod overlays;
 mod place;
 mod serve;
 mod sight;
 mod status;
 mod swap;
+mod watched;
 
 pub(crate) use detach::start;
 

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::admin::{self, Ending};
 use super::attributes::{self, Inherited};
 use super::sight::{Scene, Sight};
-use super::{guard, status};
+use super::{guard, overlays, status};
 use crate::build::{Brick, Clients};
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
@@ -60,6 +60,10 @@ pub(crate) struct Daemon {
     pub(crate) ending: Mutex<bool>,
     /// For `status`, while one is under way.
     pub(crate) cutover: super::asker::Board,
+    /// Who watches the mount.
+    pub(crate) watched: super::watched::Watched,
+    /// Which overlays have a layer in the mount.
+    pub(crate) overlays: super::overlays::Overlays,
     /// To be made after a cut-over or an abort.
     pub(crate) ended: Option<PathBuf>,
     /// Where everything was when it began.
@@ -170,6 +174,10 @@ impl Serving {
         finish(&daemon, end);
         if end == End::CutOver {
             let mount = daemon.mount.clone();
+            if let Some(was) = daemon.scene.mount() {
+                let mount = mount.clone();
+                std::thread::spawn(move || look_who_stays(&mount, &was));
+            }
             drop((daemon, ends, lock));
             linger(&runtime, &mut signals, mount);
             // Not before: a service manager gives those who stop a time limit.
@@ -198,6 +206,20 @@ fn linger(runtime: &Runtime, signals: &mut Signals, mount: Arc<Mount>) {
             () = signals.next() => tracing::warn!("ended by a signal: what is still open is lost to its users"),
         }
     });
+}
+
+/// How long after a cut-over all is closed that nobody needs any more.
+const CLOSED: Duration = Duration::from_secs(10);
+
+/// What the kernel itself has of the mount is not seen in /proc where no path leads to it.
+fn look_who_stays(mount: &Mount, was: &crate::mounts::Mount) {
+    if !mount.wait_for(CLOSED) && users::held(was).is_empty() && mount.is_live() {
+        tracing::warn!(
+            "no process has anything open any more, and still the kernel uses what was the mount: an overlay with a \
+             layer in it that could not be looked at, or a descriptor that is on its way (SCM_RIGHTS, io_uring): start \
+             what stands on it anew"
+        );
+    }
 }
 
 /// How long users' stores may take to come to the old brick when we are told to end.
@@ -377,10 +399,24 @@ pub(crate) fn in_use(daemon: &Daemon) -> Vec<users::Usage> {
         (Some(mount), None) => users::scan(mount),
         (None, None) => Vec::new(),
     };
+    extend(&mut users, overlays::in_the_mount(daemon), |usage| usage);
     if let Some(over) = &daemon.over {
         users.extend(over.left_below());
     }
     users
+}
+
+/// With those overlays that are not listed yet.
+fn extend<T: PartialEq>(
+    users: &mut Vec<T>,
+    overlays: Vec<users::Usage>,
+    told: fn(users::Usage) -> T,
+) {
+    for one in overlays.into_iter().map(told) {
+        if !users.contains(&one) {
+            users.push(one);
+        }
+    }
 }
 
 /// The same in detail and within a time limit; `None` when it did not come to an end. To look at a process'
@@ -392,6 +428,11 @@ pub(crate) fn uses_within(daemon: &Arc<Daemon>, limit: Duration) -> Option<Vec<u
         let mounts = Mounts::read().unwrap_or_default();
         let mount = mounts.at(&looker.record.mountpoint);
         let mut uses = mount.map(users::look).unwrap_or_default();
+        extend(
+            &mut uses,
+            overlays::in_the_mount(&looker),
+            users::Use::fixed,
+        );
         if let Some(over) = &looker.over {
             uses.extend(over.left_below().into_iter().map(users::Use::fixed));
         }

@@ -123,6 +123,10 @@ pub(crate) trait Asked: Send + Sync + 'static {
     fn pair(&self) -> Option<Arc<Replicate>>;
     /// How far it is now.
     fn now(&self) -> proto::StatusReply;
+    /// The same for those who hear of changes, if there are any: often, and whether or not.
+    fn now_and_again(&self) -> proto::StatusReply {
+        self.now()
+    }
     /// Where changes are told.
     fn told(&self) -> &watch::Sender<proto::StatusReply>;
 
@@ -136,7 +140,7 @@ pub(crate) trait Asked: Send + Sync + 'static {
 /// daemon is gone.
 pub(crate) fn tell(asked: &Weak<impl Asked>) {
     while let Some(asked) = asked.upgrade() {
-        asked.told().send_replace(asked.now());
+        asked.told().send_replace(asked.now_and_again());
         match asked.pair() {
             Some(pair) => pair.wait_change(Duration::from_secs(1)),
             None => std::thread::sleep(Duration::from_secs(1)),
@@ -152,22 +156,37 @@ impl Asked for Daemon {
     }
 
     fn now(&self) -> proto::StatusReply {
-        let reply = reply(
-            &self.record,
-            &self.bricks,
-            self.pair.as_deref(),
-            self.mount.panics(),
-            true,
-            &self.sight(),
-        );
         proto::StatusReply {
-            cutover: self.cutover.now(),
-            ..with_beside(reply, self.beside.as_ref())
+            watchers: self.watched.now(self),
+            ..without_watchers(self)
+        }
+    }
+
+    /// All of /proc is not looked through for nobody.
+    fn now_and_again(&self) -> proto::StatusReply {
+        match self.status.receiver_count() {
+            0 => without_watchers(self),
+            _ => self.now(),
         }
     }
 
     fn told(&self) -> &watch::Sender<proto::StatusReply> {
         &self.status
+    }
+}
+
+fn without_watchers(daemon: &Daemon) -> proto::StatusReply {
+    let reply = reply(
+        &daemon.record,
+        &daemon.bricks,
+        daemon.pair.as_deref(),
+        daemon.mount.panics(),
+        true,
+        &daemon.sight(),
+    );
+    proto::StatusReply {
+        cutover: daemon.cutover.now(),
+        ..with_beside(reply, daemon.beside.as_ref())
     }
 }
 

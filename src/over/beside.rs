@@ -23,7 +23,8 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, ope
 use super::ground::{boot, open_covered};
 use super::holders::{holders, tables};
 use super::plan::{self, Memory};
-use super::ways::{Target, ways};
+use super::uppers::every_way;
+use super::ways::{LAYER, Table, Target, Way};
 use crate::exit::{Failure, Result};
 use crate::mounts::{Mount, Mounts};
 use crate::run::Slot;
@@ -189,12 +190,28 @@ impl Beside {
         let writers: Vec<Usage> = writers
             .filter(|holder| holder.writes)
             .map(|holder| holder.usage)
+            .chain(self.layers(&tables))
             .collect();
         let open = self.target.is_mount && !self.is_read_only(&self.state.lock());
         match writers.is_empty() && !open {
             true => Ok(veil),
             false => Err(Open::Writers(writers)),
         }
+    }
+
+    /// Overlays that write to OLD: they do so however it is shut.
+    fn layers(&self, tables: &[Table]) -> impl Iterator<Item = Usage> {
+        let ways = every_way(tables, &self.target, &[self.target.mount], true).into_iter();
+        let layers = ways.filter(|way| way.how == LAYER && !way.read_only);
+        layers.map(|way: Way| Usage {
+            pid: way.pid,
+            process: match way.pid {
+                0 => "the kernel".into(),
+                _ => way.process,
+            },
+            how: way.how,
+            path: way.path,
+        })
     }
 
     /// All was compared while it was shut.
@@ -239,7 +256,7 @@ impl Beside {
     /// Writable ways to OLD beside its own path; `None` when they cannot be known.
     fn others(&self) -> Option<Vec<PathBuf>> {
         let tables = tables().ok()?;
-        let ways = ways(&tables, &self.target, &[self.target.mount], true);
+        let ways = every_way(&tables, &self.target, &[self.target.mount], true);
         let writable = ways.into_iter().filter(|way| !way.read_only);
         Some(writable.map(|way| way.path).collect())
     }

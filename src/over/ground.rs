@@ -16,7 +16,8 @@ use rustix::mount::{
 
 use super::holders::{Holder, holders, tables};
 use super::plan::{self, Facts, Ground, Memory, Plan};
-use super::ways::{Way, exports, ways};
+use super::uppers::every_way;
+use super::ways::{Table, Way, exports};
 use crate::exit::{Code, Failure, Result};
 use crate::mounts::{Mount, Mounts};
 use crate::run::Slot;
@@ -256,6 +257,23 @@ impl Over {
         slot.forget();
     }
 
+    /// OLD's own mount, below ours, where all that is reached of its file system is OLD: otherwise it
+    /// cannot be told who watches OLD, and who something else.
+    pub(crate) fn below(&self) -> Option<Mount> {
+        let target = &self.ground.target;
+        let tables = target.is_mount.then(tables)?.ok()?;
+        let all = || tables.iter().flat_map(|table| &table.mounts.0);
+        let mut same = all().filter(|mount| mount.device == target.device);
+        let is_old = |mount: &Mount| mount.root.starts_with(&target.root);
+        same.all(is_old).then_some(())?;
+        all().find(|mount| mount.id == target.mount).cloned()
+    }
+
+    /// Whether nobody comes to OLD but by us and by where it is kept.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        self.see(true).is_ok_and(|seen| seen.ways.is_empty())
+    }
+
     /// After a cut-over: OLD stays where it was kept, for its administrator to read.
     pub(crate) fn keep(&self) {
         self.slot.forget();
@@ -273,14 +291,19 @@ impl Over {
     fn see(&self, covered: bool) -> Result<Seen> {
         let unknown = |error| Failure::other(format!("/proc cannot be read: {error}"));
         let tables = tables().map_err(unknown)?;
-        let kept = tables.first().and_then(|own| own.mounts.at(&self.kept));
-        let own: Vec<u64> = kept.iter().map(|mount| mount.id).collect();
+        let own = self.own(&tables);
         let target = &self.ground.target;
-        let mut ways = ways(&tables, target, &own, covered);
+        let mut ways = every_way(&tables, target, &own, covered);
         let exported = fs::read_to_string("/proc/fs/nfsd/exports").unwrap_or_default();
         ways.extend(exports(&exported, &self.point, target.is_mount));
         let holders = holders(&tables, target, &own);
         Ok(Seen { ways, holders })
+    }
+
+    /// Our own mount of OLD.
+    fn own(&self, tables: &[Table]) -> Vec<u64> {
+        let kept = tables.first().and_then(|own| own.mounts.at(&self.kept));
+        kept.iter().map(|mount| mount.id).collect()
     }
 
     fn in_the_way(&self, covered: bool) -> Result<Seen> {
@@ -298,7 +321,11 @@ impl Over {
     /// Who is in OLD itself, below our mount, and would stay there when a new brick takes its
     /// place.
     pub(crate) fn left_below(&self) -> Vec<Usage> {
-        let found = self.see(true).map(|seen| seen.holders).unwrap_or_default();
+        let found = tables().map(|tables| {
+            let own = self.own(&tables);
+            holders(&tables, &self.ground.target, &own)
+        });
+        let found = found.unwrap_or_default();
         let told = |holder: Holder| Usage {
             how: match holder.usage.how {
                 "working directory" => "working directory below the mount",

@@ -4,6 +4,7 @@ mod beside;
 mod ground;
 mod holders;
 mod plan;
+mod uppers;
 mod ways;
 
 pub(crate) use beside::{Beside, Open, Veil, give_back_dead, unveil_dead};

@@ -107,6 +107,19 @@ fn reached(tables: &[Table], from: u64) -> HashSet<u64> {
     reached
 }
 
+/// How an overlay is one.
+pub(crate) const LAYER: &str = "layer of an overlay";
+
+/// Whether a path without symbolic links leads into OLD.
+pub(crate) fn is_in(table: &Table, target: &Target, path: &Path) -> bool {
+    table.mounts.0.iter().any(|mount| {
+        mount.device == target.device
+            && mount
+                .inside(path)
+                .is_some_and(|inside| inside.starts_with(&target.root))
+    })
+}
+
 /// An overlay holds its layers by private mounts, which no table shows.
 fn overlays(table: &Table, target: &Target) -> Vec<Way> {
     let layers = |mount: &Mount| -> Vec<(PathBuf, bool)> {
@@ -131,17 +144,11 @@ fn overlays(table: &Table, target: &Target) -> Vec<Way> {
         .filter(|mount| mount.kind == "overlay")
     {
         for (layer, read_only) in layers(mount) {
-            let on = table.mounts.0.iter().any(|other| {
-                other.device == target.device
-                    && other
-                        .inside(&layer)
-                        .is_some_and(|inside| inside.starts_with(&target.root))
-            });
-            if on {
+            if is_in(table, target, &layer) {
                 ways.push(Way {
                     pid: table.pid,
                     process: table.process.clone(),
-                    how: "layer of an overlay",
+                    how: LAYER,
                     path: mount.point.clone(),
                     read_only,
                 });

@@ -54,6 +54,9 @@ pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
         row("pending", pending_for(status));
         row("errors", errors(status, colour));
         row("cut-over", readiness(status, colour));
+        if let Some(watched) = watched(&status.watchers) {
+            row("watched", watched);
+        }
     }
     if status.panics > 0 {
         let bugs = format!("{} survived: the log has them", human::count(status.panics));
@@ -208,6 +211,26 @@ fn readiness(status: &proto::StatusReply, colour: bool) -> String {
     )
 }
 
+/// How many watchers are named.
+const NAMED: usize = 3;
+
+/// Who hears nothing of what is done on the new brick.
+fn watched(watchers: &[proto::Watcher]) -> Option<String> {
+    let named = watchers.iter().take(NAMED).map(|watcher| {
+        let process = human::name(watcher.process.as_bytes());
+        match watcher.below {
+            0 => format!("{process} ({})", watcher.pid),
+            _ => format!("{process} ({}, the old brick itself)", watcher.pid),
+        }
+    });
+    let mut named = named.collect::<Vec<_>>().join(", ");
+    if watchers.len() > NAMED {
+        named.push_str(&format!(", {} more", watchers.len() - NAMED));
+    }
+    let told = format!("by {named} (inotify, fanotify): to be started anew after a cut-over");
+    (!watchers.is_empty()).then_some(told)
+}
+
 /// Which phase, since when, and by whom it was asked for.
 fn under_way(cutover: &proto::UnderWay, colour: bool) -> String {
     let now = SystemTime::now()
@@ -316,6 +339,27 @@ mod tests {
 "
             )
         );
+    }
+
+    #[test]
+    fn who_watches_is_named_as_long_as_there_is_room() {
+        let watchers = |n: u32| -> Vec<proto::Watcher> {
+            let watcher = |pid| proto::Watcher {
+                pid,
+                process: "tail".into(),
+                watches: 1,
+                below: u64::from(pid == 1),
+            };
+            (1..=n).map(watcher).collect()
+        };
+        assert_eq!(watched(&[]), None);
+        let two = watched(&watchers(2)).unwrap();
+        assert!(
+            two.starts_with("by tail (1, the old brick itself), tail (2) ("),
+            "{two}"
+        );
+        let five = watched(&watchers(5)).unwrap();
+        assert!(five.contains("tail (3), 2 more ("), "{five}");
     }
 
     #[test]

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 
 pub(crate) use self::judge::{Opened, Verdict, judge};
-pub(crate) use self::watches::watchers;
+pub(crate) use self::stacked::{Overlay, overlays, way};
+pub(crate) use self::watches::{Watcher, end as end_watches, watchers};
 use crate::mounts::{Mount, Mounts};
 
 /// The kernel takes no longer paths (`PATH_MAX`).
@@ -128,6 +129,17 @@ pub(crate) fn look(mount: &Mount) -> Vec<Use> {
     found.sort();
     found.dedup();
     found
+}
+
+/// What processes have of a mount that no path leads to any more.
+pub(crate) fn held(mount: &Mount) -> Vec<Usage> {
+    let mut found = Vec::new();
+    for (pid, dir) in processes() {
+        if pid != std::process::id() {
+            process(&dir, pid, mount, &HashMap::new(), &mut found);
+        }
+    }
+    found.into_iter().map(|one| one.usage).collect()
 }
 
 fn processes() -> Vec<(u32, PathBuf)> {

@@ -14,6 +14,7 @@ mod fidelity;
 mod identity;
 mod inherited;
 mod journal;
+mod kept;
 mod killed;
 mod lingering;
 mod live;

@@ -19,6 +19,7 @@ use crate::files::{Files, Open};
 use crate::former::Former;
 use crate::gate::Gate;
 use crate::hold::Hold;
+use crate::listening::Listening;
 use crate::modes::{Access, Mode};
 use crate::nodes::{Nodes, known};
 use crate::numbers::ROOT;
@@ -54,6 +55,8 @@ pub(crate) struct Door {
     /// Opens and creations, and look-ups, each held on its own before an exchange.
     pub(crate) opens: Hold,
     pub(crate) lookups: Hold,
+    /// Look-ups that the program waits for.
+    pub(crate) listening: Listening,
     /// Whether the volume was exchanged; while that is being done, the lock is held.
     pub(crate) exchanged: AtomicBool,
     pub(crate) exchanging: RwLock<()>,
@@ -106,6 +109,7 @@ impl Door {
             statistics,
             opens: Hold::default(),
             lookups: Hold::default(),
+            listening: Listening::default(),
             exchanged: AtomicBool::new(false),
             exchanging: RwLock::default(),
             former: RwLock::default(),

@@ -179,6 +179,8 @@ impl Filesystem for Kernel {
     }
 
     fn lookup(&self, request: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        // Also while look-ups are held.
+        self.0.listening.hear(name);
         let (cx, name) = (context(request), owned(name));
         self.run_entry(Op::Lookup, reply, |door| async move {
             steady!(door, { door.lookup(&cx, dir.0, &name).await })

@@ -17,6 +17,7 @@ mod gate;
 mod hold;
 mod ioctl;
 mod kernel;
+mod listening;
 mod locks;
 mod modes;
 mod mount;

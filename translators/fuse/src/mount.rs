@@ -1,7 +1,8 @@
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fuser::{Config, Session, SessionACL};
@@ -189,6 +190,12 @@ impl Mount {
     pub fn release(&self) {
         self.door.lookups.release();
         self.door.opens.release();
+    }
+
+    /// Becomes true when a name is looked up, in any directory, also while look-ups are held. It is
+    /// listened for as long as what comes back is kept.
+    pub fn listen(&self, name: &OsStr) -> Arc<AtomicBool> {
+        self.door.listening.to(name)
     }
 
     /// The files that users have open.
