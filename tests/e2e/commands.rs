@@ -126,6 +126,25 @@ fn migrate_returns_when_it_is_ready_and_the_mount_serves_on() {
 }
 
 #[test]
+fn what_a_daemon_writes_down_is_for_root_alone() {
+    let lab = Lab::new("modes");
+    let (old, new) = (lab.dir("old"), lab.dir("new"));
+    fs::write(old.join("file"), b"content").unwrap();
+    let mut migration = lab.migration(&old, &new);
+    migration.start();
+    migration.wait_ready(LONG);
+    let run = migration.state_dir().join("run");
+    let mut seen = 0;
+    for entry in fs::read_dir(run).unwrap().flatten() {
+        let mode = entry.metadata().unwrap().mode();
+        assert_eq!(mode & 0o177, 0, "{:?}: {mode:o}", entry.path());
+        seen += 1;
+    }
+    assert!(seen >= 3, "only {seen} files");
+    migration.cut_over();
+}
+
+#[test]
 fn ctrl_c_stops_the_watching_and_not_the_migration() {
     let lab = Lab::new("ctrl-c");
     let (old, new) = (
