@@ -17,6 +17,7 @@ use crate::mounts::Mounts;
 use crate::past::End;
 use crate::paths;
 use crate::run::Slot;
+use crate::shell;
 
 /// What commands ask.
 pub(crate) type Admin = AdminClient<Channel>;
@@ -152,7 +153,8 @@ impl Target {
         let goes_on = record.map(|record| match record.command.as_str() {
             "" => "the command that started it goes on where it was".to_owned(),
             command => format!(
-                "the command that goes on is `{command}`, and `hermitfs abort {point}` gives it up"
+                "the command that goes on is `{command}`, and `{}` gives it up",
+                shell::hermitfs(&[&"abort", &self.mountpoint])
             ),
         });
         let sentence = if dead {

@@ -19,6 +19,7 @@ mod paths;
 mod preflight;
 mod run;
 mod screen;
+mod shell;
 #[allow(unsafe_code, reason = "system calls without a safe wrapper")]
 mod sys;
 mod users;

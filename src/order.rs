@@ -1,11 +1,13 @@
 //! What a command tells the daemon that it starts.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Failure, Result};
+use crate::shell;
 use crate::volfile::{Graph, Source, Variables, load, render};
 
 /// Serve this volume there.
@@ -66,27 +68,11 @@ impl Order {
     }
 }
 
-/// The command line of this process, quoted for a shell where it has to be.
+/// The command line of this process, to be copied.
 pub(crate) fn given() -> String {
-    let words = std::env::args_os().skip(1);
-    command(words.map(|word| word.to_string_lossy().into_owned()))
-}
-
-/// A command of ours, to be copied.
-pub(crate) fn command(words: impl Iterator<Item = String>) -> String {
-    let words = words.map(quoted);
-    let all: Vec<String> = std::iter::once("hermitfs".to_owned())
-        .chain(words)
-        .collect();
-    all.join(" ")
-}
-
-fn quoted(word: String) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word,
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let words: Vec<&dyn AsRef<OsStr>> = words.iter().map(|word| word as _).collect();
+    shell::hermitfs(&words)
 }
 
 /// Reads a volfile.
@@ -104,18 +90,4 @@ pub(crate) fn read_volfile(path: &Path) -> Result<Source> {
         name: path.display().to_string(),
         text,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_quoted_where_a_shell_would_change_them() {
-        let quoted = |word: &str| quoted(word.into());
-        assert_eq!(quoted("/srv/old-1.0"), "/srv/old-1.0");
-        assert_eq!(quoted("/srv/my data"), "'/srv/my data'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
-    }
 }

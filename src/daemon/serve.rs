@@ -23,6 +23,7 @@ use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
 use crate::over::{Beside, Over};
 use crate::run::{Lock, Record, Slot};
+use crate::shell;
 use crate::users;
 
 /// Why it ends.
@@ -259,7 +260,8 @@ fn finish(daemon: &Daemon, end: End) {
         false => {
             if let Err(error) = guard::open_again(&daemon.slot) {
                 let point = daemon.record.mountpoint.display();
-                tracing::error!("{point} stays immutable ({error}): `chattr -i {point}`");
+                let word = shell::word(&daemon.record.mountpoint);
+                tracing::error!("{point} stays immutable ({error}): `chattr -i {word}`");
             }
             daemon.slot.clear();
         }

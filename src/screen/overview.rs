@@ -8,6 +8,7 @@ use hermitfs_proto::admin::v1 as proto;
 use hermitfs_replicate::Rate;
 
 use super::{Paint, human, paint, terminal};
+use crate::shell;
 
 /// A short screen: what, from where to where, how far, and what is in the way.
 pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
@@ -169,16 +170,16 @@ fn errors(status: &proto::StatusReply, colour: bool) -> String {
     let mut text = human::count(status.errors);
     if status.errors > 0 {
         text = paint(&text, Paint::Bad, colour);
-        text.push_str(&format!("  see `hermitfs errors {}`", status.mountpoint));
+        text.push_str(&format!("  see `{}`", to_copy("errors", status)));
     }
     if status.waived > 0 {
         text.push_str(&format!(", {} waived", human::count(status.waived)));
     }
     if status.losses > 0 {
         text.push_str(&format!(
-            ", {} that the new brick cannot have: `hermitfs errors {}`",
+            ", {} that the new brick cannot have: `{}`",
             human::count(status.losses),
-            status.mountpoint
+            to_copy("errors", status)
         ));
     }
     text
@@ -192,13 +193,13 @@ fn readiness(status: &proto::StatusReply, colour: bool) -> String {
         let ready = paint("ready", Paint::Good, colour);
         if !status.can_cut_over {
             return format!(
-                "{ready}  `hermitfs cutover {}` when nobody is in it any more; the new brick stays where it is",
-                status.mountpoint
+                "{ready}  `{}` when nobody is in it any more; the new brick stays where it is",
+                to_copy("cutover", status)
             );
         }
         return format!(
-            "{ready}  `hermitfs cutover {}` when nothing is in use",
-            status.mountpoint
+            "{ready}  `{}` when nothing is in use",
+            to_copy("cutover", status)
         );
     }
     format!(
@@ -206,6 +207,11 @@ fn readiness(status: &proto::StatusReply, colour: bool) -> String {
         paint("not yet", Paint::Busy, colour),
         in_the_way(status)
     )
+}
+
+/// A command on what is shown.
+fn to_copy(command: &str, status: &proto::StatusReply) -> String {
+    shell::hermitfs(&[&command, &status.mountpoint])
 }
 
 /// Which phase, since when, and by whom it was asked for.
@@ -364,6 +370,23 @@ mod tests {
                 && text.contains("stays where it is"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn commands_are_quoted_for_the_shell() {
+        let status = proto::StatusReply {
+            mountpoint: "/my data".into(),
+            errors: 1,
+            losses: 1,
+            ..healing()
+        };
+        let text = overview(&status, false);
+        assert_eq!(text.matches("`hermitfs errors '/my data'`").count(), 2);
+        let ready = proto::StatusReply {
+            ready: true,
+            ..status
+        };
+        assert!(overview(&ready, false).contains("`hermitfs cutover '/my data'`"));
     }
 
     #[test]
