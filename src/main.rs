@@ -24,6 +24,7 @@ mod shell;
 mod sys;
 mod users;
 mod volfile;
+mod whereabouts;
 
 use std::process::ExitCode;
 

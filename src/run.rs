@@ -236,6 +236,30 @@ impl Slot {
     }
 }
 
+/// Records of all daemons of a state directory, the dead ones too.
+pub(crate) fn records(state_dir: &Path) -> Vec<Record> {
+    let entries = fs::read_dir(state_dir.join("run")).into_iter().flatten();
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
+        .filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok())
+        .collect()
+}
+
+/// The state directory and the record of the daemon that holds this file, if it is a daemon's lock.
+pub(crate) fn locked(file: &Path) -> Option<(PathBuf, Record)> {
+    let run = file.parent().filter(|run| run.ends_with("run"))?;
+    file.extension().filter(|extension| *extension == "lock")?;
+    let text = fs::read(file.with_extension("json")).ok()?;
+    Some((
+        run.parent()?.to_owned(),
+        serde_json::from_slice(&text).ok()?,
+    ))
+}
+
 /// Whole or not at all; where the disk is full, in the place that the file has already: users are to be served then as
 /// well.
 fn write_whole(file: &Path, mut text: Vec<u8>) -> io::Result<()> {
@@ -326,6 +350,10 @@ mod tests {
             ended: None,
         };
         slot.write(&record).unwrap();
+        assert_eq!(records(dir.path()), [record.clone()]);
+        let held = locked(&slot.file("lock"));
+        assert_eq!(held, Some((dir.path().to_owned(), record.clone())));
+        assert_eq!(locked(&slot.file("json")), None);
         assert_eq!(other.others(), [record]);
         drop(lock);
         assert!(other.others().is_empty());

@@ -23,7 +23,7 @@ pub(crate) struct Abort {
 
 impl Abort {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
+        let target = Target::exactly(global, &self.mountpoint)?;
         let (mountpoint, ended) = (&target.mountpoint, &target);
         if !target.is_served() && target.slot.record().is_some() {
             need_root()?;

@@ -47,7 +47,7 @@ pub(crate) struct Cutover {
 
 impl Cutover {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
+        let target = Target::exactly(global, &self.mountpoint)?;
         let (mountpoint, ended) = (&target.mountpoint, &target);
         target.talk(|mut admin| async move {
             let request = proto::CutoverRequest {

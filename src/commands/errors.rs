@@ -53,7 +53,7 @@ pub(crate) struct Errors {
 
 impl Errors {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
+        let target = Target::of(global, &self.mountpoint)?;
         let mountpoint = target.mountpoint.clone();
         target.talk(|mut admin| async move {
             let mut requests = Vec::new();

@@ -30,11 +30,10 @@ pub(crate) struct Heal {
 
 impl Heal {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
-        let path = within(
-            &target.mountpoint,
-            self.path.as_deref().unwrap_or(OsStr::new("/")),
-        )?;
+        let target = Target::of(global, &self.mountpoint)?;
+        let part = target.part.as_deref().map(Path::as_os_str);
+        let path = self.path.as_deref().or(part);
+        let path = within(&target.mountpoint, path.unwrap_or(OsStr::new("/")))?;
         target.talk(|mut admin| async move {
             let request = proto::HealRequest {
                 path,

@@ -28,7 +28,7 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
+        let target = Target::of(global, &self.mountpoint)?;
         target.talk(|mut admin| async move {
             let request = proto::StatusRequest { follow: self.watch };
             let mut stream = admin.status(request).await.map_err(refused)?.into_inner();

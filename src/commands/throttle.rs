@@ -41,7 +41,7 @@ impl FromStr for Limit {
 
 impl Throttle {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
+        let target = Target::of(global, &self.mountpoint)?;
         target.talk(|mut admin| async move {
             let limit = self.rate.map(|limit| match limit {
                 Limit::Off => 0,
