@@ -64,6 +64,7 @@ impl Target {
 
     fn meant(global: &Global, given: &Path, inside: bool) -> Result<Target> {
         let target = Target::new(global, given)?;
+        crate::daemon::leave_directory();
         let is_root = rustix::process::geteuid().is_root();
         if target.slot.record().is_some() || target.slot.is_taken() || !is_root {
             return Ok(target);

@@ -67,6 +67,7 @@ impl Migrate {
         need_root()?;
         let target = Target::new(global, &self.mountpoint)?;
         let (old, new) = (real(&self.old)?, real(&self.new)?);
+        daemon::leave_directory();
         if running(&target, &old, &new)? {
             seen(&target)?;
             if let Some(limit) = self.limit {

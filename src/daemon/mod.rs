@@ -23,7 +23,7 @@ mod sight;
 mod status;
 mod swap;
 
-pub(crate) use detach::start;
+pub(crate) use detach::{leave_directory, start};
 
 use crate::exit::{Failure, Result};
 use crate::order::Order;

@@ -162,6 +162,22 @@ fn a_mount_is_found_by_what_is_in_it_and_by_its_bricks_and_by_its_state_elsewher
 }
 
 #[test]
+fn a_command_that_is_given_in_the_mount_is_not_in_its_own_way() {
+    let lab = Lab::new("own-way");
+    let (old, new) = (lab.dir("old"), lab.dir("new"));
+    fs::create_dir(old.join("sub")).unwrap();
+    let mut migration = lab.migration(&old, &new);
+    migration.start();
+    migration.wait_ready(LONG);
+    let mut abort = command(migration.state_dir());
+    abort
+        .arg("abort")
+        .arg("..")
+        .current_dir(migration.join("sub"));
+    run(&mut abort, LONG).expect(exit::OK);
+}
+
+#[test]
 fn what_a_daemon_writes_down_is_for_root_alone() {
     let lab = Lab::new("modes");
     let (old, new) = (lab.dir("old"), lab.dir("new"));
