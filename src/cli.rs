@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Cutover(commands::cutover::Cutover),
     /// Give up: unmount and forget; OLD is complete
     Abort(commands::abort::Abort),
+    /// End a daemon in good order; the command that started it goes on where it was
+    Stop(commands::stop::Stop),
     /// Show all mistakes of a volfile at once
     Check(commands::check::Check),
     /// Draw the stack of a volfile
@@ -122,6 +124,7 @@ impl Command {
             Command::Throttle(command) => command.run(global),
             Command::Cutover(command) => command.run(global),
             Command::Abort(command) => command.run(global),
+            Command::Stop(command) => command.run(global),
             Command::Check(command) => command.run(),
             Command::Graph(command) => command.run(),
             Command::Completions(command) => command.run(),

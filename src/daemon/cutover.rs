@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hermitfs_fuse::MountError;
 use hermitfs_proto::admin::v1 as proto;
-use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
+use hermitfs_proto::admin::v1::{abort_reply, cutover_reply, stop_reply};
 use hermitfs_replicate::Replicate;
 
 use super::asker::{Asker, gone};
@@ -383,6 +383,27 @@ pub(super) fn abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused
         served: false,
         complete,
     })
+}
+
+/// Unmounts, as umount(8) does: whoever waits for the mount's end sees to the rest.
+pub(super) fn stop(daemon: &Daemon, anyway: bool) -> Result<stop_reply::Done, proto::Refused> {
+    let Ok(_over) = daemon.ending.try_lock() else {
+        return Err(under_way());
+    };
+    if anyway {
+        return Err(never(
+            "--anyway is for bricks that are served: nobody can go on in a mount that is gone",
+        ));
+    }
+    match daemon.mount.detach() {
+        Ok(()) => {
+            // Before whoever waits for the mount's end says so: the answer is to be heard.
+            let _ = daemon.end.send(End::Stopped);
+            Ok(stop_reply::Done { served: false })
+        }
+        Err(MountError::Busy(_)) => Err(busy(daemon, &in_use(daemon))),
+        Err(error) => Err(not_now(format!("the mount cannot be taken away: {error}"))),
+    }
 }
 
 /// Whether the sinks lack nothing, once nobody changes the source any more.

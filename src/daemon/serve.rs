@@ -31,6 +31,8 @@ use crate::users;
 pub(crate) enum End {
     /// SIGTERM or SIGINT.
     Signal,
+    /// A command has taken the mount away; the migration goes on at the next start.
+    Stopped,
     /// Somebody unmounted it.
     Unmounted,
     /// The new brick is in its place.
@@ -161,7 +163,7 @@ impl Serving {
             if end != End::CutOver {
                 let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
             }
-            if matches!(end, End::CutOver | End::HandedOver | End::Aborted) {
+            if !matches!(end, End::Signal | End::Unmounted) {
                 // Who asked for it still waits for the answer.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
