@@ -31,8 +31,8 @@ pub(crate) struct Cutover {
     /// How long to wait for what cannot be moved; users are not held longer than this, either
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = cli::duration)]
     timeout: Duration,
-    /// Which sink, where there are several: its name in the volfile
-    #[arg(long, value_name = "SINK")]
+    /// Which new brick, where there are several: its name in the volfile, which `status` shows
+    #[arg(long, value_name = "NAME")]
     to: Option<String>,
     /// Go on although processes have their working or root directory in the mount
     ///

@@ -224,7 +224,7 @@ pub(crate) fn list(errors: &[proto::ObjectError], colour: bool) -> String {
             "    {}: {} on {}: {}{}{waived}\n",
             error.class,
             error.operation,
-            error.side,
+            error.place,
             error.reason,
             paint(
                 &format!("  {times}, for {}", human::time(now - error.since)),
@@ -276,6 +276,7 @@ mod tests {
         proto::ObjectError {
             path: path.into(),
             side: "new".into(),
+            place: "/srv/new".into(),
             operation: "set size".into(),
             errno: Some("EFBIG".into()),
             reason: "File too large (EFBIG)".into(),
@@ -292,8 +293,8 @@ mod tests {
         let text = list(&errors, false);
         assert_eq!(
             text,
-            "/a\\nb\n    content: set size on new: File too large (EFBIG)  3 times, for 0 s  (waived)\n    \
-             xattr: set size on new: File too large (EFBIG)  3 times, for 0 s  (waived)\n"
+            "/a\\nb\n    content: set size on /srv/new: File too large (EFBIG)  3 times, for 0 s  (waived)\n    \
+             xattr: set size on /srv/new: File too large (EFBIG)  3 times, for 0 s  (waived)\n"
         );
         let reply = proto::ErrorsReply {
             errors: errors.into(),

@@ -260,23 +260,23 @@ pub(super) fn within<T>(
 
 /// Which brick: the only sink, or the one that was named.
 pub(super) fn choose(bricks: &[Brick], to: Option<&str>) -> Result<usize, proto::Refused> {
-    let names: Vec<&str> = bricks
-        .iter()
-        .skip(1)
-        .map(|brick| brick.name.as_str())
-        .collect();
+    let told = || {
+        let new = bricks.iter().skip(1);
+        let told = new.map(|brick| format!("--to {} ({})", brick.name, brick.directory.display()));
+        told.collect::<Vec<_>>().join(", ")
+    };
     match to {
-        Some(wanted) => match names.iter().position(|name| *name == wanted) {
+        Some(wanted) => match bricks.iter().skip(1).position(|brick| brick.name == wanted) {
             Some(at) => Ok(at + 1),
             None => Err(never(format!(
-                "there is no sink `{wanted}`, only: {}",
-                names.join(", ")
+                "there is no new brick `{wanted}`, only: {}",
+                told()
             ))),
         },
-        None if names.len() == 1 => Ok(1),
+        None if bricks.len() == 2 => Ok(1),
         None => Err(never(format!(
-            "there are several sinks: say which with --to ({})",
-            names.join(", ")
+            "there are several new bricks: say which, with {}",
+            told()
         ))),
     }
 }
@@ -318,7 +318,7 @@ fn in_the_way(pair: &Replicate) -> Vec<String> {
             error.class.name(),
             error.reason,
             error.operation,
-            error.side
+            error.place
         ));
     }
     if open.len() > NAMED {
@@ -473,6 +473,24 @@ mod tests {
             Err::<(), _>(Refusal::Now(not_now("busy")))
         });
         assert_eq!(late.unwrap_err().reasons, ["busy"]);
+    }
+
+    #[test]
+    fn which_of_several_new_bricks_it_is_has_to_be_said() {
+        let brick = |name: &str| Brick {
+            name: name.into(),
+            directory: format!("/srv/{name}").into(),
+            one_file_system: false,
+            far: false,
+        };
+        let bricks = ["old", "a", "b"].map(brick);
+        assert_eq!(choose(&bricks, Some("b")), Ok(2));
+        assert_eq!(choose(&bricks[..2], None), Ok(1));
+        for wrong in [None, Some("old")] {
+            let refused = choose(&bricks, wrong).unwrap_err();
+            let told = &refused.reasons[0];
+            assert!(told.ends_with("--to a (/srv/a), --to b (/srv/b)"), "{told}");
+        }
     }
 
     #[test]

@@ -28,17 +28,25 @@ pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
         if !matches!(source.health.as_str(), "" | "healthy") {
             text.push_str(&format!("  {}", paint(&source.health, Paint::Bad, colour)));
         }
-        row(if pair { "from" } else { "brick" }, text);
+        row(if pair { "old" } else { "brick" }, text);
     }
     if !status.beside.is_empty() {
         row("", status.beside.clone());
     }
     for sink in &status.sinks {
-        let health = match sink.health.as_str() {
+        let directory = directory(sink);
+        // What begins with its name is not to say it twice.
+        let health = sink.health.strip_prefix(&directory).map(str::trim_start);
+        let health = match health.unwrap_or(&sink.health) {
             "healthy" => paint("healthy", Paint::Good, colour),
             other => paint(other, Paint::Bad, colour),
         };
-        row("to", format!("{}  {health}", directory(sink)));
+        // Which one a cut-over is to go to has to be said.
+        let to = match status.sinks.len() {
+            1 => String::new(),
+            _ => format!("  --to {}", shell::word(&sink.name)),
+        };
+        row("new", format!("{directory}{to}  {health}"));
     }
     if pair {
         row(
@@ -311,8 +319,8 @@ mod tests {
                 "\
 /data  healing  (process 42)
 
-  from      /srv/old
-  to        /srv/new  healthy
+  old       /srv/old
+  new       /srv/new  healthy
   files     {bar}  24 %  1,200 of 5,000
   data      3.00 MiB, still counting
   speed     800 files/s, 4.77 MiB/s, 1 min 01 s left
@@ -368,6 +376,25 @@ mod tests {
         assert!(
             text.contains("`hermitfs cutover /data` when nobody")
                 && text.contains("stays where it is"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn of_several_new_bricks_each_is_shown_with_the_name_that_a_cut_over_wants() {
+        let mut second = brick("/srv/b", "/srv/b is full");
+        second.name = "second".into();
+        let status = proto::StatusReply {
+            sinks: vec![brick("/srv/a", "healthy"), second],
+            ..healing()
+        };
+        let text = overview(&status, false);
+        assert!(
+            text.contains("new       /srv/a  --to x  healthy\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("new       /srv/b  --to second  is full\n"),
             "{text}"
         );
     }
