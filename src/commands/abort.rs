@@ -18,6 +18,7 @@ use crate::screen::{self, human};
 /// A pair that is served is named by its volfile, and given up when nobody has it mounted.
 #[derive(Debug, Args)]
 pub(crate) struct Abort {
+    /// The mount point, or the volfile of a pair that is served
     mountpoint: PathBuf,
 }
 

@@ -27,6 +27,7 @@ use crate::shell;
 /// any more: such a pair is named by its volfile.
 #[derive(Debug, Args)]
 pub(crate) struct Cutover {
+    /// The mount point, or the volfile of a pair that is served
     mountpoint: PathBuf,
     /// How long to wait for what cannot be moved; users are not held longer than this, either
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = cli::duration)]

@@ -33,6 +33,7 @@ use crate::screen::{self, Paint, escape, human, paint};
 /// Ends with 65 when there are errors that are not waived.
 #[derive(Debug, Args)]
 pub(crate) struct Errors {
+    /// The mount point, or any path in it; of what is only served, its volfile
     mountpoint: PathBuf,
     /// As JSON; `escaped` is the path as --waive takes it, `path` is for people
     #[arg(long)]

@@ -17,8 +17,9 @@ use crate::screen::{self, human};
 /// Crawls the tree, or a part of it, now.
 #[derive(Debug, Args)]
 pub(crate) struct Heal {
+    /// The mount point, or any path in it; of what is only served, its volfile
     mountpoint: PathBuf,
-    /// Where to begin: from the root of the mount, or below MOUNTPOINT
+    /// Where to begin, from the root of the mount: if not given, at MOUNTPOINT, which may be a path in it
     path: Option<OsString>,
     /// Compare everything again, content too; what differed is made equal, and told with --wait (exit code 65)
     #[arg(long)]

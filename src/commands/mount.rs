@@ -50,7 +50,7 @@ pub(crate) struct Mount {
     /// not start it again
     #[arg(long, value_name = "FILE")]
     ended: Option<PathBuf>,
-    /// Where to mount: an empty directory, or the source itself
+    /// Where to mount: an empty directory, or the old brick itself
     mountpoint: PathBuf,
 }
 

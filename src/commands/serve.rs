@@ -13,6 +13,7 @@ use crate::paths;
 use crate::volfile::{Variables, load};
 
 /// Builds the graph of a volfile whose tops are `protocol/server`; returns when clients can come.
+///
 /// `hermitfs stop VOLFILE`, or SIGTERM, ends the daemon.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {

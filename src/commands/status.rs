@@ -17,6 +17,7 @@ use crate::screen::terminal::fit;
 /// Shows how far it is.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
+    /// The mount point, or any path in it; of what is only served, its volfile
     mountpoint: PathBuf,
     /// As JSON; with --watch a line for each change, with its `time`
     #[arg(long)]

@@ -17,6 +17,7 @@ use crate::screen;
 /// An object counts as 4 KiB at least. A cut-over's last moments are not slowed down.
 #[derive(Debug, Args)]
 pub(crate) struct Throttle {
+    /// The mount point, or any path in it; of what is only served, its volfile
     mountpoint: PathBuf,
     /// Bytes a second, as 50MB/s or 8MiB/s; `off` for no limit
     rate: Option<Limit>,
