@@ -46,9 +46,9 @@ fn state_dir() -> PathBuf {
 }
 
 impl Global {
-    /// Whether a command without `--state-dir` finds the same state, in any environment.
-    pub(crate) fn is_state_dir_usual(&self) -> bool {
-        self.state_dir == Path::new(USUAL)
+    /// What a command has to be told to find the same state in any environment; `None` where it finds it anyway.
+    pub(crate) fn unusual<'a>(&self, absolute: &'a Path) -> Option<&'a Path> {
+        (self.state_dir != Path::new(USUAL)).then_some(absolute)
     }
 }
 

@@ -68,9 +68,22 @@ impl Order {
     }
 }
 
-/// The command line of this process, to be copied.
-pub(crate) fn given() -> String {
-    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+/// The command that gives the same order once more, from any directory. `rest` comes after the volfile and its values.
+pub(crate) fn again(
+    command: &str,
+    volfile: &Path,
+    set: &[(String, String)],
+    rest: Vec<OsString>,
+    state_dir: Option<&Path>,
+) -> String {
+    let mut words: Vec<OsString> = vec![command.into(), "-f".into(), volfile.into()];
+    for (name, value) in set {
+        words.extend(["--set".into(), format!("{name}={value}").into()]);
+    }
+    words.extend(rest);
+    if let Some(dir) = state_dir {
+        words.extend(["--state-dir".into(), dir.into()]);
+    }
     let words: Vec<&dyn AsRef<OsStr>> = words.iter().map(|word| word as _).collect();
     shell::hermitfs(&words)
 }
@@ -90,4 +103,25 @@ pub(crate) fn read_volfile(path: &Path) -> Result<Source> {
         name: path.display().to_string(),
         text,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_goes_on_has_all_that_was_said() {
+        let set = [("old".to_owned(), "/srv/my data".to_owned())];
+        let rest = vec!["-o".into(), "ro".into(), "/data".into()];
+        assert_eq!(
+            again(
+                "mount",
+                Path::new("/a.vol"),
+                &set,
+                rest,
+                Some(Path::new("/s"))
+            ),
+            "hermitfs mount -f /a.vol --set 'old=/srv/my data' -o ro /data --state-dir /s"
+        );
+    }
 }

@@ -83,7 +83,7 @@ fn without_daemon(done: &GivenUp) -> String {
     let mut text = format!("{point} is given up; {old} is complete and as its users left it.\n");
     for new in bricks {
         text.push_str(&format!(
-            "{new} holds a part of it, which nothing needs any more.\n"
+            "{new} holds what had come to it by then, which nothing needs any more.\n"
         ));
     }
     text.push_str(&left(&done.left.join(", ")));

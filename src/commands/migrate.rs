@@ -117,8 +117,9 @@ fn with_past(failure: Failure, target: &Target, bricks: &[&Path]) -> Failure {
 /// The same once more, from any directory.
 fn again(old: &Path, new: &Path, target: &Target, global: &Global) -> String {
     let mut words: Vec<&dyn AsRef<OsStr>> = vec![&"migrate", &old, &new, &target.mountpoint];
-    if !global.is_state_dir_usual() {
-        words.extend([&"--state-dir" as &dyn AsRef<OsStr>, &target.state_dir]);
+    let state_dir = global.unusual(&target.state_dir);
+    if let Some(dir) = &state_dir {
+        words.extend([&"--state-dir" as &dyn AsRef<OsStr>, dir]);
     }
     shell::hermitfs(&words)
 }
