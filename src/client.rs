@@ -216,8 +216,9 @@ impl Target {
         } else if mounted {
             format!(
                 "a hermitfs is mounted at {point}, and in {} nothing is known of it: say where its state is, with \
-                 --state-dir",
-                self.state_dir.display()
+                 --state-dir; where that was removed, `umount {}` ends it",
+                self.state_dir.display(),
+                shell::word(&self.mountpoint)
             )
         } else if let Some(end) = End::last(&self.state_dir, &self.mountpoint) {
             format!("no hermitfs serves {point}: {end}")
