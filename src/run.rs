@@ -350,7 +350,7 @@ mod tests {
             ended: None,
         };
         slot.write(&record).unwrap();
-        assert_eq!(records(dir.path()), [record.clone()]);
+        assert_eq!(records(dir.path()), std::slice::from_ref(&record));
         let held = locked(&slot.file("lock"));
         assert_eq!(held, Some((dir.path().to_owned(), record.clone())));
         assert_eq!(locked(&slot.file("json")), None);

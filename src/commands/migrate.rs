@@ -131,7 +131,7 @@ fn seen(target: &Target) -> Result<()> {
         let mut stream = admin.status(request).await.map_err(refused)?.into_inner();
         let status = stream.message().await.map_err(refused)?;
         match status.and_then(|status| status.astray) {
-            Some(why) => Err(astray(&why)),
+            Some(why) => Err(astray(&why, &target.mountpoint)),
             None => Ok(()),
         }
     })?;
@@ -139,20 +139,22 @@ fn seen(target: &Target) -> Result<()> {
     let here = Mounts::read().unwrap_or_default();
     match here.at(&target.mountpoint).is_some_and(Mount::is_ours) {
         true => Ok(()),
-        false => Err(astray(&format!(
-            "nothing is mounted at {} here",
-            target.mountpoint.display()
-        ))),
+        false => {
+            let point = target.mountpoint.display();
+            let why = format!("nothing is mounted at {point} here");
+            Err(astray(&why, &target.mountpoint))
+        }
     }
 }
 
 /// A daemon lives, and its mount cannot be seen.
-fn astray(why: &str) -> Failure {
+fn astray(why: &str, point: &Path) -> Failure {
     Failure::new(
         Code::TryAgain,
         format!(
             "{why}, though hermitfs still serves those who came before, or who live in another mount namespace: \
-             `hermitfs abort` lists them. When they have gone, the same command goes on"
+             `{}` lists them. When they have gone, the same command goes on",
+            shell::hermitfs(&[&"abort", &point])
         ),
     )
 }
@@ -256,7 +258,7 @@ async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> R
         };
         if let Some(why) = &status.astray {
             progress.stop();
-            return Err(astray(why));
+            return Err(astray(why, mountpoint));
         }
         if status.ready {
             progress.finish(&status);

@@ -20,6 +20,7 @@ use super::swap::{self, Refusal, Swapped};
 use crate::build::Brick;
 use crate::mounts::Mounts;
 use crate::screen::human;
+use crate::shell;
 use crate::users::{self, Usage};
 
 /// How long to wait between two looks at what is in the way.
@@ -63,7 +64,7 @@ pub(super) fn cut_over(
     };
     let sink = choose(&daemon.bricks, to)?;
     in_place(daemon)?;
-    ready(pair)?;
+    ready(pair, &daemon.record.mountpoint)?;
     let far = daemon.bricks[sink].far;
     if far {
         nobody_stays(inside)?;
@@ -291,19 +292,19 @@ pub(super) fn nobody_stays(inside: bool) -> Result<(), proto::Refused> {
     }
 }
 
-pub(super) fn ready(pair: &Replicate) -> Result<(), proto::Refused> {
+pub(super) fn ready(pair: &Replicate, point: &Path) -> Result<(), proto::Refused> {
     if pair.status().ready {
         return Ok(());
     }
     Err(proto::Refused {
-        reasons: in_the_way(pair),
+        reasons: in_the_way(pair, point),
         differs: pair.status().errors > 0,
         ..proto::Refused::default()
     })
 }
 
 /// Sentences that say why a pair is not ready.
-fn in_the_way(pair: &Replicate) -> Vec<String> {
+fn in_the_way(pair: &Replicate, point: &Path) -> Vec<String> {
     let status = pair.status();
     let mut reasons = Vec::new();
     let open: Vec<_> = pair
@@ -323,8 +324,9 @@ fn in_the_way(pair: &Replicate) -> Vec<String> {
     }
     if open.len() > NAMED {
         reasons.push(format!(
-            "{} more objects could not be healed: see `hermitfs errors`",
-            open.len() - NAMED
+            "{} more objects could not be healed: see `{}`",
+            open.len() - NAMED,
+            shell::hermitfs(&[&"errors", &point])
         ));
     }
     if status.crawl_left > 0 {

@@ -105,7 +105,7 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
                 "{} does not lead to the directory below the dead mount at {point} any more: \
                  `umount {}`, then give the same command again",
                 facts.kept.display(),
-                shell::word(&facts.point)
+                shell::word(facts.point)
             )),
         };
     }
