@@ -48,8 +48,13 @@ fn state_dir() -> PathBuf {
 impl Global {
     /// What a command has to be told to find the same state in any environment; `None` where it finds it anyway.
     pub(crate) fn unusual<'a>(&self, absolute: &'a Path) -> Option<&'a Path> {
-        (self.state_dir != Path::new(USUAL)).then_some(absolute)
+        unusual(&self.state_dir).and(Some(absolute))
     }
+}
+
+/// A state directory that a command has to be told.
+pub(crate) fn unusual(state_dir: &Path) -> Option<&Path> {
+    Some(state_dir).filter(|dir| *dir != Path::new(USUAL))
 }
 
 /// Where state is if nothing is said.

@@ -1,5 +1,6 @@
 //! A command's side of the daemon's door.
 
+use std::ffi::OsStr;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cli::Global;
+use crate::cli::{self, Global};
 use crate::exit::{Code, Failure, Result};
 use crate::mounts::{Mount, Mounts};
 use crate::past::End;
@@ -186,6 +187,16 @@ impl Target {
         })
     }
 
+    /// A command on this mount, to be copied.
+    fn command(&self, name: &str) -> String {
+        let mut words: Vec<&dyn AsRef<OsStr>> = vec![&name, &self.mountpoint];
+        let state_dir = cli::unusual(&self.state_dir);
+        if let Some(dir) = &state_dir {
+            words.extend([&"--state-dir" as &dyn AsRef<OsStr>, dir]);
+        }
+        shell::hermitfs(&words)
+    }
+
     fn nobody(&self, error: &std::io::Error) -> Failure {
         let point = self.mountpoint.display();
         if error.kind() == ErrorKind::PermissionDenied {
@@ -202,7 +213,7 @@ impl Target {
             "" => "the command that started it goes on where it was".to_owned(),
             command => format!(
                 "the command that goes on is `{command}`, and `{}` gives it up",
-                shell::hermitfs(&[&"abort", &self.mountpoint])
+                self.command("abort")
             ),
         });
         let sentence = if dead {

@@ -10,6 +10,7 @@ use super::cutover::not_done;
 use crate::cli::Global;
 use crate::client::{Target, refused};
 use crate::exit::{Failure, Result};
+use crate::run::Record;
 use crate::screen;
 
 /// Ends a daemon in good order; the command that started it goes on where it was.
@@ -41,11 +42,7 @@ impl Stop {
                         true => "served no more",
                         false => "unmounted",
                     };
-                    let command = record.map(|record| record.command).unwrap_or_default();
-                    let goes_on = match &*command {
-                        "" => String::new(),
-                        command => format!("; `{command}` goes on where it was"),
-                    };
+                    let goes_on = record.map(|record| goes_on(&record)).unwrap_or_default();
                     screen::print_error(&format!("{point} is {what}{goes_on}.\n"));
                     Ok(())
                 }
@@ -58,5 +55,35 @@ impl Stop {
                 )),
             }
         })
+    }
+}
+
+fn goes_on(record: &Record) -> String {
+    match (&*record.command, &*record.volume_id) {
+        ("", _) => String::new(),
+        // There is no migration.
+        (command, "") => format!("; `{command}` brings it back"),
+        (command, _) => format!("; `{command}` goes on where it was"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_brings_it_back_is_told() {
+        let of = |volume_id: &str| Record {
+            pid: 1,
+            mountpoint: "/data".into(),
+            volfile: String::new(),
+            bricks: Vec::new(),
+            volume_id: volume_id.into(),
+            log: None,
+            command: "hermitfs it".into(),
+            ended: None,
+        };
+        assert_eq!(goes_on(&of("id")), "; `hermitfs it` goes on where it was");
+        assert_eq!(goes_on(&of("")), "; `hermitfs it` brings it back");
     }
 }
