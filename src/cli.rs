@@ -46,10 +46,15 @@ fn state_dir() -> PathBuf {
 }
 
 impl Global {
-    /// Whether a command without `--state-dir` finds the same state, in any environment.
-    pub(crate) fn is_state_dir_usual(&self) -> bool {
-        self.state_dir == Path::new(USUAL)
+    /// What a command has to be told to find the same state in any environment; `None` where it finds it anyway.
+    pub(crate) fn unusual<'a>(&self, absolute: &'a Path) -> Option<&'a Path> {
+        unusual(&self.state_dir).and(Some(absolute))
     }
+}
+
+/// A state directory that a command has to be told.
+pub(crate) fn unusual(state_dir: &Path) -> Option<&Path> {
+    Some(state_dir).filter(|dir| *dir != Path::new(USUAL))
 }
 
 /// Where state is if nothing is said.
@@ -78,34 +83,39 @@ pub(crate) fn visible() -> clap::Command {
 }
 
 #[derive(Debug, Subcommand)]
+// A doc comment here would take the place of the command's own, and with it of its long help.
 pub(crate) enum Command {
-    /// Mount a volfile; a daemon goes on serving it
+    #[command(about = "Mount a volfile; a daemon goes on serving it")]
     Mount(commands::mount::Mount),
-    /// Serve the bricks of a volfile to other hermitfs; a daemon goes on
+    #[command(about = "Serve the bricks of a volfile to other hermitfs; a daemon goes on")]
     Serve(commands::serve::Serve),
-    /// Move OLD to NEW while it is in use at MOUNTPOINT
+    #[command(about = "Move OLD to NEW while it is in use at MOUNTPOINT")]
     Migrate(commands::migrate::Migrate),
-    /// How far it is
+    #[command(about = "How far it is")]
     Status(commands::status::Status),
-    /// Crawl (a part of) the tree now
+    #[command(about = "Crawl (a part of) the tree now")]
     Heal(commands::heal::Heal),
-    /// Each object that could not be healed
+    #[command(about = "Each object that could not be healed")]
     Errors(commands::errors::Errors),
-    /// Show or change how fast healing may copy
+    #[command(about = "Show or change how fast healing may copy")]
     Throttle(commands::throttle::Throttle),
-    /// Put the new brick in the mount's place and leave
+    #[command(about = "Put the new brick in the mount's place and leave")]
     Cutover(commands::cutover::Cutover),
-    /// Give up: unmount and forget; OLD is complete
+    #[command(about = "Give up: unmount and forget; OLD is complete")]
     Abort(commands::abort::Abort),
-    /// Show all mistakes of a volfile at once
+    #[command(
+        about = "End a daemon in good order; the command that started it goes on where it was"
+    )]
+    Stop(commands::stop::Stop),
+    #[command(about = "Show all mistakes of a volfile at once")]
     Check(commands::check::Check),
-    /// Draw the stack of a volfile
+    #[command(about = "Draw the stack of a volfile")]
     Graph(commands::graph::Graph),
-    /// Print a completion script for a shell
+    #[command(about = "Print a completion script for a shell")]
     Completions(commands::completions::Completions),
-    /// Print the manual page
+    #[command(about = "Print the manual page")]
     Man(commands::man::Man),
-    /// The process that serves a mount (started by `mount` and `migrate`)
+    #[command(about = "The process that serves a mount (started by `mount` and `migrate`)")]
     #[command(hide = true)]
     Daemon(commands::daemon::Daemon),
 }
@@ -122,6 +132,7 @@ impl Command {
             Command::Throttle(command) => command.run(global),
             Command::Cutover(command) => command.run(global),
             Command::Abort(command) => command.run(global),
+            Command::Stop(command) => command.run(global),
             Command::Check(command) => command.run(),
             Command::Graph(command) => command.run(),
             Command::Completions(command) => command.run(),
@@ -166,6 +177,18 @@ mod tests {
         let (all, shown) = (names(Cli::command()), names(visible()));
         assert!(!shown.contains(&"daemon".to_owned()));
         assert_eq!(shown.len() + 1, all.len());
+    }
+
+    #[test]
+    fn the_long_help_has_what_messages_refer_to() {
+        let long = |name: &str| {
+            let all = visible();
+            let command = all.find_subcommand(name).unwrap();
+            command.get_long_about().unwrap().to_string()
+        };
+        assert!(long("errors").contains("encryption"));
+        assert!(long("cutover").contains("Ctrl-C"));
+        assert!(long("stop").contains("umount(8)"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A command's side of the daemon's door.
 
+use std::ffi::OsStr;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,12 +12,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cli::Global;
+use crate::cli::{self, Global};
 use crate::exit::{Code, Failure, Result};
-use crate::mounts::Mounts;
+use crate::mounts::{Mount, Mounts};
 use crate::past::End;
 use crate::paths;
 use crate::run::Slot;
+use crate::shell;
+use crate::whereabouts::{self, Found, Relation, find};
 
 /// What commands ask.
 pub(crate) type Admin = AdminClient<Channel>;
@@ -29,6 +32,8 @@ pub(crate) struct Target {
     pub(crate) mountpoint: PathBuf,
     pub(crate) state_dir: PathBuf,
     pub(crate) slot: Slot,
+    /// What was given, where that is a path in the mount.
+    pub(crate) part: Option<PathBuf>,
 }
 
 impl Target {
@@ -44,7 +49,55 @@ impl Target {
             mountpoint,
             state_dir,
             slot,
+            part: None,
         })
+    }
+
+    /// The daemon that is meant, also by a path in its mount. Of other paths it is said whose they are.
+    pub(crate) fn of(global: &Global, given: &Path) -> Result<Target> {
+        Target::meant(global, given, true)
+    }
+
+    /// The same for what cannot be taken back: the mount point itself has to be given.
+    pub(crate) fn exactly(global: &Global, given: &Path) -> Result<Target> {
+        Target::meant(global, given, false)
+    }
+
+    fn meant(global: &Global, given: &Path, inside: bool) -> Result<Target> {
+        let target = Target::new(global, given)?;
+        crate::daemon::leave_directory();
+        let is_root = rustix::process::geteuid().is_root();
+        if target.slot.record().is_some() || target.slot.is_taken() || !is_root {
+            return Ok(target);
+        }
+        let mounts = Mounts::read().unwrap_or_default();
+        let known = whereabouts::known(&target.state_dir);
+        let (known, relation) = match find(&target.mountpoint, &mounts, &known) {
+            Found::Daemon(known, relation) => (known, relation),
+            Found::Stranger(point) => return Ok(target.at(point)),
+            Found::Nothing => return Ok(target),
+        };
+        let point = &known.record.mountpoint;
+        let elsewhere = (known.state_dir != target.state_dir).then_some(&*known.state_dir);
+        if inside && relation == Relation::Inside && elsewhere.is_none() {
+            let part = target.mountpoint.clone();
+            return Ok(Target {
+                part: Some(part),
+                ..target.at(point)
+            });
+        }
+        let words = std::env::args_os().skip(1);
+        let instead = whereabouts::instead(words, given.as_os_str(), point, elsewhere);
+        let sentence = whereabouts::sentence(&target.mountpoint, known, relation, &instead);
+        Err(Failure::new(Code::NoDaemon, sentence))
+    }
+
+    fn at(self, point: &Path) -> Target {
+        Target {
+            mountpoint: point.to_owned(),
+            slot: Slot::new(&self.state_dir, point),
+            ..self
+        }
     }
 
     /// Talks to the daemon; without one it is exit code 69.
@@ -134,6 +187,16 @@ impl Target {
         })
     }
 
+    /// A command on this mount, to be copied.
+    fn command(&self, name: &str) -> String {
+        let mut words: Vec<&dyn AsRef<OsStr>> = vec![&name, &self.mountpoint];
+        let state_dir = cli::unusual(&self.state_dir);
+        if let Some(dir) = &state_dir {
+            words.extend([&"--state-dir" as &dyn AsRef<OsStr>, dir]);
+        }
+        shell::hermitfs(&words)
+    }
+
     fn nobody(&self, error: &std::io::Error) -> Failure {
         let point = self.mountpoint.display();
         if error.kind() == ErrorKind::PermissionDenied {
@@ -142,24 +205,32 @@ impl Target {
                 "this needs root: the daemon talks to root alone",
             );
         }
-        let dead = Mounts::read().is_ok_and(|mounts| {
-            mounts
-                .at(&self.mountpoint)
-                .is_some_and(|mount| mount.is_ours())
-                && hermitfs_fuse::is_dead(&self.mountpoint)
-        });
+        let mounted = Mounts::read()
+            .is_ok_and(|mounts| mounts.at(&self.mountpoint).is_some_and(Mount::is_ours));
+        let dead = mounted && hermitfs_fuse::is_dead(&self.mountpoint);
         let record = self.slot.record();
         let goes_on = record.map(|record| match record.command.as_str() {
             "" => "the command that started it goes on where it was".to_owned(),
             command => format!(
-                "the command that goes on is `{command}`, and `hermitfs abort {point}` gives it up"
+                "the command that goes on is `{command}`, and `{}` gives it up",
+                self.command("abort")
             ),
         });
         let sentence = if dead {
-            let goes_on = goes_on.unwrap_or_else(|| "start it again".into());
+            let goes_on = goes_on.unwrap_or_else(|| {
+                let dir = self.state_dir.display();
+                format!("start it again, or say where its state is, of which nothing is in {dir}, with --state-dir")
+            });
             format!("the daemon that served {point} has died: {goes_on}")
         } else if let Some(goes_on) = goes_on {
             format!("no hermitfs serves {point} now, and its migration is not over: {goes_on}")
+        } else if mounted {
+            format!(
+                "a hermitfs is mounted at {point}, and in {} nothing is known of it: say where its state is, with \
+                 --state-dir; where that was removed, `umount {}` ends it",
+                self.state_dir.display(),
+                shell::word(&self.mountpoint)
+            )
         } else if let Some(end) = End::last(&self.state_dir, &self.mountpoint) {
             format!("no hermitfs serves {point}: {end}")
         } else if matches!(

@@ -19,10 +19,12 @@ mod paths;
 mod preflight;
 mod run;
 mod screen;
+mod shell;
 #[allow(unsafe_code, reason = "system calls without a safe wrapper")]
 mod sys;
 mod users;
 mod volfile;
+mod whereabouts;
 
 use std::process::ExitCode;
 

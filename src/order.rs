@@ -1,11 +1,13 @@
 //! What a command tells the daemon that it starts.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Failure, Result};
+use crate::shell;
 use crate::volfile::{Graph, Source, Variables, load, render};
 
 /// Serve this volume there.
@@ -66,27 +68,24 @@ impl Order {
     }
 }
 
-/// The command line of this process, quoted for a shell where it has to be.
-pub(crate) fn given() -> String {
-    let words = std::env::args_os().skip(1);
-    command(words.map(|word| word.to_string_lossy().into_owned()))
-}
-
-/// A command of ours, to be copied.
-pub(crate) fn command(words: impl Iterator<Item = String>) -> String {
-    let words = words.map(quoted);
-    let all: Vec<String> = std::iter::once("hermitfs".to_owned())
-        .chain(words)
-        .collect();
-    all.join(" ")
-}
-
-fn quoted(word: String) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word,
-        false => format!("'{}'", word.replace('\'', r"'\''")),
+/// The command that gives the same order once more, from any directory. `rest` comes after the volfile and its values.
+pub(crate) fn again(
+    command: &str,
+    volfile: &Path,
+    set: &[(String, String)],
+    rest: Vec<OsString>,
+    state_dir: Option<&Path>,
+) -> String {
+    let mut words: Vec<OsString> = vec![command.into(), "-f".into(), volfile.into()];
+    for (name, value) in set {
+        words.extend(["--set".into(), format!("{name}={value}").into()]);
     }
+    words.extend(rest);
+    if let Some(dir) = state_dir {
+        words.extend(["--state-dir".into(), dir.into()]);
+    }
+    let words: Vec<&dyn AsRef<OsStr>> = words.iter().map(|word| word as _).collect();
+    shell::hermitfs(&words)
 }
 
 /// Reads a volfile.
@@ -111,11 +110,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_where_a_shell_would_change_them() {
-        let quoted = |word: &str| quoted(word.into());
-        assert_eq!(quoted("/srv/old-1.0"), "/srv/old-1.0");
-        assert_eq!(quoted("/srv/my data"), "'/srv/my data'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
+    fn the_command_that_goes_on_has_all_that_was_said() {
+        let set = [("old".to_owned(), "/srv/my data".to_owned())];
+        let rest = vec!["-o".into(), "ro".into(), "/data".into()];
+        assert_eq!(
+            again(
+                "mount",
+                Path::new("/a.vol"),
+                &set,
+                rest,
+                Some(Path::new("/s"))
+            ),
+            "hermitfs mount -f /a.vol --set 'old=/srv/my data' -o ro /data --state-dir /s"
+        );
     }
 }

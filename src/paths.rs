@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use crate::exit::{Failure, Result};
-use crate::mounts::Mounts;
+use crate::mounts::{Mount, Mounts};
 
 /// The path of a mount point, whether something is mounted there, dead or alive, or not.
 ///
@@ -20,7 +20,9 @@ pub(crate) fn mount_point(given: &Path, mounts: &Mounts) -> Result<PathBuf> {
         let full = directory(parent, mounts)
             .map_err(|error| Failure::configuration(format!("{}: {error}", given.display())))?
             .join(name);
-        if mounts.at(&full).is_some() {
+        // In a mount of ours nothing is asked, either.
+        let is_in_ours = mounts.containing(&full).is_some_and(Mount::is_ours);
+        if is_in_ours || mounts.at(&full).is_some() {
             return Ok(full);
         }
         match full.read_link() {

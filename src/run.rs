@@ -2,7 +2,7 @@
 //! point, under `<state-dir>/run`. Finding it never touches the mount.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -236,12 +236,36 @@ impl Slot {
     }
 }
 
+/// Records of all daemons of a state directory, the dead ones too.
+pub(crate) fn records(state_dir: &Path) -> Vec<Record> {
+    let entries = fs::read_dir(state_dir.join("run")).into_iter().flatten();
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
+        .filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok())
+        .collect()
+}
+
+/// The state directory and the record of the daemon that holds this file, if it is a daemon's lock.
+pub(crate) fn locked(file: &Path) -> Option<(PathBuf, Record)> {
+    let run = file.parent().filter(|run| run.ends_with("run"))?;
+    file.extension().filter(|extension| *extension == "lock")?;
+    let text = fs::read(file.with_extension("json")).ok()?;
+    Some((
+        run.parent()?.to_owned(),
+        serde_json::from_slice(&text).ok()?,
+    ))
+}
+
 /// Whole or not at all; where the disk is full, in the place that the file has already: users are to be served then as
 /// well.
 fn write_whole(file: &Path, mut text: Vec<u8>) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(".new");
-    let written = fs::write(&new, &text).and_then(|()| fs::rename(&new, file));
+    let written = write_private(Path::new(&new), &text).and_then(|()| fs::rename(&new, file));
     let Err(error) = written else { return Ok(()) };
     let _ = fs::remove_file(&new);
     let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
@@ -253,6 +277,19 @@ fn write_whole(file: &Path, mut text: Vec<u8>) -> io::Result<()> {
     // JSON ends in as many blanks as one likes.
     text.resize(length.max(text.len()), b' ');
     there.write_all_at(&text, 0)
+}
+
+/// Writes a file that root alone may read. Threads that serve users work without a umask.
+pub(crate) fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.write_all(text)
 }
 
 /// A file's name for a mount point: readable, and never the same for two.
@@ -313,11 +350,26 @@ mod tests {
             ended: None,
         };
         slot.write(&record).unwrap();
+        assert_eq!(records(dir.path()), std::slice::from_ref(&record));
+        let held = locked(&slot.file("lock"));
+        assert_eq!(held, Some((dir.path().to_owned(), record.clone())));
+        assert_eq!(locked(&slot.file("json")), None);
         assert_eq!(other.others(), [record]);
         drop(lock);
         assert!(other.others().is_empty());
         assert!(!slot.is_taken());
         assert!(slot.lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_written_down_is_for_root_alone_also_where_it_was_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("note");
+        fs::write(&path, "an older and longer one").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        write_private(&path, b"a note").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read(&path).unwrap(), b"a note");
     }
 
     #[test]

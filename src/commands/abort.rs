@@ -18,12 +18,13 @@ use crate::screen::{self, human};
 /// A pair that is served is named by its volfile, and given up when nobody has it mounted.
 #[derive(Debug, Args)]
 pub(crate) struct Abort {
+    /// The mount point, or the volfile of a pair that is served
     mountpoint: PathBuf,
 }
 
 impl Abort {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
+        let target = Target::exactly(global, &self.mountpoint)?;
         let (mountpoint, ended) = (&target.mountpoint, &target);
         if !target.is_served() && target.slot.record().is_some() {
             need_root()?;
@@ -82,7 +83,7 @@ fn without_daemon(done: &GivenUp) -> String {
     let mut text = format!("{point} is given up; {old} is complete and as its users left it.\n");
     for new in bricks {
         text.push_str(&format!(
-            "{new} holds a part of it, which nothing needs any more.\n"
+            "{new} holds what had come to it by then, which nothing needs any more.\n"
         ));
     }
     text.push_str(&left(&done.left.join(", ")));

@@ -13,6 +13,7 @@ use crate::cli::{self, Global};
 use crate::client::{Admin, Target, refused};
 use crate::exit::{Code, Failure, Result};
 use crate::screen::{self, Paint, human, paint};
+use crate::shell;
 
 /// Puts the new brick in the mount's place: a plain directory on a plain file system.
 ///
@@ -26,12 +27,13 @@ use crate::screen::{self, Paint, human, paint};
 /// any more: such a pair is named by its volfile.
 #[derive(Debug, Args)]
 pub(crate) struct Cutover {
+    /// The mount point, or the volfile of a pair that is served
     mountpoint: PathBuf,
     /// How long to wait for what cannot be moved; users are not held longer than this, either
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = cli::duration)]
     timeout: Duration,
-    /// Which sink, where there are several: its name in the volfile
-    #[arg(long, value_name = "SINK")]
+    /// Which new brick, where there are several: its name in the volfile, which `status` shows
+    #[arg(long, value_name = "NAME")]
     to: Option<String>,
     /// Go on although processes have their working or root directory in the mount
     ///
@@ -46,7 +48,7 @@ pub(crate) struct Cutover {
 
 impl Cutover {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
+        let target = Target::exactly(global, &self.mountpoint)?;
         let (mountpoint, ended) = (&target.mountpoint, &target);
         target.talk(|mut admin| async move {
             let request = proto::CutoverRequest {
@@ -119,11 +121,11 @@ impl Signals {
 
 /// How it stands with what was cancelled: it may have been too late.
 async fn cancelled(admin: &mut Admin, mountpoint: &Path) -> Failure {
-    let point = mountpoint.display();
     let late = Failure::new(
         Code::Interrupted,
         format!(
-            "too late: the new brick was being put in place; look at `hermitfs status {point}`"
+            "too late: the new brick was being put in place; look at `{}`",
+            shell::hermitfs(&[&"status", &mountpoint])
         ),
     );
     for _ in 0..100 {
@@ -260,9 +262,10 @@ fn aftermath(mountpoint: &Path, done: &Done) -> String {
     let base = old.rsplit_once('/').map_or(&*old, |(base, _)| base);
     format!(
         "What was there before is complete as of this moment, and read-only: at {old}, until \
-         `umount -R {base}`, and out of sight below {point}, both until the next reboot at the latest.\n\
+         `umount -R {}`, and out of sight below {point}, both until the next reboot at the latest.\n\
          To find {point} like this after it, put this line into /etc/fstab, in the place of the one \
-         that is there for it now:\n"
+         that is there for it now:\n",
+        shell::word(base)
     )
 }
 

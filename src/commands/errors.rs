@@ -33,6 +33,7 @@ use crate::screen::{self, Paint, escape, human, paint};
 /// Ends with 65 when there are errors that are not waived.
 #[derive(Debug, Args)]
 pub(crate) struct Errors {
+    /// The mount point, or any path in it; of what is only served, its volfile
     mountpoint: PathBuf,
     /// As JSON; `escaped` is the path as --waive takes it, `path` is for people
     #[arg(long)]
@@ -53,7 +54,7 @@ pub(crate) struct Errors {
 
 impl Errors {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
+        let target = Target::of(global, &self.mountpoint)?;
         let mountpoint = target.mountpoint.clone();
         target.talk(|mut admin| async move {
             let mut requests = Vec::new();
@@ -224,7 +225,7 @@ pub(crate) fn list(errors: &[proto::ObjectError], colour: bool) -> String {
             "    {}: {} on {}: {}{}{waived}\n",
             error.class,
             error.operation,
-            error.side,
+            error.place,
             error.reason,
             paint(
                 &format!("  {times}, for {}", human::time(now - error.since)),
@@ -276,6 +277,7 @@ mod tests {
         proto::ObjectError {
             path: path.into(),
             side: "new".into(),
+            place: "/srv/new".into(),
             operation: "set size".into(),
             errno: Some("EFBIG".into()),
             reason: "File too large (EFBIG)".into(),
@@ -292,8 +294,8 @@ mod tests {
         let text = list(&errors, false);
         assert_eq!(
             text,
-            "/a\\nb\n    content: set size on new: File too large (EFBIG)  3 times, for 0 s  (waived)\n    \
-             xattr: set size on new: File too large (EFBIG)  3 times, for 0 s  (waived)\n"
+            "/a\\nb\n    content: set size on /srv/new: File too large (EFBIG)  3 times, for 0 s  (waived)\n    \
+             xattr: set size on /srv/new: File too large (EFBIG)  3 times, for 0 s  (waived)\n"
         );
         let reply = proto::ErrorsReply {
             errors: errors.into(),

@@ -17,8 +17,9 @@ use crate::screen::{self, human};
 /// Crawls the tree, or a part of it, now.
 #[derive(Debug, Args)]
 pub(crate) struct Heal {
+    /// The mount point, or any path in it; of what is only served, its volfile
     mountpoint: PathBuf,
-    /// Where to begin: from the root of the mount, or below MOUNTPOINT
+    /// Where to begin, from the root of the mount: if not given, at MOUNTPOINT, which may be a path in it
     path: Option<OsString>,
     /// Compare everything again, content too; what differed is made equal, and told with --wait (exit code 65)
     #[arg(long)]
@@ -30,11 +31,10 @@ pub(crate) struct Heal {
 
 impl Heal {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
-        let path = within(
-            &target.mountpoint,
-            self.path.as_deref().unwrap_or(OsStr::new("/")),
-        )?;
+        let target = Target::of(global, &self.mountpoint)?;
+        let part = target.part.as_deref().map(Path::as_os_str);
+        let path = self.path.as_deref().or(part);
+        let path = within(&target.mountpoint, path.unwrap_or(OsStr::new("/")))?;
         target.talk(|mut admin| async move {
             let request = proto::HealRequest {
                 path,

@@ -10,7 +10,9 @@ use crate::cli;
 use crate::exit::{Failure, Result};
 use crate::screen;
 
-/// Prints the manual page; `hermitfs man | man -l -` reads it.
+/// Prints the manual page.
+///
+/// `hermitfs man | man -l -` reads it.
 #[derive(Debug, Args)]
 pub(crate) struct Man {
     /// The page of one command

@@ -1,6 +1,7 @@
 //! `hermitfs migrate OLD NEW MOUNTPOINT`
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,12 +17,13 @@ use crate::daemon;
 use crate::exit::{Code, Failure, Result, need_root};
 use crate::fit;
 use crate::mounts::{Mount, Mounts};
-use crate::order::{self, Order};
+use crate::order::Order;
 use crate::past::{End, How};
 use crate::paths;
 use crate::run::Record;
 use crate::screen::progress::Progress;
 use crate::screen::{self, Paint, human, paint};
+use crate::shell;
 
 /// The volume of every migration; `volfiles/migrate.vol` is the same file, to be changed.
 const VOLFILE: &str = include_str!("../../volfiles/migrate.vol");
@@ -65,6 +67,7 @@ impl Migrate {
         need_root()?;
         let target = Target::new(global, &self.mountpoint)?;
         let (old, new) = (real(&self.old)?, real(&self.new)?);
+        daemon::leave_directory();
         if running(&target, &old, &new)? {
             seen(&target)?;
             if let Some(limit) = self.limit {
@@ -113,13 +116,12 @@ fn with_past(failure: Failure, target: &Target, bricks: &[&Path]) -> Failure {
 
 /// The same once more, from any directory.
 fn again(old: &Path, new: &Path, target: &Target, global: &Global) -> String {
-    let mut words = vec!["migrate".to_owned()];
-    let paths = [old, new, &target.mountpoint];
-    words.extend(paths.map(|path| path.display().to_string()));
-    if !global.is_state_dir_usual() {
-        words.extend(["--state-dir".into(), target.state_dir.display().to_string()]);
+    let mut words: Vec<&dyn AsRef<OsStr>> = vec![&"migrate", &old, &new, &target.mountpoint];
+    let state_dir = global.unusual(&target.state_dir);
+    if let Some(dir) = &state_dir {
+        words.extend([&"--state-dir" as &dyn AsRef<OsStr>, dir]);
     }
-    order::command(words.into_iter())
+    shell::hermitfs(&words)
 }
 
 /// Refuses to go on with a migration that nobody comes to from here.
@@ -129,7 +131,7 @@ fn seen(target: &Target) -> Result<()> {
         let mut stream = admin.status(request).await.map_err(refused)?.into_inner();
         let status = stream.message().await.map_err(refused)?;
         match status.and_then(|status| status.astray) {
-            Some(why) => Err(astray(&why)),
+            Some(why) => Err(astray(&why, &target.mountpoint)),
             None => Ok(()),
         }
     })?;
@@ -137,20 +139,22 @@ fn seen(target: &Target) -> Result<()> {
     let here = Mounts::read().unwrap_or_default();
     match here.at(&target.mountpoint).is_some_and(Mount::is_ours) {
         true => Ok(()),
-        false => Err(astray(&format!(
-            "nothing is mounted at {} here",
-            target.mountpoint.display()
-        ))),
+        false => {
+            let point = target.mountpoint.display();
+            let why = format!("nothing is mounted at {point} here");
+            Err(astray(&why, &target.mountpoint))
+        }
     }
 }
 
 /// A daemon lives, and its mount cannot be seen.
-fn astray(why: &str) -> Failure {
+fn astray(why: &str, point: &Path) -> Failure {
     Failure::new(
         Code::TryAgain,
         format!(
             "{why}, though hermitfs still serves those who came before, or who live in another mount namespace: \
-             `hermitfs abort` lists them. When they have gone, the same command goes on"
+             `{}` lists them. When they have gone, the same command goes on",
+            shell::hermitfs(&[&"abort", &point])
         ),
     )
 }
@@ -254,13 +258,14 @@ async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> R
         };
         if let Some(why) = &status.astray {
             progress.stop();
-            return Err(astray(why));
+            return Err(astray(why, mountpoint));
         }
         if status.ready {
             progress.finish(&status);
             screen::print_error(&format!(
-                "{} Work goes on in {point}; `hermitfs cutover {point}` ends the migration.\n",
+                "{} Work goes on in {point}; `{}` ends the migration.\n",
                 paint("Ready.", Paint::Good, screen::colour_on_stderr()),
+                shell::hermitfs(&[&"cutover", &mountpoint])
             ));
             return Ok(());
         }
@@ -277,9 +282,9 @@ async fn watch(mut admin: Admin, mountpoint: &Path, old: &Path, new: &Path) -> R
                 Code::Differences,
                 format!(
                     "{} objects could not be healed, all else is; put it right, or say that it does not matter: \
-                     `hermitfs errors {} --waive PATH` (see its --help for classes)",
+                     `{} --waive PATH` (see its --help for classes)",
                     human::count(status.errors),
-                    mountpoint.display()
+                    shell::hermitfs(&[&"errors", &mountpoint])
                 ),
             ));
         }
@@ -323,8 +328,8 @@ impl Stall {
 
 fn left(mountpoint: &Path) -> Failure {
     screen::print_error(&format!(
-        "No longer watching; the migration goes on. `hermitfs status {} --watch` looks again.\n",
-        mountpoint.display()
+        "No longer watching; the migration goes on. `{}` looks again.\n",
+        shell::hermitfs(&[&"status", &mountpoint, &"--watch"])
     ));
     Failure::silent(Code::TryAgain)
 }

@@ -13,4 +13,5 @@ pub(crate) mod migrate;
 pub(crate) mod mount;
 pub(crate) mod serve;
 pub(crate) mod status;
+pub(crate) mod stop;
 pub(crate) mod throttle;

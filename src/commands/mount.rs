@@ -1,5 +1,6 @@
 //! `hermitfs mount -f VOLFILE MOUNTPOINT`
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -50,7 +51,7 @@ pub(crate) struct Mount {
     /// not start it again
     #[arg(long, value_name = "FILE")]
     ended: Option<PathBuf>,
-    /// Where to mount: an empty directory, or the source itself
+    /// Where to mount: an empty directory, or the old brick itself
     mountpoint: PathBuf,
 }
 
@@ -72,6 +73,7 @@ impl Mount {
             let words = verdict.words.iter().chain(&verdict.refusal);
             words.for_each(|word| screen::warn(word));
         }
+        let command = self.again(&target, global)?;
         let order = Order {
             volfile: (source.name, source.text),
             set: self.set.into_iter().collect(),
@@ -82,7 +84,7 @@ impl Mount {
             state_dir: target.state_dir,
             adopt: false,
             delete_from_new: self.delete_from_new,
-            command: order::given(),
+            command,
             one_file_system: false,
             limit: None,
             foreground: self.foreground,
@@ -93,5 +95,25 @@ impl Mount {
         } else {
             daemon::start(&order)
         }
+    }
+
+    fn again(&self, target: &Target, global: &Global) -> Result<String> {
+        let mut rest = Vec::<OsString>::new();
+        for list in &self.options {
+            rest.extend(["-o".into(), list.into()]);
+        }
+        let flags = [
+            ("--delete-from-new", self.delete_from_new),
+            ("--foreground", self.foreground),
+        ];
+        let flags = flags.iter().filter(|(_, is_given)| *is_given);
+        rest.extend(flags.map(|(flag, _)| flag.into()));
+        if let Some(file) = &self.ended {
+            rest.extend(["--ended".into(), paths::absolute(file)?.into()]);
+        }
+        rest.push((&target.mountpoint).into());
+        let (volfile, state_dir) = (paths::absolute(&self.volfile)?, &target.state_dir);
+        let state_dir = global.unusual(state_dir);
+        Ok(order::again("mount", &volfile, &self.set, rest, state_dir))
     }
 }

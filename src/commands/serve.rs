@@ -13,7 +13,8 @@ use crate::paths;
 use crate::volfile::{Variables, load};
 
 /// Builds the graph of a volfile whose tops are `protocol/server`; returns when clients can come.
-/// SIGTERM ends the daemon.
+///
+/// `hermitfs stop VOLFILE`, or SIGTERM, ends the daemon.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The volfile, TOML or GlusterFS' syntax
@@ -50,6 +51,15 @@ impl Serve {
         let known_by = self.volfile.canonicalize().map_err(|error| {
             Failure::configuration(format!("{}: {error}", self.volfile.display()))
         })?;
+        let flags = [
+            ("--delete-from-new", self.delete_from_new),
+            ("--foreground", self.foreground),
+        ];
+        let flags = flags.iter().filter(|(_, is_given)| *is_given);
+        let flags = flags.map(|(flag, _)| flag.into()).collect();
+        let state_dir = paths::future(&global.state_dir)?;
+        let unusual = global.unusual(&state_dir);
+        let command = order::again("serve", &known_by, &self.set, flags, unusual);
         let order = Order {
             volfile: (source.name, source.text),
             set: self.set.into_iter().collect(),
@@ -57,10 +67,10 @@ impl Serve {
             mountpoint: known_by,
             serve: true,
             options: Vec::new(),
-            state_dir: paths::future(&global.state_dir)?,
+            state_dir,
             adopt: false,
             delete_from_new: self.delete_from_new,
-            command: order::given(),
+            command,
             one_file_system: false,
             limit: None,
             foreground: self.foreground,

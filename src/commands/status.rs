@@ -17,6 +17,7 @@ use crate::screen::terminal::fit;
 /// Shows how far it is.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
+    /// The mount point, or any path in it; of what is only served, its volfile
     mountpoint: PathBuf,
     /// As JSON; with --watch a line for each change, with its `time`
     #[arg(long)]
@@ -28,7 +29,7 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
+        let target = Target::of(global, &self.mountpoint)?;
         target.talk(|mut admin| async move {
             let request = proto::StatusRequest { follow: self.watch };
             let mut stream = admin.status(request).await.map_err(refused)?.into_inner();

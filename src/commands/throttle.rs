@@ -17,6 +17,7 @@ use crate::screen;
 /// An object counts as 4 KiB at least. A cut-over's last moments are not slowed down.
 #[derive(Debug, Args)]
 pub(crate) struct Throttle {
+    /// The mount point, or any path in it; of what is only served, its volfile
     mountpoint: PathBuf,
     /// Bytes a second, as 50MB/s or 8MiB/s; `off` for no limit
     rate: Option<Limit>,
@@ -41,7 +42,7 @@ impl FromStr for Limit {
 
 impl Throttle {
     pub(crate) fn run(self, global: &Global) -> Result<()> {
-        let target = Target::new(global, &self.mountpoint)?;
+        let target = Target::of(global, &self.mountpoint)?;
         target.talk(|mut admin| async move {
             let limit = self.rate.map(|limit| match limit {
                 Limit::Off => 0,

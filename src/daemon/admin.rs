@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::Stream;
 use hermitfs_api::{Location, NameBuf};
 use hermitfs_proto::admin::v1 as proto;
-use hermitfs_proto::admin::v1::abort_reply;
 use hermitfs_proto::admin::v1::admin_server::{Admin, AdminServer};
+use hermitfs_proto::admin::v1::{abort_reply, stop_reply};
 use hermitfs_replicate::{Rate, Reached, Replicate, Verified};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -218,6 +218,25 @@ impl Admin for Door {
             Err(refused) => abort_reply::Outcome::Refused(refused),
         };
         Ok(Response::new(proto::AbortReply {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn stop(&self, request: Request<proto::StopRequest>) -> Answer<proto::StopReply> {
+        let by = caller(&request);
+        let (ending, anyway) = (self.ending.clone(), request.into_inner().anyway);
+        let outcome = apart(move || match &ending {
+            Ending::Mounted(daemon) => cutover::stop(daemon, anyway),
+            Ending::Served(served) => handover::stop_serving(served, anyway),
+        });
+        let outcome = match outcome.await? {
+            Ok(done) => {
+                tracing::info!(by, "asked to end");
+                stop_reply::Outcome::Done(done)
+            }
+            Err(refused) => stop_reply::Outcome::Refused(refused),
+        };
+        Ok(Response::new(proto::StopReply {
             outcome: Some(outcome),
         }))
     }

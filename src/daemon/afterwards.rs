@@ -19,6 +19,7 @@ use crate::mounts::Mount;
 use crate::over::{Over, give_back_dead};
 use crate::past::{self, End, How};
 use crate::run::{Record, Slot};
+use crate::shell;
 
 /// What became of it.
 pub(crate) struct GivenUp {
@@ -61,7 +62,8 @@ pub(crate) fn give_up(slot: &Slot) -> Result<Option<GivenUp>> {
     if let Err(error) = guard::open_again(slot) {
         let point = record.mountpoint.display();
         left.push(format!(
-            "the flag of the directory {point} ({error}): `chattr -i {point}`"
+            "the flag of the directory {point} ({error}): `chattr -i {}`",
+            shell::word(&record.mountpoint)
         ));
     }
     if hermitfs_replicate::is_id(&record.volume_id) {

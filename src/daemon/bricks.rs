@@ -62,11 +62,15 @@ pub(crate) struct Served {
 impl Served {
     /// Who has the pair mounted: the client's own words, and the volume.
     pub(super) fn clients(&self) -> Vec<(String, String)> {
-        let servers = self.servers.lock();
-        let clients = servers.iter().flat_map(Server::clients);
+        let mut clients = self.all_clients();
+        clients.retain(|(_, volume)| self.shown.contains(volume));
         clients
-            .filter(|(_, volume)| self.shown.contains(volume))
-            .collect()
+    }
+
+    /// Who has anything of it mounted.
+    pub(super) fn all_clients(&self) -> Vec<(String, String)> {
+        let servers = self.servers.lock();
+        servers.iter().flat_map(Server::clients).collect()
     }
 }
 

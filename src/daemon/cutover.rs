@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hermitfs_fuse::MountError;
 use hermitfs_proto::admin::v1 as proto;
-use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
+use hermitfs_proto::admin::v1::{abort_reply, cutover_reply, stop_reply};
 use hermitfs_replicate::Replicate;
 
 use super::asker::{Asker, gone};
@@ -21,6 +21,7 @@ use super::watched;
 use crate::build::Brick;
 use crate::mounts::Mounts;
 use crate::screen::human;
+use crate::shell;
 use crate::users::Usage;
 
 /// How long to wait between two looks at what is in the way.
@@ -64,7 +65,7 @@ pub(super) fn cut_over(
     };
     let sink = choose(&daemon.bricks, to)?;
     in_place(daemon)?;
-    ready(pair)?;
+    ready(pair, &daemon.record.mountpoint)?;
     let far = daemon.bricks[sink].far;
     if far {
         nobody_stays(inside)?;
@@ -253,23 +254,23 @@ pub(super) fn within<T>(
 
 /// Which brick: the only sink, or the one that was named.
 pub(super) fn choose(bricks: &[Brick], to: Option<&str>) -> Result<usize, proto::Refused> {
-    let names: Vec<&str> = bricks
-        .iter()
-        .skip(1)
-        .map(|brick| brick.name.as_str())
-        .collect();
+    let told = || {
+        let new = bricks.iter().skip(1);
+        let told = new.map(|brick| format!("--to {} ({})", brick.name, brick.directory.display()));
+        told.collect::<Vec<_>>().join(", ")
+    };
     match to {
-        Some(wanted) => match names.iter().position(|name| *name == wanted) {
+        Some(wanted) => match bricks.iter().skip(1).position(|brick| brick.name == wanted) {
             Some(at) => Ok(at + 1),
             None => Err(never(format!(
-                "there is no sink `{wanted}`, only: {}",
-                names.join(", ")
+                "there is no new brick `{wanted}`, only: {}",
+                told()
             ))),
         },
-        None if names.len() == 1 => Ok(1),
+        None if bricks.len() == 2 => Ok(1),
         None => Err(never(format!(
-            "there are several sinks: say which with --to ({})",
-            names.join(", ")
+            "there are several new bricks: say which, with {}",
+            told()
         ))),
     }
 }
@@ -284,19 +285,19 @@ pub(super) fn nobody_stays(inside: bool) -> Result<(), proto::Refused> {
     }
 }
 
-pub(super) fn ready(pair: &Replicate) -> Result<(), proto::Refused> {
+pub(super) fn ready(pair: &Replicate, point: &Path) -> Result<(), proto::Refused> {
     if pair.status().ready {
         return Ok(());
     }
     Err(proto::Refused {
-        reasons: in_the_way(pair),
+        reasons: in_the_way(pair, point),
         differs: pair.status().errors > 0,
         ..proto::Refused::default()
     })
 }
 
 /// Sentences that say why a pair is not ready.
-fn in_the_way(pair: &Replicate) -> Vec<String> {
+fn in_the_way(pair: &Replicate, point: &Path) -> Vec<String> {
     let status = pair.status();
     let mut reasons = Vec::new();
     let open: Vec<_> = pair
@@ -311,13 +312,14 @@ fn in_the_way(pair: &Replicate) -> Vec<String> {
             error.class.name(),
             error.reason,
             error.operation,
-            error.side
+            error.place
         ));
     }
     if open.len() > NAMED {
         reasons.push(format!(
-            "{} more objects could not be healed: see `hermitfs errors`",
-            open.len() - NAMED
+            "{} more objects could not be healed: see `{}`",
+            open.len() - NAMED,
+            shell::hermitfs(&[&"errors", &point])
         ));
     }
     if status.crawl_left > 0 {
@@ -376,6 +378,27 @@ pub(super) fn abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused
         served: false,
         complete,
     })
+}
+
+/// Unmounts, as umount(8) does: whoever waits for the mount's end sees to the rest.
+pub(super) fn stop(daemon: &Daemon, anyway: bool) -> Result<stop_reply::Done, proto::Refused> {
+    let Ok(_over) = daemon.ending.try_lock() else {
+        return Err(under_way());
+    };
+    if anyway {
+        return Err(never(
+            "--anyway is for bricks that are served: nobody can go on in a mount that is gone",
+        ));
+    }
+    match daemon.mount.detach() {
+        Ok(()) => {
+            // Before whoever waits for the mount's end says so: the answer is to be heard.
+            let _ = daemon.end.send(End::Stopped);
+            Ok(stop_reply::Done { served: false })
+        }
+        Err(MountError::Busy(_)) => Err(busy(daemon, &in_use(daemon))),
+        Err(error) => Err(not_now(format!("the mount cannot be taken away: {error}"))),
+    }
 }
 
 /// Whether the sinks lack nothing, once nobody changes the source any more.
@@ -445,6 +468,24 @@ mod tests {
             Err::<(), _>(Refusal::Now(not_now("busy")))
         });
         assert_eq!(late.unwrap_err().reasons, ["busy"]);
+    }
+
+    #[test]
+    fn which_of_several_new_bricks_it_is_has_to_be_said() {
+        let brick = |name: &str| Brick {
+            name: name.into(),
+            directory: format!("/srv/{name}").into(),
+            one_file_system: false,
+            far: false,
+        };
+        let bricks = ["old", "a", "b"].map(brick);
+        assert_eq!(choose(&bricks, Some("b")), Ok(2));
+        assert_eq!(choose(&bricks[..2], None), Ok(1));
+        for wrong in [None, Some("old")] {
+            let refused = choose(&bricks, wrong).unwrap_err();
+            let told = &refused.reasons[0];
+            assert!(told.ends_with("--to a (/srv/a), --to b (/srv/b)"), "{told}");
+        }
     }
 
     #[test]

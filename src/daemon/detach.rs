@@ -27,6 +27,7 @@ pub(crate) fn start(order: &Order) -> Result<()> {
     let gone =
         |error: std::io::Error| Failure::other(format!("the daemon could not be started: {error}"));
     let text = serde_json::to_vec(order).map_err(|error| gone(error.into()))?;
+    leave_directory();
     // Through /proc, so that a program that was replaced on disk meanwhile is still the same.
     let mut child = Command::new("/proc/self/exe")
         .env_clear()
@@ -88,7 +89,7 @@ pub(crate) fn leave() {
     let _ = std::fs::write("/proc/self/comm", "hermitfs");
 }
 
-/// A daemon must keep no file system from being unmounted.
+/// A daemon must keep no file system from being unmounted, and who asks it is not to be in the way himself.
 pub(crate) fn leave_directory() {
     let _ = std::env::set_current_dir("/");
 }

@@ -87,6 +87,7 @@ fn error(error: ObjectError) -> proto::ObjectError {
     proto::ObjectError {
         path: error.path,
         side: error.side,
+        place: error.place,
         operation: error.operation,
         errno: error.errno,
         reason: error.reason,

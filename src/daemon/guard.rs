@@ -15,7 +15,7 @@ use rustix::fs::{IFlags, Mode, OFlags, fstat, ioctl_getflags, ioctl_setflags, op
 use rustix::mount::{OpenTreeFlags, open_tree};
 use serde::{Deserialize, Serialize};
 
-use crate::run::Slot;
+use crate::run::{Slot, write_private};
 
 /// Which directory is shut.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub(crate) fn shut(slot: &Slot, point: &Path) -> io::Result<bool> {
         path: point.to_owned(),
         inode: fstat(&directory)?.st_ino,
     };
-    fs::write(slot.guard(), serde_json::to_vec_pretty(&note)?)?;
+    write_private(&slot.guard(), &serde_json::to_vec_pretty(&note)?)?;
     File::open(slot.guard())?.sync_all()?;
     let shut = ioctl_setflags(&directory, flags | IFlags::IMMUTABLE);
     if let Err(error) = shut {

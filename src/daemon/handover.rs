@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use hermitfs_fuse::MountError;
 use hermitfs_proto::admin::v1 as proto;
-use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
+use hermitfs_proto::admin::v1::{abort_reply, cutover_reply, stop_reply};
 use hermitfs_replicate::Replicate;
 
 use super::asker::{Asker, Phase, gone};
@@ -95,7 +95,7 @@ pub(super) fn end_served(
     let pair = pair_of(served)?;
     let sink = choose(&served.bricks, to)?;
     nobody_stays(inside)?;
-    ready(pair)?;
+    ready(pair, &served.record.mountpoint)?;
     let _veil = settle(asker, served.beside.as_ref(), pair, limit)?;
     let held = within(asker, limit, || {
         nobody(served).map_err(Refusal::Now)?;
@@ -146,6 +146,21 @@ pub(super) fn give_up_served(served: &Served) -> Result<abort_reply::Done, proto
     })
 }
 
+/// Serves no more: whatever pair there is goes on at the next start.
+pub(super) fn stop_serving(
+    served: &Served,
+    anyway: bool,
+) -> Result<stop_reply::Done, proto::Refused> {
+    let _over = served.ending.try_lock().ok_or_else(under_way)?;
+    let clients = served.all_clients();
+    if !anyway && !clients.is_empty() {
+        let reason = "others have it mounted: unmount it there first, or say --anyway if they are to wait for it";
+        return Err(mounted_by(clients, reason));
+    }
+    let _ = served.end.send(());
+    Ok(stop_reply::Done { served: true })
+}
+
 fn pair_of(served: &Served) -> Result<&Replicate, proto::Refused> {
     let none = || never("no pair is served here: there is no migration that could end");
     served.pair.as_deref().ok_or_else(none)
@@ -157,16 +172,23 @@ fn nobody(served: &Served) -> Result<(), proto::Refused> {
     if clients.is_empty() {
         return Ok(());
     }
+    Err(mounted_by(
+        clients,
+        "it is mounted by others: unmount it there first",
+    ))
+}
+
+fn mounted_by(clients: Vec<(String, String)>, reason: &str) -> proto::Refused {
     let usage = |(who, volume): (String, String)| proto::Usage {
         process: who,
         how: "client".into(),
         path: volume.into_bytes(),
         ..proto::Usage::default()
     };
-    Err(proto::Refused {
-        reasons: vec!["it is mounted by others: unmount it there first".into()],
+    proto::Refused {
+        reasons: vec![reason.into()],
         users: clients.into_iter().map(usage).collect(),
         elsewhere: true,
         ..proto::Refused::default()
-    })
+    }
 }

@@ -25,7 +25,7 @@ mod status;
 mod swap;
 mod watched;
 
-pub(crate) use detach::start;
+pub(crate) use detach::{leave_directory, start};
 
 use crate::exit::{Failure, Result};
 use crate::order::Order;

@@ -23,6 +23,7 @@ use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
 use crate::over::{Beside, Over};
 use crate::run::{Lock, Record, Slot};
+use crate::shell;
 use crate::users;
 
 /// Why it ends.
@@ -30,6 +31,8 @@ use crate::users;
 pub(crate) enum End {
     /// SIGTERM or SIGINT.
     Signal,
+    /// A command has taken the mount away; the migration goes on at the next start.
+    Stopped,
     /// Somebody unmounted it.
     Unmounted,
     /// The new brick is in its place.
@@ -164,7 +167,7 @@ impl Serving {
             if end != End::CutOver {
                 let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
             }
-            if matches!(end, End::CutOver | End::HandedOver | End::Aborted) {
+            if !matches!(end, End::Signal | End::Unmounted) {
                 // Who asked for it still waits for the answer.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -281,7 +284,8 @@ fn finish(daemon: &Daemon, end: End) {
         false => {
             if let Err(error) = guard::open_again(&daemon.slot) {
                 let point = daemon.record.mountpoint.display();
-                tracing::error!("{point} stays immutable ({error}): `chattr -i {point}`");
+                let word = shell::word(&daemon.record.mountpoint);
+                tracing::error!("{point} stays immutable ({error}): `chattr -i {word}`");
             }
             daemon.slot.clear();
         }

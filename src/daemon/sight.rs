@@ -105,7 +105,7 @@ impl Scene {
             let gone = now.within != was.place.within && !is_same(n, path);
             sight
                 .bricks
-                .push(gone.then(|| format!("not mounted at {} any more", path.display())));
+                .push(gone.then(|| format!("{} is not mounted there any more", path.display())));
             if gone {
                 continue;
             }

@@ -336,7 +336,7 @@ fn new_brick(daemon: &Daemon, sink: usize) -> io::Result<OwnedFd> {
     let pair = daemon.pair.as_ref();
     if pair.is_none_or(|pair| !pair.is_sink(sink - 1, stat.st_dev, stat.st_ino)) {
         return Err(io::Error::other(format!(
-            "{} is not the sink any more",
+            "{} is not the new brick any more",
             daemon.bricks[sink].directory.display()
         )));
     }

@@ -28,6 +28,7 @@ use super::ways::{LAYER, Table, Target, Way};
 use crate::exit::{Failure, Result};
 use crate::mounts::{Mount, Mounts};
 use crate::run::Slot;
+use crate::shell;
 use crate::sys;
 use crate::users::Usage;
 
@@ -362,9 +363,10 @@ fn take_away(path: &Path, id: u64) {
         return;
     }
     if let Err(error) = unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        let path = path.display();
         tracing::error!(
-            "{path} stays covered by a read-only mount of itself ({error}): `umount {path}`"
+            "{} stays covered by a read-only mount of itself ({error}): `umount {}`",
+            path.display(),
+            shell::word(&path)
         );
     }
 }

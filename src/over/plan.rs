@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ways::Target;
 use crate::mounts::{Mount, Mounts};
+use crate::shell;
 
 /// What we wrote down of the mount that we stand on, to find it as it was after a kill.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,8 +103,9 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
             true => Plan::GoOn(ground),
             false => Plan::Refuse(format!(
                 "{} does not lead to the directory below the dead mount at {point} any more: \
-                 `umount {point}`, then give the same command again",
-                facts.kept.display()
+                 `umount {}`, then give the same command again",
+                facts.kept.display(),
+                shell::word(facts.point)
             )),
         };
     }
@@ -111,7 +113,7 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
         return Plan::Refuse(format!(
             "the old brick of an earlier migration is still kept at {}: `umount -R {}` first",
             facts.kept.display(),
-            facts.kept.parent().unwrap_or(facts.kept).display()
+            shell::word(facts.kept.parent().unwrap_or(facts.kept))
         ));
     }
     Plan::Cover(ground)

@@ -8,6 +8,7 @@ use hermitfs_proto::admin::v1 as proto;
 use hermitfs_replicate::Rate;
 
 use super::{Paint, human, paint, terminal};
+use crate::shell;
 
 /// A short screen: what, from where to where, how far, and what is in the way.
 pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
@@ -27,17 +28,25 @@ pub(crate) fn overview(status: &proto::StatusReply, colour: bool) -> String {
         if !matches!(source.health.as_str(), "" | "healthy") {
             text.push_str(&format!("  {}", paint(&source.health, Paint::Bad, colour)));
         }
-        row(if pair { "from" } else { "brick" }, text);
+        row(if pair { "old" } else { "brick" }, text);
     }
     if !status.beside.is_empty() {
         row("", status.beside.clone());
     }
     for sink in &status.sinks {
-        let health = match sink.health.as_str() {
+        let directory = directory(sink);
+        // What begins with its name is not to say it twice.
+        let health = sink.health.strip_prefix(&directory).map(str::trim_start);
+        let health = match health.unwrap_or(&sink.health) {
             "healthy" => paint("healthy", Paint::Good, colour),
             other => paint(other, Paint::Bad, colour),
         };
-        row("to", format!("{}  {health}", directory(sink)));
+        // Which one a cut-over is to go to has to be said.
+        let to = match status.sinks.len() {
+            1 => String::new(),
+            _ => format!("  --to {}", shell::word(&sink.name)),
+        };
+        row("new", format!("{directory}{to}  {health}"));
     }
     if pair {
         row(
@@ -172,16 +181,16 @@ fn errors(status: &proto::StatusReply, colour: bool) -> String {
     let mut text = human::count(status.errors);
     if status.errors > 0 {
         text = paint(&text, Paint::Bad, colour);
-        text.push_str(&format!("  see `hermitfs errors {}`", status.mountpoint));
+        text.push_str(&format!("  see `{}`", to_copy("errors", status)));
     }
     if status.waived > 0 {
         text.push_str(&format!(", {} waived", human::count(status.waived)));
     }
     if status.losses > 0 {
         text.push_str(&format!(
-            ", {} that the new brick cannot have: `hermitfs errors {}`",
+            ", {} that the new brick cannot have: `{}`",
             human::count(status.losses),
-            status.mountpoint
+            to_copy("errors", status)
         ));
     }
     text
@@ -195,13 +204,13 @@ fn readiness(status: &proto::StatusReply, colour: bool) -> String {
         let ready = paint("ready", Paint::Good, colour);
         if !status.can_cut_over {
             return format!(
-                "{ready}  `hermitfs cutover {}` when nobody is in it any more; the new brick stays where it is",
-                status.mountpoint
+                "{ready}  `{}` when nobody is in it any more; the new brick stays where it is",
+                to_copy("cutover", status)
             );
         }
         return format!(
-            "{ready}  `hermitfs cutover {}` when nothing is in use",
-            status.mountpoint
+            "{ready}  `{}` when nothing is in use",
+            to_copy("cutover", status)
         );
     }
     format!(
@@ -229,6 +238,11 @@ fn watched(watchers: &[proto::Watcher]) -> Option<String> {
     }
     let told = format!("by {named} (inotify, fanotify): to be started anew after a cut-over");
     (!watchers.is_empty()).then_some(told)
+}
+
+/// A command on what is shown.
+fn to_copy(command: &str, status: &proto::StatusReply) -> String {
+    shell::hermitfs(&[&command, &status.mountpoint])
 }
 
 /// Which phase, since when, and by whom it was asked for.
@@ -328,8 +342,8 @@ mod tests {
                 "\
 /data  healing  (process 42)
 
-  from      /srv/old
-  to        /srv/new  healthy
+  old       /srv/old
+  new       /srv/new  healthy
   files     {bar}  24 %  1,200 of 5,000
   data      3.00 MiB, still counting
   speed     800 files/s, 4.77 MiB/s, 1 min 01 s left
@@ -408,6 +422,42 @@ mod tests {
                 && text.contains("stays where it is"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn of_several_new_bricks_each_is_shown_with_the_name_that_a_cut_over_wants() {
+        let mut second = brick("/srv/b", "/srv/b is full");
+        second.name = "second".into();
+        let status = proto::StatusReply {
+            sinks: vec![brick("/srv/a", "healthy"), second],
+            ..healing()
+        };
+        let text = overview(&status, false);
+        assert!(
+            text.contains("new       /srv/a  --to x  healthy\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("new       /srv/b  --to second  is full\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn commands_are_quoted_for_the_shell() {
+        let status = proto::StatusReply {
+            mountpoint: "/my data".into(),
+            errors: 1,
+            losses: 1,
+            ..healing()
+        };
+        let text = overview(&status, false);
+        assert_eq!(text.matches("`hermitfs errors '/my data'`").count(), 2);
+        let ready = proto::StatusReply {
+            ready: true,
+            ..status
+        };
+        assert!(overview(&ready, false).contains("`hermitfs cutover '/my data'`"));
     }
 
     #[test]

@@ -206,12 +206,12 @@ mod tests {
             }),
             pending: 3,
             errors: 1,
-            reason: Some("the sink is full".into()),
+            reason: Some("/srv/new is full".into()),
             ..proto::StatusReply::default()
         };
         assert_eq!(
             line(&status),
-            "waiting  files 5 of 10 (50 %), data 2.00 KiB; 3 pending, 1 errors (the sink is full)"
+            "waiting  files 5 of 10 (50 %), data 2.00 KiB; 3 pending, 1 errors (/srv/new is full)"
         );
     }
 }

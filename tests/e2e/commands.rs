@@ -126,6 +126,77 @@ fn migrate_returns_when_it_is_ready_and_the_mount_serves_on() {
 }
 
 #[test]
+fn a_mount_is_found_by_what_is_in_it_and_by_its_bricks_and_by_its_state_elsewhere() {
+    let lab = Lab::new("whereabouts");
+    let (old, new) = (lab.dir("old dir"), lab.dir("new"));
+    fs::create_dir(old.join("sub")).unwrap();
+    fs::write(old.join("sub/file"), b"content").unwrap();
+    let mut migration = lab.migration(&old, &new);
+    migration.start();
+    migration.wait_ready(LONG);
+    let state = migration.state_dir().to_owned();
+    let inside = migration.join("sub");
+    let inside = inside.to_str().unwrap();
+    let told = hermitfs(&state, &["status", inside]).expect(exit::OK);
+    assert!(told.stdout.contains("ready"), "{}", told.stdout);
+    let healed = hermitfs(&state, &["heal", "--full", "--wait", inside]).expect(exit::OK);
+    assert!(
+        healed.stdout.contains("Compared 2 objects"),
+        "all of the mount, not what is below the path: {}",
+        healed.stdout
+    );
+    let point = migration.mount().to_str().unwrap().to_owned();
+    for command in ["cutover", "abort"] {
+        let instead = format!("`hermitfs {command} {point}`");
+        hermitfs(&state, &[command, inside]).refused(exit::NO_DAEMON, &[&instead]);
+    }
+    let instead = format!("`hermitfs status {point} --json`");
+    let arguments = ["status", old.to_str().unwrap(), "--json"];
+    hermitfs(&state, &arguments).refused(exit::NO_DAEMON, &["old brick", &instead]);
+    let arguments = ["status", new.to_str().unwrap(), "--json"];
+    hermitfs(&state, &arguments).refused(exit::NO_DAEMON, &["new brick", &instead]);
+    let other = lab.dir("other");
+    let instead = format!("`hermitfs status {point} --state-dir {}`", state.display());
+    hermitfs(&other, &["status", &point]).refused(exit::NO_DAEMON, &[&instead]);
+    migration.cut_over();
+}
+
+#[test]
+fn a_command_that_is_given_in_the_mount_is_not_in_its_own_way() {
+    let lab = Lab::new("own-way");
+    let (old, new) = (lab.dir("old"), lab.dir("new"));
+    fs::create_dir(old.join("sub")).unwrap();
+    let mut migration = lab.migration(&old, &new);
+    migration.start();
+    migration.wait_ready(LONG);
+    let mut abort = command(migration.state_dir());
+    abort
+        .arg("abort")
+        .arg("..")
+        .current_dir(migration.join("sub"));
+    run(&mut abort, LONG).expect(exit::OK);
+}
+
+#[test]
+fn what_a_daemon_writes_down_is_for_root_alone() {
+    let lab = Lab::new("modes");
+    let (old, new) = (lab.dir("old"), lab.dir("new"));
+    fs::write(old.join("file"), b"content").unwrap();
+    let mut migration = lab.migration(&old, &new);
+    migration.start();
+    migration.wait_ready(LONG);
+    let run = migration.state_dir().join("run");
+    let mut seen = 0;
+    for entry in fs::read_dir(run).unwrap().flatten() {
+        let mode = entry.metadata().unwrap().mode();
+        assert_eq!(mode & 0o177, 0, "{:?}: {mode:o}", entry.path());
+        seen += 1;
+    }
+    assert!(seen >= 3, "only {seen} files");
+    migration.cut_over();
+}
+
+#[test]
 fn ctrl_c_stops_the_watching_and_not_the_migration() {
     let lab = Lab::new("ctrl-c");
     let (old, new) = (

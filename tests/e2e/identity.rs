@@ -42,11 +42,11 @@ fn another_disk_in_the_place_of_the_source_is_refused_and_the_sink_stays() {
     // Nothing is mounted there, as after a reboot at which the disk was late.
     migration
         .try_start(&[])
-        .refused(exit::CONFIGURATION, &["another source"]);
+        .refused(exit::CONFIGURATION, &["another old brick"]);
     shell::run("mount", &["--bind", &text(&other), &text(&old)]);
     migration
         .try_start(&[])
-        .refused(exit::CONFIGURATION, &["another source"]);
+        .refused(exit::CONFIGURATION, &["another old brick"]);
     shell::run("umount", &[&text(&old)]);
     before.assert_equal(&Tree::of(new.path()).without_atimes());
     assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
@@ -105,7 +105,7 @@ fn another_disk_in_the_place_of_the_sink_is_refused() {
     second.use_arguments(wrong);
     second
         .try_start(&[])
-        .refused(exit::CONFIGURATION, &["belongs to", "another source"]);
+        .refused(exit::CONFIGURATION, &["belongs to", "another old brick"]);
     second.use_arguments(right);
     second.start();
     second.command("heal", &["--wait"]).expect(exit::OK);
@@ -136,7 +136,7 @@ fn a_direction_once_recorded_is_not_turned_round() {
     turned.use_volfile(&volfile, &[&set[0], &set[1]]);
     turned
         .try_start(&[])
-        .refused(exit::CONFIGURATION, &[".hermitfs", "sink"]);
+        .refused(exit::CONFIGURATION, &[".hermitfs", "new brick"]);
     for (disk, before) in [&old, &new].into_iter().zip(&before) {
         before.assert_equal(&tree(disk));
     }
@@ -192,9 +192,10 @@ fn two_sinks_that_change_places_keep_what_is_known_of_each() {
         .unwrap();
     fs::write(mount.join("victim"), "behind").unwrap();
     hermitfs_tests::odd::set_mtime(&mount.join("victim"), time);
+    let which = b.path().to_str().unwrap();
     mount
         .command("heal", &["--wait"])
-        .refused(exit::DIFFERENCES, &["victim", "second"]);
+        .refused(exit::DIFFERENCES, &["victim", which]);
     let content = |disk: &Disk| fs::read_to_string(disk.join("victim")).unwrap();
     assert_eq!([content(&a), content(&b)], ["behind", "before"]);
     // What was changed so long before the end is believed to be as the journal says.
@@ -220,7 +221,7 @@ fn an_old_brick_that_is_not_there_after_a_boot_is_not_taken_for_an_empty_one() {
     shell::run("umount", &["-l", &old.path().to_string_lossy()]);
     migration
         .try_start(&[])
-        .refused(exit::CONFIGURATION, &["another source"]);
+        .refused(exit::CONFIGURATION, &["another old brick"]);
     assert_eq!(fs::read_dir(old.path()).unwrap().count(), 0);
     fs::write(old.join("not mounted over"), "").unwrap();
     fs::remove_file(old.join("not mounted over")).unwrap();

@@ -134,6 +134,55 @@ fn a_served_pair_is_cut_over_when_nobody_has_it_mounted_and_is_no_pair_any_more(
 }
 
 #[test]
+fn what_is_served_is_ended_by_a_command_when_nobody_has_it_mounted_or_anyway() {
+    let lab = Lab::new("served-stop");
+    let (old, new) = (lab.dir("old"), lab.dir("new"));
+    fs::write(old.join("file"), b"content").unwrap();
+    let mut served = Bricks::serve_pair(&lab, "pair", &old, &new);
+    ask(&served, "heal", &["--wait"]).expect(exit::OK);
+    let one = Mounted::volfile(&lab, "one", &client(&lab, &served), &[]);
+    ask(&served, "stop", &[]).refused(exit::TRY_AGAIN, &["--anyway", "client", "data"]);
+    assert_eq!(fs::read(one.join("file")).unwrap(), b"content");
+    let told = ask(&served, "stop", &["--anyway"]).expect(exit::OK);
+    assert!(told.stderr.contains("`hermitfs serve"), "{}", told.stderr);
+    served.wait_end();
+    ask(&served, "status", &[]).refused(exit::NO_DAEMON, &["hermitfs serve"]);
+    served.start();
+    assert_eq!(fs::read(one.join("file")).unwrap(), b"content");
+    fs::write(one.join("later"), b"more").unwrap();
+    // A mount, too; whoever is in it is in the way.
+    let held = fs::File::open(one.join("later")).unwrap();
+    one.command("stop", &[])
+        .refused(exit::TRY_AGAIN, &["later"]);
+    drop(held);
+    one.command("stop", &["--anyway"])
+        .refused(exit::CONFIGURATION, &["served"]);
+    one.command("stop", &[]).expect(exit::OK);
+    assert!(!one.join("later").exists());
+    ask(&served, "heal", &["--wait"]).expect(exit::OK);
+    ask(&served, "stop", &[]).expect(exit::OK);
+    served.wait_end();
+    assert_eq!(fs::read(new.join("later")).unwrap(), b"more");
+}
+
+#[test]
+fn a_migration_that_was_stopped_goes_on_by_the_command_that_is_told() {
+    let lab = Lab::new("stopped-goes-on");
+    let (old, new) = (lab.dir("old"), lab.dir("new"));
+    fs::write(old.join("file"), b"content").unwrap();
+    let mut migration = lab.migration(&old, &new);
+    migration.start();
+    migration.wait_ready(LIMIT);
+    let told = migration.command("stop", &[]).expect(exit::OK);
+    assert!(told.stderr.contains("`hermitfs migrate"), "{}", told.stderr);
+    migration.daemon().wait_end(LIMIT);
+    fs::write(old.join("meanwhile"), b"more").unwrap();
+    migration.start();
+    migration.cut_over();
+    assert_eq!(fs::read(new.join("meanwhile")).unwrap(), b"more");
+}
+
+#[test]
 fn a_served_pair_is_given_up_when_nobody_has_it_mounted() {
     let lab = Lab::new("served-abort");
     let (old, new) = (lab.dir("old"), lab.dir("new"));

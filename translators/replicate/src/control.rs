@@ -69,6 +69,8 @@ pub struct ObjectError {
     pub path: Vec<u8>,
     /// `source` or the sink's volume name.
     pub side: String,
+    /// What people call that brick.
+    pub place: String,
     /// What was being done: `read`, `set time` ...
     pub operation: String,
     /// The errno's name (`ENOSPC`), where there is one.
@@ -191,7 +193,7 @@ pub enum NotReady {
         limit: Duration,
     },
     /// The sink could not be synced.
-    #[error("the sink could not be synced: {0}")]
+    #[error("the new brick could not be synced: {0}")]
     Sync(String),
     /// It was not wanted any more.
     #[error("cancelled: who asked for it does not wait for it any more")]

@@ -216,8 +216,8 @@ pub(crate) struct Shortage {
 }
 
 impl Shortage {
-    /// For people. `free`: what the sink says that it has.
-    pub(crate) fn told(&self, sink: &str, free: Free) -> String {
+    /// For people. `place`: what they call the sink; `free`: what it says that it has.
+    pub(crate) fn told(&self, place: &str, free: Free) -> String {
         let path = String::from_utf8_lossy(&self.path)
             .escape_debug()
             .to_string();
@@ -228,7 +228,7 @@ impl Shortage {
         if free.inodes == Some(0) {
             let missing = self.need.inodes.max(1);
             return format!(
-                "the sink {sink} has no inodes left: {few}; at least {missing} more are needed"
+                "{place} has no inodes left: {few}; at least {missing} more are needed"
             );
         }
         let each = match self.most.bytes {
@@ -242,7 +242,7 @@ impl Shortage {
             missing => format!("at least {} more are needed", size(missing)),
         };
         format!(
-            "the sink {sink} is full, with {} free: {few}{each}; {missing}",
+            "{place} is full, with {} free: {few}{each}; {missing}",
             size(free.bytes)
         )
     }
@@ -362,8 +362,8 @@ mod tests {
             path: b"/a/big\n".to_vec(),
         };
         assert_eq!(
-            shortage.told("new", free(12)),
-            "the sink new is full, with 12.0 MiB free: /a/big\\n does not fit (600.0 MiB); at least 588.0 MiB more are needed"
+            shortage.told("/srv/new", free(12)),
+            "/srv/new is full, with 12.0 MiB free: /a/big\\n does not fit (600.0 MiB); at least 588.0 MiB more are needed"
         );
         shortage.pieces = 7;
         shortage.need.inodes = 7;
@@ -372,10 +372,10 @@ mod tests {
             ..free(12)
         };
         assert_eq!(
-            shortage.told("new", none),
-            "the sink new has no inodes left: 7 objects do not fit, /a/big\\n for one; at least 7 more are needed"
+            shortage.told("/srv/new", none),
+            "/srv/new has no inodes left: 7 objects do not fit, /a/big\\n for one; at least 7 more are needed"
         );
-        let lies = shortage.told("new", free(5000));
+        let lies = shortage.told("/srv/new", free(5000));
         assert!(lies.contains("more than it has for us"), "{lies}");
     }
 }

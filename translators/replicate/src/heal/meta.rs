@@ -346,7 +346,7 @@ pub(super) fn bent(wanted: &Attr, got: &Attr) -> Option<Trouble> {
         return told(
             "set time",
             format!(
-                "the sink cannot hold the time {}.{:09}: it made {}.{:09} of it",
+                "the new brick cannot hold the time {}.{:09}: it made {}.{:09} of it",
                 wanted.mtime.sec, wanted.mtime.nsec, got.mtime.sec, got.mtime.nsec
             ),
         );
@@ -355,7 +355,7 @@ pub(super) fn bent(wanted: &Attr, got: &Attr) -> Option<Trouble> {
         return told(
             "set owner",
             format!(
-                "the sink made {}:{} of the owner {}:{}",
+                "the new brick made {}:{} of the owner {}:{}",
                 got.uid, got.gid, wanted.uid, wanted.gid
             ),
         );
@@ -364,7 +364,7 @@ pub(super) fn bent(wanted: &Attr, got: &Attr) -> Option<Trouble> {
         return told(
             "set mode",
             format!(
-                "the sink made {:04o} of the mode {:04o}",
+                "the new brick made {:04o} of the mode {:04o}",
                 got.mode, wanted.mode
             ),
         );

@@ -79,7 +79,7 @@ impl Book {
         let why = self.lost.as_ref()?;
         let then = match self.noted {
             Noted::InJournal | Noted::OnSink => "all is compared once it can be written again",
-            Noted::Nowhere => "nor can that be noted on the sink, so changes are refused",
+            Noted::Nowhere => "nor can that be noted on the new brick, so changes are refused",
         };
         Some(format!("the journal cannot be written: {why}; {then}"))
     }

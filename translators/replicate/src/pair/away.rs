@@ -61,8 +61,8 @@ impl Sink {
         healer.stand_on(None);
         self.play(Role::Away);
         tracing::warn!(
-            sink = self.name,
-            "the sink is let go: it can be unmounted, repaired and mounted again at the same place"
+            place = self.place,
+            "the new brick is let go: it can be unmounted, repaired and mounted again at the same place"
         );
         self.leg.news.notify_all();
     }
@@ -76,7 +76,10 @@ impl Sink {
                     tracing::warn!(?setback, "the staging space could not be swept");
                 }
                 *self.trouble.lock() = None;
-                tracing::info!(sink = self.name, "the sink is back: all of it is compared");
+                tracing::info!(
+                    place = self.place,
+                    "the new brick is back: all of it is compared"
+                );
             }
             Err(why) => {
                 self.play(Role::Away);
@@ -126,7 +129,7 @@ impl Sink {
 
     fn play(&self, role: Role) {
         if let Err(error) = block_on(self.healer.sink.role(role)) {
-            tracing::warn!(sink = self.name, %error, "the sink cannot be let go");
+            tracing::warn!(place = self.place, %error, "the new brick cannot be let go");
         }
     }
 }

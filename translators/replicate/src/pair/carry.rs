@@ -110,7 +110,7 @@ impl Replicate {
         within(left, carried).unwrap_or_else(|| {
             Err(NotCarried {
                 path: "/".to_owned(),
-                reason: format!("the sink {} did not answer in time", sink.name),
+                reason: format!("{} did not answer in time", sink.place),
             })
         })
     }

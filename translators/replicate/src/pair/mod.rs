@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 pub use self::carry::{Carried, Held, NotCarried};
 pub use self::end::unmark;
 use self::progress::Counting;
-use self::sink::Sink;
+use self::sink::{Sink, SourceName};
 use crate::answers::within;
 use crate::backoff::WINDOW;
 use crate::brake::{Brake, Rate};
@@ -39,7 +39,7 @@ pub struct Replicate {
     pub(crate) users: Users,
     pub(crate) sinks: Vec<Arc<Sink>>,
     brake: Arc<Brake>,
-    source_name: String,
+    source: SourceName,
     id: String,
     /// It began with this very opening.
     is_new: bool,
@@ -115,8 +115,8 @@ impl Replicate {
             let syncing = sink.clone();
             if !ended || within(SYNC_AT_MOST, move || syncing.sync(true)).is_none() {
                 tracing::error!(
-                    sink = sink.name,
-                    "the sink does not answer: it is left without a sync, and compared later"
+                    place = sink.place,
+                    "the new brick does not answer: it is left without a sync, and compared later"
                 );
                 continue;
             }
@@ -194,7 +194,7 @@ impl Replicate {
     pub fn errors(&self) -> Vec<ObjectError> {
         let mut errors = Vec::new();
         for sink in &self.sinks {
-            for (.., error) in sink.failures(&self.source_name) {
+            for (.., error) in sink.failures(&self.source) {
                 errors.push(error);
             }
         }

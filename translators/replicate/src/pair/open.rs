@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::Replicate;
 use super::doubt::{Moment, doubt};
-use super::sink::{Identity, Sink};
+use super::sink::{Identity, Sink, SourceName};
 use super::toll::{Toll, toll};
 use crate::answers::{Answers, Awaited};
 use crate::backoff::Pulse;
@@ -72,7 +72,7 @@ pub(super) async fn open(
     let root = source.root(&HEAL).await.map_err(io(old))?.inode;
     if volume::has_marker(&*source, &root).await.map_err(io(old))? {
         return Err(OpenError::Identity(format!(
-            "{old} has a directory .hermitfs: it is, or was, the sink of a migration. Give it as \
+            "{old} has a directory .hermitfs: it is, or was, the new brick of a migration. Give it as \
              the new brick, or end that migration with `hermitfs abort` or `cutover` first"
         )));
     }
@@ -145,7 +145,10 @@ pub(super) async fn open(
         users,
         sinks: all,
         brake,
-        source_name,
+        source: SourceName {
+            place: options.place(&source_name).to_owned(),
+            name: source_name,
+        },
         id,
         is_new,
         since: UNIX_EPOCH + Duration::from_secs(since),
@@ -245,7 +248,7 @@ async fn absent(
             Err(_) => return Err(error),
         },
     };
-    tracing::warn!(place, why, "users are served without this sink");
+    tracing::warn!(place, why, "users are served without this new brick");
     let answers = Arc::new(Answers::default());
     Ok(Seen {
         name,
@@ -302,7 +305,7 @@ fn migration(
             Found::Marked(marker) => {
                 if marker.source != *source {
                     return Err(OpenError::Identity(format!(
-                        "{place} belongs to the migration {} of another source: that one \
+                        "{place} belongs to the migration {} of another old brick: that one \
                          is file system {} (root {}), this one is file system {} (root {})",
                         marker.id, marker.source.fsid, marker.source.root, source.fsid, source.root
                     )));
@@ -323,7 +326,7 @@ fn migration(
                 }
                 if id.as_ref().is_some_and(|id| *id != marker.id) {
                     return Err(OpenError::Identity(
-                        "the sinks belong to different migrations".to_owned(),
+                        "the new bricks belong to different migrations".to_owned(),
                     ));
                 }
                 id = Some(marker.id.clone());
@@ -403,7 +406,7 @@ fn begun(sinks: &[Seen], source: &BrickId, state_base: &Path) -> Result<String, 
             .map(|id| format!("file system {} (root {})", id.fsid, id.root))
             .collect();
         return Err(OpenError::Identity(format!(
-            "this source is in a migration already ({}), to {}; what is given as its sink is {}, \
+            "this old brick is in a migration already ({}), to {}; what is given as its new brick is {}, \
              without our marker. Is the new disk mounted? To give that migration up and begin \
              another, remove {}",
             record.id,

@@ -118,8 +118,8 @@ impl Replicate {
             };
             if crate::answers::within(limit.max(Duration::from_secs(1)), sync).is_none() {
                 return Err(format!(
-                    "the sink {} takes longer than {limit:?} to bring to its disk what was copied",
-                    sink.name
+                    "{} takes longer than {limit:?} to bring to its disk what was copied",
+                    sink.place
                 ));
             }
             // A sink that blocks is told of by others.

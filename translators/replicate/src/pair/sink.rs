@@ -55,6 +55,12 @@ pub(crate) struct Sink {
     pub(super) left: OnceLock<Served>,
 }
 
+/// What the source is called: by the volfile, and by people.
+pub(super) struct SourceName {
+    pub(super) name: String,
+    pub(super) place: String,
+}
+
 /// The sink as a whole is in trouble.
 pub(super) struct Pause {
     pub(super) trouble: Trouble,
@@ -188,7 +194,7 @@ impl Sink {
             .as_ref()
             .is_some_and(|pause| pause.until <= Instant::now() && !pause.trouble.may_be_fatal())
         {
-            tracing::info!(sink = self.name, "the sink can be written again");
+            tracing::info!(place = self.place, "the new brick can be written again");
             *pause = None;
         }
     }
@@ -383,7 +389,7 @@ impl Sink {
             true => return,
             false => block_on(self.healer.try_short()),
         };
-        let told = short.map(|(shortage, free)| shortage.told(&self.name, free));
+        let told = short.map(|(shortage, free)| shortage.told(&self.place, free));
         let mut full = self.full.lock();
         match (&*full, &told) {
             (None, Some(reason)) => tracing::warn!(reason, "some wait for room"),
@@ -410,7 +416,7 @@ impl Sink {
         }
     }
 
-    pub(super) fn failures(&self, source_name: &str) -> Vec<(Oid, Piece, ObjectError)> {
+    pub(super) fn failures(&self, source: &SourceName) -> Vec<(Oid, Piece, ObjectError)> {
         let troubles: Vec<_> = self.leg.ledger(|ledger| {
             ledger
                 .troubles()
@@ -427,14 +433,15 @@ impl Sink {
                     }
                     path.extend_from_slice(name);
                 }
-                let side = match trouble.side {
-                    Side::Source => source_name.to_owned(),
-                    Side::Sink => self.name.clone(),
+                let (side, place) = match trouble.side {
+                    Side::Source => (source.name.clone(), source.place.clone()),
+                    Side::Sink => (self.name.clone(), self.place.clone()),
                 };
                 let error = ObjectError {
                     class: trouble.class,
                     path,
                     side,
+                    place,
                     operation: trouble.operation.to_owned(),
                     errno: trouble.errno.and_then(Errno::name).map(str::to_owned),
                     reason: trouble.reason,

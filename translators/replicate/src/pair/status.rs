@@ -14,7 +14,7 @@ impl Replicate {
     /// How far it is. Cheap: numbers that are kept anyway.
     pub fn status(&self) -> Status {
         let mut status = Status {
-            source: self.source_name.clone(),
+            source: self.source.name.clone(),
             since: Some(self.since),
             volume_id: self.id.clone(),
             pace: self.brake.pace(),
@@ -105,7 +105,7 @@ impl Sink {
         drop(pause);
         let full = short.then(|| {
             let told = self.full.lock().clone();
-            told.unwrap_or_else(|| format!("the sink {} is full", self.name))
+            told.unwrap_or_else(|| format!("{} is full", self.place))
         });
         let troubles: Vec<String> = self
             .silence()

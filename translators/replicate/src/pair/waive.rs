@@ -48,7 +48,7 @@ impl Replicate {
     fn waive_all(&self, meant: &Meant<'_>) -> Vec<ObjectError> {
         let mut waived = Vec::new();
         for sink in &self.sinks {
-            for (oid, piece, error) in sink.failures(&self.source_name) {
+            for (oid, piece, error) in sink.failures(&self.source) {
                 if meant.covers(&error) && !error.waived {
                     sink.waive(oid, &piece, error.class);
                     tracing::warn!(
