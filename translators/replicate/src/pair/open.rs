@@ -73,7 +73,8 @@ pub(super) async fn open(
     if volume::has_marker(&*source, &root).await.map_err(io(old))? {
         return Err(OpenError::Identity(format!(
             "{old} has a directory .hermitfs: it is, or was, the sink of a migration. Give it as \
-             the new brick, or end that migration with `hermitfs abort` or `cutover` first"
+             the new brick, or end that migration with `hermitfs abort` or `cutover` first. Where it is \
+             your own, give it another name"
         )));
     }
     let source_id = volume::brick_id(&*source, &root).await.map_err(io(old))?;
@@ -334,6 +335,12 @@ fn migration(
                     "{place} is not empty. Give an empty directory, or say --adopt to have all that \
                      is in it compared, changed and removed until it is as {} is",
                     options.place(options.source.as_deref().unwrap_or("the old brick"))
+                )));
+            }
+            Found::Taken => {
+                return Err(OpenError::Refused(format!(
+                    "{place}/.hermitfs is not hermitfs' own, which keeps its marker under that name and takes it away \
+                     at the end. Move it elsewhere, or remove it"
                 )));
             }
             Found::Empty | Found::Foreign => {}
