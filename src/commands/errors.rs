@@ -28,7 +28,7 @@ use crate::screen::{self, Paint, escape, human, paint};
 /// (synchronous, journalled), casefold, project.
 ///
 /// The new brick cannot have it; this is told, and stops nothing: compression, nocow, extent-size, dax, other-flags,
-/// reserved-space, shared-blocks, birth-time.
+/// reserved-space, shared-blocks. Times of birth are never carried, and not listed.
 ///
 /// Ends with 65 when there are errors that are not waived.
 #[derive(Debug, Args)]
