@@ -89,7 +89,7 @@ pub(crate) enum Command {
     Status(commands::status::Status),
     /// Crawl (a part of) the tree now
     Heal(commands::heal::Heal),
-    /// Each object that could not be healed
+    // Without words of its own: they would hide the list of classes.
     Errors(commands::errors::Errors),
     /// Show or change how fast healing may copy
     Throttle(commands::throttle::Throttle),

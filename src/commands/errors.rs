@@ -16,7 +16,7 @@ use crate::client::{Target, refused};
 use crate::exit::{Code, Failure, Result};
 use crate::screen::{self, Paint, escape, human, paint};
 
-/// Lists what could not be healed, and what the new brick does not get.
+/// List what could not be healed, and what the new brick does not get.
 ///
 /// Each line is a class and an object. Three kinds of classes:
 ///
@@ -326,6 +326,16 @@ mod tests {
             "not on the new brick: encryption\n    /home: was there  (waived)\n\
              not on the new brick: dax\n    /a: was there\n    /b: was there\n    and more\n"
         );
+    }
+
+    #[test]
+    fn the_help_names_every_class() {
+        let mut all = crate::cli::visible();
+        let errors = all.find_subcommand_mut("errors").unwrap();
+        let help = errors.render_long_help().to_string();
+        for class in Class::ALL {
+            assert!(help.contains(class.name()), "{}", class.name());
+        }
     }
 
     #[test]
