@@ -177,6 +177,7 @@ pub(crate) fn build(graph: &Graph, circumstances: Circumstances<'_>) -> Result<V
         graph,
         circumstances,
         pair: None,
+        serving: false,
         servers: Vec::new(),
         clients: Clients::default(),
     };
@@ -199,6 +200,8 @@ struct Building<'a> {
     graph: &'a Graph,
     circumstances: Circumstances<'a>,
     pair: Option<Arc<Replicate>>,
+    /// What is opened is for a server.
+    serving: bool,
     /// Each with its place in the graph.
     servers: Vec<(usize, Server)>,
     clients: Clients,
@@ -212,10 +215,12 @@ impl Building<'_> {
             return Err(Failure::configuration(format!("`{name}` is no server")));
         };
         let mut volumes = Vec::new();
+        self.serving = true;
         for &child in &node.children {
             let name = self.graph.nodes[child].name.value.clone();
             volumes.push((name, self.layer(child)?));
         }
+        self.serving = false;
         let state = format!("{}.{}", self.circumstances.slot, node.name.value);
         let state = self.circumstances.state_dir.join("servers").join(state);
         Server::open(options, volumes, &state).map_err(unheard)
@@ -241,7 +246,16 @@ impl Building<'_> {
                 options.own_mount = self.circumstances.own_mount_of(&options.directory);
                 options.directory = self.circumstances.place_of(&options.directory).to_owned();
                 let brick = hermitfs_posix::Posix::open(&options);
-                Arc::new(brick.map_err(|error| Failure::configuration(error.to_string()))?)
+                let brick = brick.map_err(|error| Failure::configuration(error.to_string()))?;
+                // Its root has one all the same, so a server does not find it out before its clients do.
+                if self.serving && !brick.abilities().handles {
+                    return Err(Failure::configuration(format!(
+                        "{} cannot be served: its file system has no file handles, by which clients would find their \
+                         files again. Put the brick on one that has them (ext4, xfs, btrfs)",
+                        options.directory.display()
+                    )));
+                }
+                Arc::new(brick)
             }
             Settings::Trace(options) => Arc::new(hermitfs_trace::Trace::new(
                 &node.name.value,
@@ -360,6 +374,41 @@ mod tests {
         let loaded = load(&source, &Variables::default());
         assert!(loaded.findings.is_empty(), "{:?}", loaded.findings);
         assert_eq!(shown_pairs(&loaded.graph.unwrap()), ["data"]);
+    }
+
+    #[test]
+    fn a_brick_without_handles_is_mounted_and_never_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().display();
+        let brick = format!(
+            "[volume.bare]\ntype='storage/posix'\ndirectory='{directory}'\nhandles=false\n"
+        );
+        let door =
+            "[volume.s]\ntype='protocol/server'\nlisten=['unix:/nowhere/s']\nsubvolumes=['bare']\n";
+        let opened = |text: String| {
+            let source = Source {
+                name: "t".into(),
+                text,
+            };
+            let graph = load(&source, &Variables::default()).graph.unwrap();
+            let circumstances = Circumstances {
+                state_dir: dir.path(),
+                slot: "t",
+                adopt: false,
+                delete_from_new: false,
+                limit: None,
+                resumed: false,
+                continuous: false,
+                one_file_system: false,
+                moved: None,
+                own: None,
+            };
+            build(&graph, circumstances).map(drop)
+        };
+        opened(brick.clone()).unwrap();
+        let refused = opened(brick + door).unwrap_err().to_string();
+        assert!(refused.contains("file handles"), "{refused}");
+        assert!(refused.contains(&directory.to_string()), "{refused}");
     }
 
     #[test]

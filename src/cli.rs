@@ -95,7 +95,7 @@ pub(crate) enum Command {
     Status(commands::status::Status),
     #[command(about = "Crawl (a part of) the tree now")]
     Heal(commands::heal::Heal),
-    #[command(about = "Each object that could not be healed")]
+    // Without words of its own: they would hide the list of classes.
     Errors(commands::errors::Errors),
     #[command(about = "Show or change how fast healing may copy")]
     Throttle(commands::throttle::Throttle),

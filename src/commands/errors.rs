@@ -16,7 +16,7 @@ use crate::client::{Target, refused};
 use crate::exit::{Code, Failure, Result};
 use crate::screen::{self, Paint, escape, human, paint};
 
-/// Lists what could not be healed, and what the new brick does not get.
+/// List what could not be healed, and what the new brick does not get.
 ///
 /// Each line is a class and an object. Three kinds of classes:
 ///
@@ -28,7 +28,7 @@ use crate::screen::{self, Paint, escape, human, paint};
 /// (synchronous, journalled), casefold, project.
 ///
 /// The new brick cannot have it; this is told, and stops nothing: compression, nocow, extent-size, dax, other-flags,
-/// reserved-space, shared-blocks, birth-time.
+/// reserved-space, shared-blocks. Times of birth are never carried, and not listed.
 ///
 /// Ends with 65 when there are errors that are not waived.
 #[derive(Debug, Args)]
@@ -328,6 +328,16 @@ mod tests {
             "not on the new brick: encryption\n    /home: was there  (waived)\n\
              not on the new brick: dax\n    /a: was there\n    /b: was there\n    and more\n"
         );
+    }
+
+    #[test]
+    fn the_help_names_every_class() {
+        let mut all = crate::cli::visible();
+        let errors = all.find_subcommand_mut("errors").unwrap();
+        let help = errors.render_long_help().to_string();
+        for class in Class::ALL {
+            assert!(help.contains(class.name()), "{}", class.name());
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hermitfs_fuse::MountError;
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::{abort_reply, cutover_reply, stop_reply};
-use hermitfs_replicate::Replicate;
+use hermitfs_replicate::{Replicate, Status};
 
 use super::asker::{Asker, gone};
 use super::beside::settle;
@@ -65,7 +65,7 @@ pub(super) fn cut_over(
     };
     let sink = choose(&daemon.bricks, to)?;
     in_place(daemon)?;
-    ready(pair, &daemon.record.mountpoint)?;
+    within(asker, limit, || ready(pair, &daemon.record.mountpoint))?;
     let far = daemon.bricks[sink].far;
     if far {
         nobody_stays(inside)?;
@@ -285,20 +285,29 @@ pub(super) fn nobody_stays(inside: bool) -> Result<(), proto::Refused> {
     }
 }
 
-pub(super) fn ready(pair: &Replicate, point: &Path) -> Result<(), proto::Refused> {
-    if pair.status().ready {
+/// What users change is pending for a moment, and is waited for; all else takes its time.
+pub(super) fn ready(pair: &Replicate, point: &Path) -> Result<(), Refusal> {
+    let status = pair.status();
+    if status.ready {
         return Ok(());
     }
-    Err(proto::Refused {
-        reasons: in_the_way(pair, point),
-        differs: pair.status().errors > 0,
+    let lasting = in_the_way(pair, &status, point);
+    if lasting.is_empty() {
+        return Err(Refusal::Now(not_now(format!(
+            "{} names or objects are pending, with {} of content: more than users are to be held for",
+            human::count(status.pending),
+            human::bytes(status.pending_bytes)
+        ))));
+    }
+    Err(Refusal::Final(proto::Refused {
+        reasons: lasting,
+        differs: status.errors > 0,
         ..proto::Refused::default()
-    })
+    }))
 }
 
-/// Sentences that say why a pair is not ready.
-fn in_the_way(pair: &Replicate, point: &Path) -> Vec<String> {
-    let status = pair.status();
+/// Sentences that say why a pair will not be ready in a moment.
+fn in_the_way(pair: &Replicate, status: &Status, point: &Path) -> Vec<String> {
     let mut reasons = Vec::new();
     let open: Vec<_> = pair
         .errors()
@@ -331,15 +340,8 @@ fn in_the_way(pair: &Replicate, point: &Path) -> Vec<String> {
     if status.unverified {
         reasons.push("both bricks have not been compared yet since the last stop".into());
     }
-    if let Some(reason) = status.reason {
+    if let Some(reason) = &status.reason {
         reasons.push(format!("healing waits: {reason}"));
-    }
-    if reasons.is_empty() {
-        reasons.push(format!(
-            "{} names or objects are pending, with {} of content: more than users are to be held for",
-            human::count(status.pending),
-            human::bytes(status.pending_bytes)
-        ));
     }
     reasons
 }

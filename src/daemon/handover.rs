@@ -95,7 +95,7 @@ pub(super) fn end_served(
     let pair = pair_of(served)?;
     let sink = choose(&served.bricks, to)?;
     nobody_stays(inside)?;
-    ready(pair, &served.record.mountpoint)?;
+    within(asker, limit, || ready(pair, &served.record.mountpoint))?;
     let _veil = settle(asker, served.beside.as_ref(), pair, limit)?;
     let held = within(asker, limit, || {
         nobody(served).map_err(Refusal::Now)?;

@@ -194,9 +194,14 @@ impl Beside {
             .chain(self.layers(&tables))
             .collect();
         let open = self.target.is_mount && !self.is_read_only(&self.state.lock());
-        match writers.is_empty() && !open {
-            true => Ok(veil),
-            false => Err(Open::Writers(writers)),
+        let path = self.path.display();
+        match (writers.is_empty(), open) {
+            (true, false) => Ok(veil),
+            (true, true) if self.is_gone() => Err(Open::Failed(format!(
+                "the old brick is not mounted at {path} any more, so it cannot be made read-only. Mount it there again, \
+                 unmount hermitfs, and give the command of the migration again"
+            ))),
+            _ => Err(Open::Writers(writers)),
         }
     }
 
@@ -252,6 +257,11 @@ impl Beside {
             Some(mounts.by_id(self.target.mount)?.is_read_only())
         };
         state.mount.is_some() && look().unwrap_or(false)
+    }
+
+    /// OLD's own mount was taken away, or moved out of our sight: nothing can be done to it any more.
+    fn is_gone(&self) -> bool {
+        Mounts::read().is_ok_and(|mounts| mounts.by_id(self.target.mount).is_none())
     }
 
     /// Writable ways to OLD beside its own path; `None` when they cannot be known.

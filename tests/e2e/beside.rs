@@ -198,3 +198,32 @@ fn the_state_directory_leads_to_nothing_that_can_be_taken_from_users() {
     migration.terminate();
     fs::write(old.join("file"), "ours again").unwrap();
 }
+
+#[test]
+fn an_old_brick_that_is_unmounted_lazily_is_read_where_it_is_and_told_in_plain_words() {
+    let lab = Lab::new("beside-lazy");
+    let [old, new] = ["old", "new"].map(|name| lab.disk(name, Format::Ext4, 128));
+    fs::write(old.join("file"), "content").unwrap();
+    let mut migration = lab.migration(old.path(), new.path());
+    migration.start();
+    migration.wait_ready(SOON);
+    shell::run("umount", &["-l", &text(old.path())]);
+    assert!(!old.join("file").exists());
+    // What lies below its place is not taken for it.
+    migration
+        .command("heal", &["--full", "--wait"])
+        .expect(exit::OK);
+    for brick in [migration.mount(), new.path()] {
+        assert_eq!(fs::read(brick.join("file")).unwrap(), b"content");
+    }
+    migration
+        .command("cutover", &["--timeout", "1s"])
+        .refused(exit::TRY_AGAIN, &[&text(old.path()), "not mounted"]);
+    old.mount("");
+    migration.terminate();
+    migration.start();
+    migration.wait_ready(SOON);
+    migration.cut_over();
+    assert_eq!(fs::read(new.join("file")).unwrap(), b"content");
+    assert_as_it_was(old.path(), 1);
+}

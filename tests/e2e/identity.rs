@@ -349,3 +349,50 @@ fn an_overlay_that_makes_other_files_of_what_is_changed_is_refused_and_one_that_
     drop(migration);
     unmount();
 }
+
+/// Without handles what has several names would become several files, and only one of these would be kept the same.
+#[test]
+fn an_overlay_as_the_new_brick_is_refused_unless_it_has_handles() {
+    use std::os::unix::fs::MetadataExt;
+    let lab = Lab::new("identity-overlay-new");
+    let [old, base] = ["old", "base"].map(|name| lab.disk(name, Format::Ext4, 128));
+    fs::create_dir(old.join("sub")).unwrap();
+    fs::write(old.join("one"), "one").unwrap();
+    fs::hard_link(old.join("one"), old.join("sub/two")).unwrap();
+    let at = overlay(&lab, &base, "bare", "index=off");
+    let unmount = || shell::run("umount", &["-R", &at.to_string_lossy()]);
+    let mut migration = lab.migration(old.path(), &at);
+    let adopt = ["--adopt", "--delete-from-new"];
+    let words = [&*at.to_string_lossy(), "index=on,nfs_export=on"];
+    migration
+        .try_start(&adopt)
+        .refused(exit::CONFIGURATION, &words);
+    assert_eq!(fs::read_dir(base.join("bare/upper")).unwrap().count(), 0);
+    unmount();
+
+    let options = "index=on,nfs_export=on";
+    overlay(&lab, &base, "indexed", options);
+    migration.try_start(&adopt).expect(exit::OK);
+    migration.wait_ready(Duration::from_secs(60));
+    fs::write(migration.join("sub/two"), "changed by its second name").unwrap();
+    fs::hard_link(migration.join("one"), migration.join("three")).unwrap();
+    migration.wait_ready(Duration::from_secs(60));
+    migration.cut_over();
+    shell::run("umount", &[migration.mount()]);
+    drop(migration);
+    unmount();
+    overlay(&lab, &base, "indexed", options);
+    let names = ["one", "sub/two", "three"].map(|name| at.join(name));
+    let numbers = names
+        .each_ref()
+        .map(|name| fs::metadata(name).unwrap().ino());
+    assert!(
+        numbers.iter().all(|number| *number == numbers[0]),
+        "{numbers:?}"
+    );
+    for name in &names {
+        assert_eq!(fs::read(name).unwrap(), b"changed by its second name");
+    }
+    assert!(!at.join("two").exists() && !at.join("dir").exists());
+    unmount();
+}

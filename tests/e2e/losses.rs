@@ -222,26 +222,29 @@ fn projects_hints_and_flags_arrive_and_are_set_through_the_mount_as_natively() {
     }
 }
 
+/// Gives a file system a key to encrypt with; its name.
+fn add_key(disk: &Path) -> String {
+    let mut words = Command::new(need::program_at("xfs_io"));
+    words.args(["-r", "-c", "add_enckey"]).arg(disk);
+    let mut child = words
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&[b'k'; 64]).unwrap();
+    let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    said.split_whitespace()
+        .find(|word| word.len() == 32)
+        .unwrap()
+        .to_owned()
+}
+
 #[test]
 fn what_is_encrypted_is_asked_for_before_any_of_it_is_copied_and_all_that_is_lost_is_told() {
     let lab = Lab::new("encrypted");
     let old = lab.disk_with("old", Format::Ext4, 256, &["-O", "encrypt"], "");
     let new = lab.disk("new", Format::Xfs, 320);
-    let key = {
-        let mut words = Command::new(need::program_at("xfs_io"));
-        words.args(["-r", "-c", "add_enckey"]).arg(old.path());
-        let mut child = words
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(&[b'k'; 64]).unwrap();
-        let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-        said.split_whitespace()
-            .find(|word| word.len() == 32)
-            .unwrap()
-            .to_owned()
-    };
+    let key = add_key(old.path());
     fs::create_dir(old.join("home")).unwrap();
     xfs_io(&[&format!("set_encpolicy -v 2 {key}")], &old.join("home"));
     fs::create_dir(old.join("home/inner")).unwrap();
@@ -371,4 +374,39 @@ fn from_btrfs_to_btrfs_goes_what_has_to_be_set_before_there_is_content() {
     let lost = |class: &str| stated.iter().filter(|entry| entry.0 == class).count();
     assert_eq!((lost("nocow"), lost("compression")), (0, 0), "{stated:?}");
     migration.cut_over();
+}
+
+#[test]
+fn what_goes_into_a_directory_that_is_encrypted_is_asked_for_as_what_gets_another_key() {
+    let lab = Lab::new("encrypted-both");
+    let [old, new] = ["old", "new"].map(|name| {
+        let disk = lab.disk_with(name, Format::Ext4, 128, &["-O", "encrypt"], "");
+        fs::create_dir(disk.join("brick")).unwrap();
+        let key = add_key(disk.path());
+        (disk, key)
+    });
+    let [from, to] = [&old, &new].map(|(disk, _)| disk.join("brick"));
+    xfs_io(&[&format!("set_encpolicy -v 2 {}", new.1)], &to);
+    fs::create_dir(from.join("home")).unwrap();
+    xfs_io(
+        &[&format!("set_encpolicy -v 2 {}", old.1)],
+        &from.join("home"),
+    );
+    fs::write(from.join("home/letter"), "secret").unwrap();
+    let mut migration = lab.migration(&from, &to);
+    migration.start();
+    until(LONG, "what is asked for", || {
+        is_listed(&migration, "encryption", "/home", true).then_some(())
+    });
+    let words = ["/home", "encryption", "under that of the new brick"];
+    migration
+        .command("cutover", &["--timeout", "1s"])
+        .refused(exit::DIFFERENCES, &words);
+    assert!(!to.join("home").exists());
+    migration
+        .command("errors", &["--waive", "/home"])
+        .expect(exit::OK);
+    migration.wait_ready(LONG);
+    migration.cut_over();
+    assert_eq!(fs::read(to.join("home/letter")).unwrap(), b"secret");
 }

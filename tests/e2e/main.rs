@@ -21,6 +21,7 @@ mod live;
 mod locks;
 mod losses;
 mod over;
+mod permissions;
 mod plain;
 mod posix;
 mod power;

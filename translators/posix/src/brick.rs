@@ -137,17 +137,11 @@ impl Brick {
         Ok(self.capture(&self.plain, root, None)?.inode)
     }
 
-    /// What speaks against this brick as a source.
-    pub(crate) fn obstacle(&self) -> Option<String> {
-        (self.identities == Identities::Lost).then(|| {
-            format!(
-                "{} is on an overlay that gives files another number when they are first changed, and makes two of \
-                 one with two names: nobody could tell then what is a copy of what. Mount the overlay with \
-                 `-o index=on,nfs_export=on`, or copy it \
-                 while nobody works in it",
-                self.directory.display()
-            )
-        })
+    /// What speaks against this brick in a role.
+    pub(crate) fn obstacle(&self, role: Role) -> Option<String> {
+        self.identities
+            .unfit(role, self.handles)
+            .map(|why| format!("{} is on {why}", self.directory.display()))
     }
 
     pub(crate) fn play(&self, role: Role) {

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use hermitfs_api::{Context, Inode};
+use hermitfs_api::{Context, Inode, Role};
 use rustix::io::Result;
 
 use crate::brick::Brick;
@@ -51,6 +51,27 @@ impl Identities {
             OVERLAY if !handles => Identities::Lost,
             EXT | XFS | BTRFS | F2FS | TMPFS => Identities::Kept,
             _ => Identities::Unknown,
+        }
+    }
+
+    /// Why a file system with these cannot have a role, in words that follow "is on".
+    pub(crate) fn unfit(self, role: Role, handles: bool) -> Option<&'static str> {
+        match (role, self) {
+            (Role::Source, Identities::Lost) => Some(
+                "an overlay that gives files another number when they are first changed, and makes two of one with \
+                 two names: nobody could tell then what is a copy of what. Mount the overlay with \
+                 `-o index=on,nfs_export=on`, or copy it while nobody works in it",
+            ),
+            (Role::Sink, Identities::Lost) => Some(
+                "an overlay without file handles, by which a file with several names is found there again: it would \
+                 become several files. Mount the overlay with `-o index=on,nfs_export=on`, or give a directory of \
+                 the file system below it",
+            ),
+            (Role::Sink, _) if !handles => Some(
+                "a file system without file handles (name_to_handle_at), by which a file with several names is found \
+                 there again: it would become several files. Choose another file system",
+            ),
+            _ => None,
         }
     }
 }
@@ -98,5 +119,19 @@ mod tests {
         assert_eq!(Identities::of(magic::OVERLAY, true), Identities::Unknown);
         assert_eq!(Identities::of(magic::EXT, true), Identities::Kept);
         assert_eq!(Identities::of(0x6969, true), Identities::Unknown);
+    }
+
+    #[test]
+    fn a_sink_has_handles_and_a_source_keeps_its_identities() {
+        let fits = |role, f_type, handles| Identities::of(f_type, handles).unfit(role, handles);
+        for role in [Role::Source, Role::Sink] {
+            assert_eq!(fits(role, magic::EXT, true), None);
+            assert_eq!(fits(role, magic::OVERLAY, true), None);
+            let overlay = fits(role, magic::OVERLAY, false).unwrap();
+            assert!(overlay.contains("index=on,nfs_export=on"), "{overlay}");
+            assert_eq!(fits(Role::Plain, magic::OVERLAY, false), None);
+        }
+        assert_eq!(fits(Role::Source, magic::FAT, false), None);
+        assert!(fits(Role::Sink, magic::FAT, false).is_some());
     }
 }

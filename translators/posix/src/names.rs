@@ -24,9 +24,12 @@ struct Victim {
     /// As somebody above knows it; what nobody knows needs no care.
     inode: Option<Arc<Inode>>,
     last_name: bool,
-    /// Of the descriptor that stays when it goes.
-    share: Option<Share>,
+    /// What whoever takes it away may hold of it; `None` where it does not go, or he holds his share already.
+    stays: Option<Stays>,
 }
+
+/// The descriptor of a victim may stay, and counts as this.
+struct Stays(Option<Share>);
 
 impl Victim {
     /// Whether somebody holds what goes with this name for good: he keeps it, by a descriptor.
@@ -34,12 +37,13 @@ impl Victim {
         self.last_name && self.inode.is_some()
     }
 
-    /// It is to go. ENFILE when the caller's share does not allow for what stays of it.
-    fn going(mut self, cx: &Context) -> Result<Victim> {
+    /// It is to go. Who holds all that he may can still remove: that is how he gets out of it. Then no descriptor
+    /// stays: who has the object open goes on, and its handle leads there meanwhile; who only knows it has ESTALE.
+    fn going(mut self, cx: &Context) -> Victim {
         if self.outlives() {
-            self.share = Share::take(cx)?;
+            self.stays = Share::take(cx).ok().map(Stays);
         }
-        Ok(self)
+        self
     }
 }
 
@@ -174,7 +178,7 @@ impl Brick {
     fn take_away(&self, cx: &Context, dir: &Arc<Inode>, name: &Name, flags: AtFlags) -> Result<()> {
         let view = self.to_change(cx)?;
         self.changing_names(cx)?;
-        let victim = self.victim(dir, name)?.going(cx)?;
+        let victim = self.victim(dir, name)?.going(cx);
         let at = self.hold_dir(view, dir)?;
         unlinkat(&at, name.as_bytes(), flags)?;
         self.bury(victim, dir, name);
@@ -194,7 +198,7 @@ impl Brick {
         self.changing_names(cx)?;
         let moved = self.victim(dir, name)?;
         let there = match self.victim(new_dir, new_name) {
-            Ok(there) if flags.replaces() => Some(there.going(cx)?),
+            Ok(there) if flags.replaces() => Some(there.going(cx)),
             Ok(there) => Some(there),
             Err(Errno::NOENT) => None,
             Err(error) => return Err(error),
@@ -250,7 +254,7 @@ impl Brick {
             fd,
             inode,
             last_name: directory || found.attr.nlink <= 1,
-            share: None,
+            stays: None,
         })
     }
 
@@ -261,7 +265,9 @@ impl Brick {
         node.lost(dir, name);
         if victim.last_name {
             self.graves.bury(table::hash(inode.identity()));
-            let _ = node.pin.set(Pin::new(victim.fd, victim.share));
+            if let Some(Stays(share)) = victim.stays {
+                let _ = node.pin.set(Pin::new(victim.fd, share));
+            }
             if inode.kind() == Kind::Directory {
                 self.forget_directory(table::hash(inode.identity()));
             }

@@ -499,9 +499,7 @@ impl Translator for Posix {
             self.here.store(Some(Arc::new(here)));
         }
         let here = self.here.load_full().ok_or(Errno::ENODEV)?;
-        if role == Role::Source
-            && let Some(sentence) = here.brick.obstacle()
-        {
+        if let Some(sentence) = here.brick.obstacle(role) {
             return Err(Error::with_story(Errno::EOPNOTSUPP, sentence));
         }
         here.brick.play(role);

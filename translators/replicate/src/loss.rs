@@ -61,8 +61,6 @@ pub enum Class {
     Reserved,
     /// Blocks that it shares with other files.
     Shared,
-    /// When it was made.
-    BirthTime,
 }
 
 impl std::str::FromStr for Class {
@@ -89,7 +87,7 @@ pub enum Gravity {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Class; 21] = [
+    pub const ALL: [Class; 20] = [
         Class::Name,
         Class::Content,
         Class::Owner,
@@ -110,7 +108,6 @@ impl Class {
         Class::OtherFlags,
         Class::Reserved,
         Class::Shared,
-        Class::BirthTime,
     ];
 
     /// As a command takes and shows it.
@@ -136,7 +133,6 @@ impl Class {
             Class::OtherFlags => "other-flags",
             Class::Reserved => "reserved-space",
             Class::Shared => "shared-blocks",
-            Class::BirthTime => "birth-time",
         }
     }
 
@@ -167,8 +163,7 @@ impl Class {
             | Class::Dax
             | Class::OtherFlags
             | Class::Reserved
-            | Class::Shared
-            | Class::BirthTime => Gravity::Stated,
+            | Class::Shared => Gravity::Stated,
         }
     }
 

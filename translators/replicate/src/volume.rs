@@ -19,6 +19,10 @@ use crate::heal::{MARKER_DIR, STAGING};
 const ADMIN: Context = Context::internal(Origin::Heal);
 
 const MARKER: &[u8] = b"volume.json";
+const FRESH: &[u8] = b"volume.json.new";
+
+/// All that our directory has in it.
+const OURS: [&[u8]; 3] = [STAGING, FRESH, MARKER];
 const LOST_FOUND: &[u8] = b"lost+found";
 
 /// A brick: its file system, and its root's handle.
@@ -70,6 +74,8 @@ pub(crate) enum Found {
     Empty,
     /// Something in it that is not ours.
     Foreign,
+    /// Something stands under our own name that is not ours: it is nobody's to take away.
+    Taken,
 }
 
 pub(crate) fn io(what: &str) -> impl FnOnce(Error) -> OpenError + '_ {
@@ -124,17 +130,17 @@ pub(crate) async fn inspect(
     brick: &dyn Translator,
     root: &Arc<Inode>,
 ) -> hermitfs_api::Result<Found> {
-    // A directory without a marker, or with a torn one, is what a kill or a power cut leaves while
-    // it is made: nothing had been healed then.
-    if let Some(dir) = look(brick, root, MARKER_DIR).await?
-        && let Some(entry) = look(brick, &dir.inode, MARKER).await?
-    {
-        let file = brick.open(&ADMIN, &entry.inode, OpenFlags::READ).await?;
-        let mut text = vec![0; 64 << 10];
-        let n = brick.read(&ADMIN, &file, 0, &mut text).await?;
-        drop(brick.release(&ADMIN, &file).await);
-        if let Ok(marker) = serde_json::from_slice(text.get(..n).unwrap_or(&[])) {
+    if let Some(dir) = look(brick, root, MARKER_DIR).await? {
+        if dir.inode.kind() != Kind::Directory {
+            return Ok(Found::Taken);
+        }
+        if let Some(marker) = read_marker(brick, &dir.inode).await? {
             return Ok(Found::Marked(marker));
+        }
+        // Without a marker, or with a torn one, it is what a kill or a power cut leaves while it is made: nothing had
+        // been healed then. But somebody may have a directory of that name.
+        if !has_ours_alone(brick, &dir.inode).await? {
+            return Ok(Found::Taken);
         }
     }
     let mut from = 0;
@@ -163,6 +169,29 @@ pub(crate) async fn inspect(
             }
         }
     }
+}
+
+async fn read_marker(
+    brick: &dyn Translator,
+    dir: &Arc<Inode>,
+) -> hermitfs_api::Result<Option<Marker>> {
+    let entry = look(brick, dir, MARKER).await?;
+    let Some(entry) = entry.filter(|entry| entry.inode.kind() == Kind::File) else {
+        return Ok(None);
+    };
+    let file = brick.open(&ADMIN, &entry.inode, OpenFlags::READ).await?;
+    let mut text = vec![0; 64 << 10];
+    let n = brick.read(&ADMIN, &file, 0, &mut text).await?;
+    drop(brick.release(&ADMIN, &file).await);
+    Ok(serde_json::from_slice(text.get(..n).unwrap_or(&[])).ok())
+}
+
+/// Whether nothing but what we make is in a directory.
+async fn has_ours_alone(brick: &dyn Translator, dir: &Arc<Inode>) -> hermitfs_api::Result<bool> {
+    // More than we ever make do not have to be read.
+    let inside = brick.readdir(&ADMIN, dir, 0, 64, false).await?;
+    let mut inside = inside.iter().filter(|entry| !entry.is_dots());
+    Ok(inside.all(|entry| OURS.contains(&&*entry.name)))
 }
 
 /// Puts the marker on a sink, where it is not yet; the staging space.
@@ -201,7 +230,7 @@ pub(crate) async fn mark(
     };
     let text =
         serde_json::to_vec_pretty(marker).map_err(|error| Error::with_story(Errno::EIO, error))?;
-    let fresh = NameBuf::new(b"volume.json.new")?;
+    let fresh = NameBuf::new(FRESH)?;
     if look(brick, &dir, fresh.as_bytes()).await?.is_some() {
         brick.unlink(&ADMIN, &dir, &fresh).await?;
     }
@@ -268,15 +297,26 @@ impl MarkerOn {
     }
 }
 
-/// Takes everything of ours off a sink. The marker goes last: who is killed before that finds the sink as his.
+/// Takes everything of ours off a sink, and nothing else. The marker goes last: who is killed before that finds the sink
+/// as his. ENOTEMPTY when somebody has put something of his own into our directory.
 pub(crate) async fn unmark(brick: &dyn Translator, root: &Arc<Inode>) -> hermitfs_api::Result<()> {
     let Some(ours) = look(brick, root, MARKER_DIR).await? else {
         return Ok(());
     };
-    if let Some(staging) = look(brick, &ours.inode, STAGING).await? {
-        remove(brick, &ours.inode, Name::new(STAGING)?, &staging).await?;
+    loosen(brick, &ours.inode).await?;
+    for name in OURS {
+        if let Some(entry) = look(brick, &ours.inode, name).await? {
+            remove(brick, &ours.inode, Name::new(name)?, &entry).await?;
+        }
     }
-    remove(brick, root, Name::new(MARKER_DIR)?, &ours).await
+    let gone = brick.rmdir(&ADMIN, root, Name::new(MARKER_DIR)?).await;
+    gone.map_err(|error| match error.errno() {
+        Errno::ENOTEMPTY => {
+            let story = "something is in .hermitfs that is not hermitfs' own";
+            Error::with_story(Errno::ENOTEMPTY, story)
+        }
+        _ => error,
+    })
 }
 
 /// Whether a sink is this migration's. One that has taken the source's place may be newer than that, and is nobody's to
@@ -294,7 +334,7 @@ pub fn is_of(brick: &dyn Translator, id: &str) -> Result<bool, OpenError> {
                 .to_owned(),
         )),
         Found::Marked(_) => Ok(true),
-        Found::Empty | Found::Foreign => Ok(false),
+        Found::Empty | Found::Foreign | Found::Taken => Ok(false),
     }
 }
 
@@ -333,14 +373,18 @@ async fn names_to_go(
     brick: &dyn Translator,
     dir: &Arc<Inode>,
 ) -> hermitfs_api::Result<Vec<NameBuf>> {
-    if let Ok(flags) = brick.get_flags(&ADMIN, dir).await
-        && flags & 0x30 != 0
-    {
-        brick.set_flags(&ADMIN, dir, flags & !0x30).await?;
-    }
+    loosen(brick, dir).await?;
     let inside = brick.readdir(&ADMIN, dir, 0, 1024, false).await?;
     let names = inside.iter().filter(|entry| !entry.is_dots());
     names.map(|entry| Ok(NameBuf::new(&entry.name)?)).collect()
+}
+
+/// Takes away what forbids to change a directory.
+async fn loosen(brick: &dyn Translator, dir: &Arc<Inode>) -> hermitfs_api::Result<()> {
+    match brick.get_flags(&ADMIN, dir).await {
+        Ok(flags) if flags & 0x30 != 0 => brick.set_flags(&ADMIN, dir, flags & !0x30).await,
+        _ => Ok(()),
+    }
 }
 
 /// A new identity for a migration.
@@ -455,6 +499,7 @@ mod tests {
             Found::Marked(_) => "marked by another",
             Found::Empty => "empty",
             Found::Foreign => "foreign",
+            Found::Taken => "taken",
         }
     }
 
@@ -486,6 +531,31 @@ mod tests {
         block_on(unmark(&brick, &root)).unwrap();
         let name = Name::new(b"something").unwrap();
         block_on(brick.rmdir(&ADMIN, &root, name)).unwrap();
+        assert_eq!(found(&brick, &root), "empty");
+    }
+
+    #[test]
+    fn what_somebody_has_under_our_name_is_neither_ours_nor_taken_away() {
+        let brick = Memory::with_dev(1);
+        let root = block_on(brick.root(&ADMIN)).unwrap().inode;
+        let [ours, theirs] = [MARKER_DIR, b"theirs"].map(|name| Name::new(name).unwrap());
+        block_on(brick.symlink(&ADMIN, &root, ours, b"elsewhere")).unwrap();
+        assert_eq!(found(&brick, &root), "taken");
+        block_on(brick.unlink(&ADMIN, &root, ours)).unwrap();
+        let dir = make(&brick, &root, ".hermitfs");
+        make(&brick, &dir, "staging");
+        make(&brick, &dir, "theirs");
+        assert_eq!(found(&brick, &root), "taken");
+        // Put there later, it outlives what is ours.
+        block_on(mark(&brick, &root, &marker())).unwrap();
+        assert_eq!(found(&brick, &root), "marked");
+        let left = block_on(unmark(&brick, &root)).unwrap_err();
+        assert_eq!(left.errno(), Errno::ENOTEMPTY);
+        assert_eq!(found(&brick, &root), "taken");
+        let inside = block_on(brick.readdir(&ADMIN, &dir, 0, 64, false)).unwrap();
+        assert_eq!(inside.iter().filter(|entry| !entry.is_dots()).count(), 1);
+        block_on(brick.rmdir(&ADMIN, &dir, theirs)).unwrap();
+        block_on(unmark(&brick, &root)).unwrap();
         assert_eq!(found(&brick, &root), "empty");
     }
 }

@@ -92,6 +92,10 @@ fn lacks(wanted: u32, there: u32) -> Vec<(Class, String)> {
     lost
 }
 
+/// What becomes of what is encrypted, in a sink that is encrypted itself.
+const UNDER_ANOTHER_KEY: &str = "flag E: encrypted by its file system with a key of its own, with all below it: it would \
+                                 arrive under that of the new brick";
+
 /// What it means to lose flags, for people.
 fn story(class: Class, letters: &str) -> String {
     let means = match class {
@@ -134,9 +138,21 @@ impl Healer {
         {
             return Ok(fsx);
         }
-        let what = story(Class::Encryption, "E");
+        let what = match self.sink_is_encrypted().await {
+            true => UNDER_ANOTHER_KEY.into(),
+            false => story(Class::Encryption, "E"),
+        };
         let asked = self.ask_loss(source, Class::Encryption, what).await;
         asked.map_or(Ok(fsx), |trouble| Err(Setback::Object(trouble)))
+    }
+
+    /// Whether all that is made on the sink is encrypted by its file system, as it is in an encrypted directory.
+    async fn sink_is_encrypted(&self) -> bool {
+        let Ok(root) = self.sink_root() else {
+            return false;
+        };
+        let fsx = self.sink.get_fsx(&HEAL, &root).await;
+        fsx.is_ok_and(|fsx| fsx.flags & ENCRYPTED != 0)
     }
 
     /// How an object of the source is kept. A file system that does not tell has nothing special.

@@ -78,7 +78,7 @@ pub(super) fn doubt(
         (Found::Empty, _) => return Some(Trust::ALL),
         (Found::Marked(Marker { dirty: false, .. }), Some(journal)) => journal,
         // The state is lost, or this is adopted.
-        (Found::Marked(_) | Found::Foreign, _) => return Some(Trust::NOTHING),
+        (Found::Marked(_) | Found::Foreign | Found::Taken, _) => return Some(Trust::NOTHING),
     };
     let header = &journal.header;
     let same_boot = header.boot == moment.boot;

@@ -48,14 +48,14 @@ struct Seen {
     absent: Option<String>,
 }
 
-/// Why a brick cannot be a source. One that will never be says so itself.
-fn no_source(error: hermitfs_api::Error, old: &str) -> OpenError {
+/// Why a brick cannot be the source, or a sink. One that will never be says so itself.
+fn unfit(error: hermitfs_api::Error, place: &str) -> OpenError {
     match error.errno() {
         Errno::EOPNOTSUPP => {
             let story = error.story().map(ToString::to_string);
-            OpenError::Refused(story.unwrap_or_else(|| format!("{old}: {error}")))
+            OpenError::Refused(story.unwrap_or_else(|| format!("{place}: {error}")))
         }
-        _ => io(old)(error),
+        _ => io(place)(error),
     }
 }
 
@@ -68,12 +68,13 @@ pub(super) async fn open(
     let (source_name, source) = source;
     let old = options.place(&source_name);
     let role = source.role(Role::Source).await;
-    role.map_err(|error| no_source(error, old))?;
+    role.map_err(|error| unfit(error, old))?;
     let root = source.root(&HEAL).await.map_err(io(old))?.inode;
     if volume::has_marker(&*source, &root).await.map_err(io(old))? {
         return Err(OpenError::Identity(format!(
             "{old} has a directory .hermitfs: it is, or was, the new brick of a migration. Give it as \
-             the new brick, or end that migration with `hermitfs abort` or `cutover` first"
+             the new brick, or end that migration with `hermitfs abort` or `cutover` first. Where it is \
+             your own, give it another name"
         )));
     }
     let source_id = volume::brick_id(&*source, &root).await.map_err(io(old))?;
@@ -272,7 +273,8 @@ async fn look_at((name, sink): Named, place: String, source: &BrickId) -> Result
         below: sink,
         answers: answers.clone(),
     });
-    sink.role(Role::Sink).await.map_err(io(what))?;
+    let role = sink.role(Role::Sink).await;
+    role.map_err(|error| unfit(error, what))?;
     let root = sink.root(&HEAL).await.map_err(io(what))?.inode;
     let id = volume::brick_id(&*sink, &root).await.map_err(io(what))?;
     if id == *source {
@@ -336,6 +338,12 @@ fn migration(
                     "{place} is not empty. Give an empty directory, or say --adopt to have all that \
                      is in it compared, changed and removed until it is as {} is",
                     options.place(options.source.as_deref().unwrap_or("the old brick"))
+                )));
+            }
+            Found::Taken => {
+                return Err(OpenError::Refused(format!(
+                    "{place}/.hermitfs is not hermitfs' own, which keeps its marker under that name and takes it away \
+                     at the end. Move it elsewhere, or remove it"
                 )));
             }
             Found::Empty | Found::Foreign => {}
