@@ -163,10 +163,7 @@ impl Sink {
                 Ok(Err(trouble)) => self.unwell(trouble),
                 Err(_) => {
                     tracing::error!(?work, "healing panicked");
-                    let now = self.leg.now();
-                    self.leg.ledger(|ledger| {
-                        ledger.panicked(&work, now);
-                    });
+                    self.healer.panicked(&work);
                 }
             }
             self.leg.news.notify_all();
