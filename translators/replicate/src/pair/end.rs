@@ -21,6 +21,21 @@ const LEAVE_AT_MOST: Duration = Duration::from_secs(120);
 /// How often a drain is looked at whether it can still come to its end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Users are held until this is dropped, or for longer where all came off.
+struct Frozen<'a>(&'a Replicate);
+
+impl Frozen<'_> {
+    fn stay(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.thaw();
+    }
+}
+
 impl Replicate {
     /// Holds new changes of users, drains what is pending and syncs the sink, within the limit.
     /// On an error everything goes on as before.
@@ -50,12 +65,11 @@ impl Replicate {
             return Err(NotReady::NotReady(reasons));
         }
         self.fits(limit).map_err(NotReady::TooMuch)?;
+        let frozen = Frozen(self);
         self.users.gate.freeze();
-        let done = self.drain(deadline, limit, wanted);
-        if done.is_err() {
-            self.thaw();
-        }
-        done
+        self.drain(deadline, limit, wanted)?;
+        frozen.stay();
+        Ok(())
     }
 
     fn drain(

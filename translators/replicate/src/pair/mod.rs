@@ -11,6 +11,7 @@ mod status;
 mod toll;
 mod waive;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,7 +90,7 @@ impl Replicate {
         threads.extend(spawn("pace".into(), move || {
             while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(WINDOW);
-                brake.judge();
+                turn("the judgement of the pace", || brake.judge());
             }
         }));
         let (pair, stop) = (Arc::downgrade(self), self.stop.clone());
@@ -98,7 +99,7 @@ impl Replicate {
             while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(100));
                 let Some(pair) = pair.upgrade() else { return };
-                pair.count(&mut counting);
+                turn("counting", || pair.count(&mut counting));
             }
         }));
     }
@@ -299,6 +300,17 @@ impl Replicate {
             Some(sink) => sink.leg.wait_news(at_most),
             None => std::thread::sleep(at_most),
         }
+    }
+}
+
+/// How long a thread waits that has panicked, before it goes on.
+const AFTER_PANIC: Duration = Duration::from_millis(500);
+
+/// One turn of a thread without which nothing comes to its end: a panic ends the turn, and not the thread.
+fn turn(what: &str, run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        tracing::error!("{what} panicked: it is tried again");
+        std::thread::sleep(AFTER_PANIC);
     }
 }
 
