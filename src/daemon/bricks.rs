@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use super::admin::{self, Ending};
+use super::admin::{ANSWERED_WITHIN, Answers, Ending};
 use super::begin::{aside, listen};
 use super::place;
 use super::serve::{Signals, is_healed_there};
@@ -67,6 +67,37 @@ impl Served {
         clients
             .filter(|(_, volume)| self.shown.contains(volume))
             .collect()
+    }
+}
+
+#[cfg(test)]
+impl Served {
+    /// Nothing at all is served.
+    pub(super) fn nothing(state_dir: &Path) -> Arc<Served> {
+        let (end, _) = mpsc::unbounded_channel();
+        Arc::new(Served {
+            record: Record {
+                pid: 0,
+                mountpoint: state_dir.into(),
+                volfile: String::new(),
+                bricks: Vec::new(),
+                volume_id: String::new(),
+                log: None,
+                command: String::new(),
+                ended: None,
+            },
+            slot: Slot::new(state_dir, state_dir),
+            bricks: Vec::new(),
+            pair: None,
+            servers: Mutex::default(),
+            shown: Vec::new(),
+            scene: Scene::default(),
+            status: watch::Sender::default(),
+            beside: None,
+            end,
+            ending: Mutex::default(),
+            cutover: Default::default(),
+        })
     }
 }
 
@@ -208,25 +239,33 @@ impl Bricks {
     pub(crate) fn run(mut self) -> Result<()> {
         let teller = Arc::downgrade(&self.served);
         std::thread::spawn(move || status::tell(&teller));
-        self.runtime.block_on(async {
+        let (told, mut answers) = self.runtime.block_on(async {
             let ending = Ending::Served(self.served.clone());
-            let admin = tokio::spawn(admin::serve(self.served.clone(), ending, self.listener));
+            let mut answers = Answers::begin(self.served.clone(), ending, self.listener);
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
             let told = tokio::select! {
                 _ = self.ends.recv() => true,
                 () = self.signals.next() => false,
             };
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
-            if told {
-                // Who asked for it still waits for the answer.
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            admin.abort();
+            // Who asked for it still waits for the answer.
+            let at_most = if told {
+                ANSWERED_WITHIN
+            } else {
+                Duration::ZERO
+            };
+            answers.end(at_most).await;
+            (told, answers)
         });
         tracing::info!("ending");
         // Nobody comes any more: what follows is a clean end of the pair.
         drop(std::mem::take(&mut *self.served.servers.lock()));
         let over = *self.served.ending.lock();
+        if over && !told {
+            // A handover has come to its end although we were told to end.
+            self.runtime.block_on(answers.end(ANSWERED_WITHIN));
+        }
+        drop(answers);
         if let Some(pair) = &self.served.pair
             && !over
         {

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::admin::{self, Ending};
+use super::admin::{ANSWERED_WITHIN, Answers, Ending};
 use super::attributes::{self, Inherited};
 use super::sight::{Scene, Sight};
 use super::{guard, status};
@@ -146,12 +146,9 @@ impl Serving {
         std::thread::spawn(move || attributes::follow(&follower));
         let teller = Arc::downgrade(&daemon);
         std::thread::spawn(move || status::tell(&teller));
-        let end = runtime.block_on(async {
-            let server = tokio::spawn(admin::serve(
-                daemon.clone(),
-                Ending::Mounted(daemon.clone()),
-                listener,
-            ));
+        let (end, mut answers) = runtime.block_on(async {
+            let ending = Ending::Mounted(daemon.clone());
+            let mut answers = Answers::begin(daemon.clone(), ending, listener);
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
             let end = tokio::select! {
                 end = ends.recv() => end.unwrap_or(End::Unmounted),
@@ -160,14 +157,20 @@ impl Serving {
             if end != End::CutOver {
                 let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
             }
-            if matches!(end, End::CutOver | End::HandedOver | End::Aborted) {
-                // Who asked for it still waits for the answer.
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            server.abort();
-            end
+            // Who asked for the end still waits for the answer.
+            let at_most = match end {
+                End::CutOver | End::HandedOver | End::Aborted => ANSWERED_WITHIN,
+                End::Signal | End::Unmounted => Duration::ZERO,
+            };
+            answers.end(at_most).await;
+            (end, answers)
         });
         finish(&daemon, end);
+        if end == End::Signal && daemon.ending.lock().is_ok_and(|over| *over) {
+            // A cut-over has come to its end although we were told to end.
+            runtime.block_on(answers.end(ANSWERED_WITHIN));
+        }
+        drop(answers);
         if end == End::CutOver {
             let mount = daemon.mount.clone();
             drop((daemon, ends, lock));
