@@ -107,10 +107,10 @@ impl Replicate {
         let carried = move || block_on(carry(&healer, &files, &objects, deadline));
         let left = deadline.saturating_duration_since(Instant::now());
         // Users are held: a sink that does not answer may not make that longer.
-        within(left, carried).unwrap_or_else(|| {
+        within(left, carried).unwrap_or_else(|unanswered| {
             Err(NotCarried {
                 path: "/".to_owned(),
-                reason: format!("the sink {} did not answer in time", sink.name),
+                reason: format!("the sink {}: {unanswered}", sink.name),
             })
         })
     }

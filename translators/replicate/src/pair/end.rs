@@ -9,7 +9,7 @@ use hermitfs_api::{Inode, SetAttr, SetTime, Translator, block_on};
 use super::Replicate;
 use super::progress::told;
 use super::sink::Sink;
-use crate::answers::within;
+use crate::answers::{Unanswered, within};
 use crate::control::NotReady;
 use crate::drain::Drain;
 use crate::heal::{Books, HEAL};
@@ -133,8 +133,11 @@ impl Replicate {
             let left = deadline.saturating_duration_since(Instant::now());
             // Users are held: no disk may make that longer.
             match within(left, move || block_on(brick.sync(&HEAL))) {
-                Some(synced) => synced.map_err(|error| NotReady::Sync(error.to_string()))?,
-                None => return Err(NotReady::Sync(format!("not within {limit:?}"))),
+                Ok(synced) => synced.map_err(|error| NotReady::Sync(error.to_string()))?,
+                Err(Unanswered::Late(_)) => {
+                    return Err(NotReady::Sync(format!("not within {limit:?}")));
+                }
+                Err(unanswered) => return Err(NotReady::Sync(unanswered.to_string())),
             }
         }
         Ok(())
@@ -158,7 +161,11 @@ impl Replicate {
         for sink in &self.sinks {
             let leaving = sink.clone();
             let left = match ended {
-                true => within(LEAVE_AT_MOST, move || leaving.leave()),
+                true => match within(LEAVE_AT_MOST, move || leaving.leave()) {
+                    // It has just answered, and ours must not stay for want of a thread.
+                    Err(Unanswered::NoThread(_)) => Some(sink.leave()),
+                    answered => answered.ok(),
+                },
                 false => None,
             };
             let why = match left {

@@ -25,7 +25,7 @@ pub use self::carry::{Carried, Held, NotCarried};
 pub use self::end::unmark;
 use self::progress::Counting;
 use self::sink::Sink;
-use crate::answers::within;
+use crate::answers::{Unanswered, within};
 use crate::backoff::WINDOW;
 use crate::brake::{Brake, Rate};
 use crate::control::{Difference, Goal, ObjectError, OpenError, Reached, Verified};
@@ -114,10 +114,15 @@ impl Replicate {
         let ended = self.halt();
         for sink in &self.sinks {
             let syncing = sink.clone();
-            if !ended || within(SYNC_AT_MOST, move || syncing.sync(true)).is_none() {
+            let synced = match ended {
+                true => within(SYNC_AT_MOST, move || syncing.sync(true)),
+                false => Err(Unanswered::Late(HALT_AT_MOST)),
+            };
+            if let Err(why) = synced {
                 tracing::error!(
                     sink = sink.name,
-                    "the sink does not answer: it is left without a sync, and compared later"
+                    %why,
+                    "the sink is left without a sync, and compared later"
                 );
                 continue;
             }
