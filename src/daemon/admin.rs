@@ -169,12 +169,8 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
         .map_err(|_| Status::internal("a bug stopped this; the daemon's log has it"))
 }
 
-/// Of a runtime's own threads the first would be missed by a panic.
 fn no_thread(error: std::io::Error) -> Status {
-    Status::resource_exhausted(format!(
-        "the daemon gets no thread to do this ({error}): it needs a higher limit of processes (pids, TasksMax=), or \
-         others need to end"
-    ))
+    Status::resource_exhausted(super::no_thread(&error))
 }
 
 #[tonic::async_trait]

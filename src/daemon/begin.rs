@@ -14,6 +14,7 @@ use rustix::fs::{major, minor};
 use tokio::sync::{mpsc, watch};
 
 use super::attributes::{self, Inherited, own_mount, pairs_own};
+use super::lookout::Lookouts;
 use super::serve::{Daemon, Serving, Signals};
 use super::sight::{Scene, Sight};
 use super::{guard, place, status};
@@ -40,6 +41,7 @@ impl Serving {
         place::unused(&slot, &bricks)?;
         let mut continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
         let (runtime, signals) = Signals::hear()?;
+        let lookouts = Lookouts::start()?;
         if let Some(source) = bricks.first() {
             crate::over::unveil_dead(&slot, &source.directory);
         }
@@ -173,8 +175,10 @@ impl Serving {
             scene,
             abandoned: AtomicBool::new(false),
         };
+        let daemon = Arc::new(daemon);
         Ok(Serving {
-            daemon: Arc::new(daemon),
+            gone: lookouts.begin(&daemon),
+            daemon,
             ends,
             listener,
             lock,

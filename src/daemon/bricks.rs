@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::admin::{ANSWERED_WITHIN, Answers, Ending};
 use super::begin::{aside, listen};
+use super::lookout::Teller;
 use super::place;
 use super::serve::{Signals, is_healed_there};
 use super::sight::{Scene, Sight};
@@ -147,6 +148,7 @@ impl Bricks {
         })?;
         place::unused(&slot, &bricks)?;
         let (runtime, signals) = Signals::hear()?;
+        let teller = Teller::start()?;
         let pair_is_near = bricks.len() > 1 && !bricks[0].far;
         let (mut beside, mut own) = (None, None);
         if pair_is_near {
@@ -203,30 +205,32 @@ impl Bricks {
             "serving"
         );
         let (end, ends) = mpsc::unbounded_channel();
+        let served = Arc::new(Served {
+            status: watch::Sender::new(status::reply(
+                &record,
+                &bricks,
+                volume.pair.as_deref(),
+                0,
+                false,
+                &Sight::default(),
+            )),
+            record,
+            slot: slot.clone(),
+            scene: Scene::new(None, &bricks, false, &place::mounts()?),
+            bricks,
+            pair: volume.pair,
+            servers: Mutex::new(volume.servers),
+            shown: build::shown_pairs(&graph),
+            beside,
+            end,
+            ending: Mutex::new(false),
+            cutover: Default::default(),
+        });
+        teller.begin(&served);
         Ok(Bricks {
             clients: volume.clients,
             ends,
-            served: Arc::new(Served {
-                status: watch::Sender::new(status::reply(
-                    &record,
-                    &bricks,
-                    volume.pair.as_deref(),
-                    0,
-                    false,
-                    &Sight::default(),
-                )),
-                record,
-                slot: slot.clone(),
-                scene: Scene::new(None, &bricks, false, &place::mounts()?),
-                bricks,
-                pair: volume.pair,
-                servers: Mutex::new(volume.servers),
-                shown: build::shown_pairs(&graph),
-                beside,
-                end,
-                ending: Mutex::new(false),
-                cutover: Default::default(),
-            }),
+            served,
             listener,
             slot,
             _lock: lock,
@@ -237,8 +241,6 @@ impl Bricks {
 
     /// Serves until a signal.
     pub(crate) fn run(mut self) -> Result<()> {
-        let teller = Arc::downgrade(&self.served);
-        std::thread::spawn(move || status::tell(&teller));
         let (told, mut answers) = self.runtime.block_on(async {
             let ending = Ending::Served(self.served.clone());
             let mut answers = Answers::begin(self.served.clone(), ending, self.listener);

@@ -103,8 +103,10 @@ pub(super) fn cut_over(
     let directory = &daemon.bricks[sink].directory;
     // From here on the new brick is what users see: there is no way back, and none is needed.
     let left = retire(pair);
-    // All that the kernel knew of the mount may go with this; that takes its time.
-    std::thread::spawn(move || drop(root));
+    // All that the kernel knew of the mount may go with this; that takes its time. Without a thread it goes here.
+    let _ = std::thread::Builder::new()
+        .name("forget".into())
+        .spawn(move || drop(root));
     // Whoever was on his way then has arrived, and the old brick is let go.
     daemon.mount.settle();
     *over = true;

@@ -15,9 +15,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::admin::{ANSWERED_WITHIN, Answers, Ending};
-use super::attributes::{self, Inherited};
+use super::attributes::Inherited;
 use super::sight::{Scene, Sight};
-use super::{guard, status};
+use super::{guard, no_thread};
 use crate::build::{Brick, Clients};
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
@@ -76,6 +76,8 @@ pub(crate) struct Serving {
     pub(crate) lock: Lock,
     pub(crate) runtime: Runtime,
     pub(crate) signals: Signals,
+    /// Told when the mount is gone.
+    pub(crate) gone: oneshot::Receiver<()>,
     /// Sentences that whoever starts it should know.
     pub(crate) notes: Vec<String>,
     pub(crate) clients: Clients,
@@ -124,28 +126,11 @@ impl Serving {
             lock,
             runtime,
             mut signals,
+            gone,
             notes: _,
             clients,
             servers,
         } = self;
-        let (mount, watcher) = (daemon.mount.clone(), Arc::downgrade(&daemon));
-        std::thread::spawn(move || {
-            mount.wait();
-            // After a cut-over nobody is left to be told.
-            let Some(watcher) = watcher.upgrade() else {
-                return;
-            };
-            // A cut-over or an abort takes the mount away itself, and then has more to do.
-            let over = watcher.ending.lock();
-            if over.is_ok_and(|over| !*over) && !watcher.abandoned.load(Ordering::SeqCst) {
-                watcher.give_back();
-            }
-            let _ = watcher.end.send(End::Unmounted);
-        });
-        let follower = Arc::downgrade(&daemon);
-        std::thread::spawn(move || attributes::follow(&follower));
-        let teller = Arc::downgrade(&daemon);
-        std::thread::spawn(move || status::tell(&teller));
         let (end, mut answers) = runtime.block_on(async {
             let ending = Ending::Mounted(daemon.clone());
             let mut answers = Answers::begin(daemon.clone(), ending, listener);
@@ -174,7 +159,8 @@ impl Serving {
         if end == End::CutOver {
             let mount = daemon.mount.clone();
             drop((daemon, ends, lock));
-            linger(&runtime, &mut signals, mount);
+            linger(&runtime, &mut signals, gone);
+            drop(mount);
             // Not before: a service manager gives those who stop a time limit.
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         } else {
@@ -189,15 +175,10 @@ impl Serving {
 
 /// After a cut-over: serves what is still open, from the new brick, until the last of it is closed.
 /// Nothing but the open descriptors leads here.
-fn linger(runtime: &Runtime, signals: &mut Signals, mount: Arc<Mount>) {
-    let (ended, end) = oneshot::channel();
-    std::thread::spawn(move || {
-        mount.wait();
-        let _ = ended.send(());
-    });
+fn linger(runtime: &Runtime, signals: &mut Signals, gone: oneshot::Receiver<()>) {
     runtime.block_on(async {
         tokio::select! {
-            _ = end => tracing::info!("all is closed"),
+            _ = gone => tracing::info!("all is closed"),
             () = signals.next() => tracing::warn!("ended by a signal: what is still open is lost to its users"),
         }
     });
@@ -275,10 +256,13 @@ fn abandon(daemon: &Daemon) {
     tell_users(daemon);
     let (done, flushed) = std::sync::mpsc::channel();
     let point = daemon.record.mountpoint.clone();
-    std::thread::spawn(move || {
+    let sync = move || {
         let synced = std::fs::File::open(&point).and_then(|root| Ok(rustix::fs::syncfs(root)?));
         done.send(synced)
-    });
+    };
+    if let Err(error) = std::thread::Builder::new().name("flush".into()).spawn(sync) {
+        tracing::warn!("users' stores are not flushed: {}", no_thread(&error));
+    }
     if !matches!(flushed.recv_timeout(FLUSH_AT_MOST), Ok(Ok(()))) {
         tracing::warn!("not all that users have stored may have come to the old brick");
     }
@@ -386,12 +370,15 @@ pub(crate) fn in_use(daemon: &Daemon) -> Vec<users::Usage> {
     users
 }
 
-/// The same in detail and within a time limit; `None` when it did not come to an end. To look at a process'
+/// The same in detail and within a time limit; or why it did not come to an end. To look at a process'
 /// mappings may have to wait for a page fault of its own, which may wait for us.
-pub(crate) fn uses_within(daemon: &Arc<Daemon>, limit: Duration) -> Option<Vec<users::Use>> {
+pub(crate) fn uses_within(
+    daemon: &Arc<Daemon>,
+    limit: Duration,
+) -> std::result::Result<Vec<users::Use>, String> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let looker = daemon.clone();
-    std::thread::spawn(move || {
+    let look = move || {
         let mounts = Mounts::read().unwrap_or_default();
         let mount = mounts.at(&looker.record.mountpoint);
         let mut uses = mount.map(users::look).unwrap_or_default();
@@ -400,6 +387,9 @@ pub(crate) fn uses_within(daemon: &Arc<Daemon>, limit: Duration) -> Option<Vec<u
         }
         drop(looker);
         sender.send(uses)
-    });
-    receiver.recv_timeout(limit).ok()
+    };
+    let spawned = std::thread::Builder::new().name("users".into()).spawn(look);
+    spawned.map_err(|error| format!("users of the mount are not found: {}", no_thread(&error)))?;
+    let found = receiver.recv_timeout(limit);
+    found.map_err(|_| "the search for users of the mount did not end in time".to_owned())
 }

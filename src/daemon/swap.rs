@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hermitfs_api::File;
-use hermitfs_fuse::{Attributes, Exchange, MountError, OpenFile};
+use hermitfs_fuse::{Attributes, Exchange, ExchangeThreads, MountError, OpenFile};
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_replicate::{Carried, Held, NotReady, Replicate};
 use rustix::fs::{CWD, Mode, OFlags, fstat};
@@ -30,6 +30,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use super::asker::{Asker, Phase, gone};
 use super::attributes::{self, Successor};
 use super::cutover::{busy, never, not_now};
+use super::no_thread;
 use super::serve::{Daemon, in_use, uses_within};
 use crate::mounts::{Mount, Mounts};
 use crate::sys;
@@ -88,6 +89,9 @@ pub(super) fn swap(
 ) -> Result<Swapped, Refusal> {
     // Most of what is in the way is seen while users still work.
     judge(daemon, pair, &daemon.mount.open_files(), LOOK, inside)?;
+    // What is needed when nothing may fail any more.
+    let threads =
+        ExchangeThreads::start().map_err(|error| Refusal::Now(not_now(no_thread(&error))))?;
     can_drain(pair, limit)?;
     let began = Instant::now();
     let deadline = began + limit;
@@ -137,7 +141,7 @@ pub(super) fn swap(
         }
     })?;
     let open = (carried.files.len() + carried.objects.len()) as u64;
-    daemon.mount.exchange(carried);
+    daemon.mount.exchange(carried, threads);
     // Whoever waits in the pair goes on when it retires.
     std::mem::forget(still);
     daemon.mount.release();
@@ -192,10 +196,7 @@ fn judge(
     limit: Duration,
     inside: bool,
 ) -> Result<Verdict, Refusal> {
-    let Some(uses) = uses_within(daemon, limit) else {
-        let reason = "the search for users of the mount did not end in time";
-        return Err(Refusal::Now(not_now(reason)));
-    };
+    let uses = uses_within(daemon, limit).map_err(|reason| Refusal::Now(not_now(reason)))?;
     let open: Vec<Opened> = open
         .iter()
         .map(|file| Opened {

@@ -31,6 +31,7 @@ mod sight;
 mod space;
 mod stopped;
 mod submounts;
+mod threads;
 mod trouble;
 mod unseen;
 mod verify;
