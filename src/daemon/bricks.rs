@@ -19,7 +19,8 @@ use super::place;
 use super::serve::{Signals, is_healed_there};
 use super::sight::{Scene, Sight};
 use super::status::{self, Asked};
-use crate::build::{self, Brick, Circumstances, Clients};
+use crate::bricks::{self, Brick};
+use crate::build::{self, Circumstances, Clients};
 use crate::exit::{Code, Failure, Result};
 use crate::mounts::Mounts;
 use crate::order::Order;
@@ -43,7 +44,7 @@ pub(crate) struct Bricks {
 pub(crate) struct Served {
     pub(super) record: Record,
     pub(super) slot: Slot,
-    pub(super) bricks: Vec<Brick>,
+    pub(super) bricks: bricks::Bricks,
     /// The pair that is served, if one is: its healer works here.
     pub(super) pair: Option<Arc<Replicate>>,
     servers: Mutex<Vec<Server>>,
@@ -88,7 +89,7 @@ impl Served {
                 ended: None,
             },
             slot: Slot::new(state_dir, state_dir),
-            bricks: Vec::new(),
+            bricks: bricks::Bricks::default(),
             pair: None,
             servers: Mutex::default(),
             shown: Vec::new(),
@@ -110,7 +111,7 @@ impl Asked for Served {
     fn now(&self) -> StatusReply {
         let pair = self.pair.as_deref();
         let sight = Mounts::read().map(|mounts| {
-            let is_same = |n, directory: &Path| is_healed_there(pair, n, directory);
+            let is_same = |leg, directory: &Path| is_healed_there(pair, leg, directory);
             self.scene.look(&mounts, is_same)
         });
         let sight = sight.unwrap_or_default();
@@ -130,7 +131,7 @@ impl Bricks {
     /// Opens everything.
     pub(crate) fn begin(order: &Order) -> Result<Bricks> {
         let graph = order.graph()?;
-        let bricks = build::bricks(&graph);
+        let bricks = bricks::Bricks::of(&graph);
         let slot = Slot::new(&order.state_dir, &order.mountpoint);
         slot.prepare()?;
         let taken = slot.lock().map_err(|error| {
@@ -149,10 +150,10 @@ impl Bricks {
         place::unused(&slot, &bricks)?;
         let (runtime, signals) = Signals::hear()?;
         let teller = Teller::start()?;
-        let pair_is_near = bricks.len() > 1 && !bricks[0].far;
+        let source = bricks.source().and_then(Brick::directory);
         let (mut beside, mut own) = (None, None);
-        if pair_is_near {
-            (beside, own) = aside(order, &slot, &bricks)?;
+        if let Some(source) = source.filter(|_| bricks.is_pair()) {
+            (beside, own) = aside(order, &slot, &bricks, source)?;
         }
         let circumstances = Circumstances {
             state_dir: &order.state_dir,
@@ -164,15 +165,12 @@ impl Bricks {
             resumed: place::resumed(&slot, &bricks),
             one_file_system: order.one_file_system,
             moved: None,
-            own: bricks
-                .first()
-                .zip(own)
-                .map(|(source, own)| (source.directory.as_path(), own)),
+            own: source.zip(own),
         };
         let volume = build::build(&graph, circumstances)?;
         let beside = beside.filter(|_| volume.pair.is_some());
-        let places = bricks.iter();
-        let places = places.map(|brick| (brick.name.clone(), brick.directory.clone()));
+        let places = bricks.all();
+        let places = places.map(|brick| (brick.name.clone(), brick.called().to_owned()));
         let record = Record {
             pid: std::process::id(),
             mountpoint: order.mountpoint.clone(),

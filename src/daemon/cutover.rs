@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hermitfs_fuse::MountError;
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::{abort_reply, cutover_reply};
-use hermitfs_replicate::Replicate;
+use hermitfs_replicate::{Replicate, SinkNumber};
 
 use super::asker::{Asker, gone};
 use super::beside::settle;
@@ -16,8 +16,8 @@ use super::errors;
 use super::fstab;
 use super::handover;
 use super::serve::{Daemon, End, in_use};
-use super::swap::{self, Refusal, Swapped};
-use crate::build::Brick;
+use super::swap::{self, Refusal, Sink, Swapped};
+use crate::bricks::{Brick, Bricks};
 use crate::mounts::Mounts;
 use crate::screen::human;
 use crate::users::{self, Usage};
@@ -61,20 +61,20 @@ pub(super) fn cut_over(
             "this mount has no pair: there is no new brick to cut over to",
         ));
     };
-    let sink = choose(&daemon.bricks, to)?;
+    let (number, brick) = choose(&daemon.bricks, to)?;
     in_place(daemon)?;
     ready(pair)?;
-    let far = daemon.bricks[sink].far;
-    if far {
+    let near = brick.directory();
+    if near.is_none() {
         nobody_stays(inside)?;
     }
     let veil = settle(asker, daemon.beside.as_ref(), pair, limit)?;
     let watching = watching(daemon);
-    let swapped = match far {
-        true => within(asker, limit, || {
+    let swapped = match near {
+        None => within(asker, limit, || {
             handover::hand_over(daemon, asker, pair, limit)
         }),
-        false => {
+        Some(directory) => {
             pair.try_succession(true).map_err(|error| {
                 not_now(format!(
                     "what is about to happen cannot be written down: {error}"
@@ -82,6 +82,7 @@ pub(super) fn cut_over(
             })?;
             // What is opened from now on can go on over the cut-over.
             daemon.mount.set_passthrough(false);
+            let sink = Sink { number, directory };
             let swap = || swap::swap(daemon, asker, pair, sink, limit, inside);
             within(asker, limit, swap).inspect_err(|_| {
                 if let Err(error) = pair.try_succession(false) {
@@ -100,7 +101,7 @@ pub(super) fn cut_over(
     let waived = waived(pair);
     let (lost, more) = errors::lost(pair);
     let mountpoint = &daemon.record.mountpoint;
-    let directory = &daemon.bricks[sink].directory;
+    let directory = brick.called();
     // From here on the new brick is what users see: there is no way back, and none is needed.
     let left = retire(pair);
     // All that the kernel knew of the mount may go with this; that takes its time. Without a thread it goes here.
@@ -121,14 +122,14 @@ pub(super) fn cut_over(
         lost,
         more,
         open,
-        far,
+        far: near.is_none(),
         left,
         ..cutover_reply::Done::default()
     };
-    if far {
+    if near.is_none() {
         let _ = daemon.end.send(End::HandedOver);
         return Ok(cutover_reply::Done {
-            old: bytes(&daemon.bricks[0].directory),
+            old: called(daemon.bricks.source()),
             ..done
         });
     }
@@ -261,24 +262,22 @@ pub(super) fn within<T>(
 }
 
 /// Which brick: the only sink, or the one that was named.
-pub(super) fn choose(bricks: &[Brick], to: Option<&str>) -> Result<usize, proto::Refused> {
-    let names: Vec<&str> = bricks
-        .iter()
-        .skip(1)
-        .map(|brick| brick.name.as_str())
-        .collect();
-    match to {
-        Some(wanted) => match names.iter().position(|name| *name == wanted) {
-            Some(at) => Ok(at + 1),
-            None => Err(never(format!(
-                "there is no sink `{wanted}`, only: {}",
-                names.join(", ")
-            ))),
-        },
-        None if names.len() == 1 => Ok(1),
-        None => Err(never(format!(
-            "there are several sinks: say which with --to ({})",
-            names.join(", ")
+pub(super) fn choose<'a>(
+    bricks: &'a Bricks,
+    to: Option<&str>,
+) -> Result<(SinkNumber, &'a Brick), proto::Refused> {
+    let sinks: Vec<(SinkNumber, &Brick)> = bricks.sinks().collect();
+    let names: Vec<&str> = sinks.iter().map(|(_, brick)| &*brick.name).collect();
+    let names = names.join(", ");
+    match (to, &sinks[..]) {
+        (Some(wanted), _) => {
+            let mut all = sinks.iter().copied();
+            let named = all.find(|(_, brick)| brick.name == wanted);
+            named.ok_or_else(|| never(format!("there is no sink `{wanted}`, only: {names}")))
+        }
+        (None, &[only]) => Ok(only),
+        (None, _) => Err(never(format!(
+            "there are several sinks: say which with --to ({names})"
         ))),
     }
 }
@@ -377,10 +376,9 @@ pub(super) fn abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused
     let left = daemon.pair.as_deref().map(retire).unwrap_or_default();
     *over = true;
     let _ = daemon.end.send(End::Aborted);
-    let mut directories = daemon.bricks.iter().map(|brick| bytes(&brick.directory));
     Ok(abort_reply::Done {
-        old: directories.next().unwrap_or_default(),
-        partial: directories.collect(),
+        old: called(daemon.bricks.source()),
+        partial: sinks(&daemon.bricks),
         left,
         served: false,
         complete,
@@ -420,6 +418,17 @@ pub(super) fn usage(usage: &Usage) -> proto::Usage {
         how: usage.how.into(),
         path: bytes(&usage.path),
     }
+}
+
+/// What people call a brick.
+pub(super) fn called(brick: Option<&Brick>) -> Vec<u8> {
+    brick.map(|brick| bytes(brick.called())).unwrap_or_default()
+}
+
+/// The same of all sinks.
+pub(super) fn sinks(bricks: &Bricks) -> Vec<Vec<u8>> {
+    let sinks = bricks.sinks();
+    sinks.map(|(_, brick)| called(Some(brick))).collect()
 }
 
 pub(super) fn bytes(path: &Path) -> Vec<u8> {

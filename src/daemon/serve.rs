@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hermitfs_fuse::{Mount, MountError};
 use hermitfs_proto::admin::v1::StatusReply;
-use hermitfs_replicate::Replicate;
+use hermitfs_replicate::{Leg, Replicate};
 use hermitfs_server::Server;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,7 +18,8 @@ use super::admin::{ANSWERED_WITHIN, Answers, Ending};
 use super::attributes::Inherited;
 use super::sight::{Scene, Sight};
 use super::{guard, no_thread};
-use crate::build::{Brick, Clients};
+use crate::bricks::{Brick, Bricks};
+use crate::build::Clients;
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
 use crate::over::{Beside, Over};
@@ -46,7 +47,7 @@ pub(crate) struct Daemon {
     pub(crate) record: Record,
     pub(crate) mount: Arc<Mount>,
     pub(crate) pair: Option<Arc<Replicate>>,
-    pub(crate) bricks: Vec<Brick>,
+    pub(crate) bricks: Bricks,
     /// The source, where our mount is over it.
     pub(crate) over: Option<Over>,
     /// The source, where our mount is elsewhere.
@@ -316,7 +317,7 @@ impl Daemon {
     pub(crate) fn source(&self) -> &Path {
         match &self.over {
             Some(over) => over.brick(),
-            None => &self.bricks[0].directory,
+            None => self.bricks.source().map_or(Path::new(""), Brick::called),
         }
     }
 }
@@ -339,16 +340,16 @@ impl Daemon {
         let Ok(mounts) = Mounts::read() else {
             return Sight::default();
         };
-        self.scene.look(&mounts, |n, directory| {
-            is_healed_there(self.pair.as_deref(), n, directory)
+        self.scene.look(&mounts, |leg, directory| {
+            is_healed_there(self.pair.as_deref(), leg, directory)
         })
     }
 }
 
-/// Whether the n-th brick, a sink, is what stands at a path.
-pub(super) fn is_healed_there(pair: Option<&Replicate>, n: usize, directory: &Path) -> bool {
+/// Whether a sink is what stands at a path.
+pub(super) fn is_healed_there(pair: Option<&Replicate>, leg: Leg, directory: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let (Some(pair), Some(sink)) = (pair, n.checked_sub(1)) else {
+    let (Some(pair), Leg::Sink(sink)) = (pair, leg) else {
         return false;
     };
     std::fs::metadata(directory).is_ok_and(|meta| pair.is_sink(sink, meta.dev(), meta.ino()))

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use hermitfs_api::File;
 use hermitfs_fuse::{Attributes, Exchange, ExchangeThreads, MountError, OpenFile};
 use hermitfs_proto::admin::v1 as proto;
-use hermitfs_replicate::{Carried, Held, NotReady, Replicate};
+use hermitfs_replicate::{Carried, Held, NotReady, Replicate, SinkNumber};
 use rustix::fs::{CWD, Mode, OFlags, fstat};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
@@ -44,6 +44,13 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// How long to wait for opens before it is looked whether anybody still wants it.
 const SLICE: Duration = Duration::from_millis(200);
+
+/// The new brick, where it can be put in the mount's place.
+#[derive(Clone, Copy)]
+pub(super) struct Sink<'a> {
+    pub(super) number: SinkNumber,
+    pub(super) directory: &'a Path,
+}
 
 /// Why not; everything goes on as before.
 pub(super) enum Refusal {
@@ -83,7 +90,7 @@ pub(super) fn swap(
     daemon: &Arc<Daemon>,
     asker: &Asker<'_>,
     pair: &Replicate,
-    sink: usize,
+    sink: Sink<'_>,
     limit: Duration,
     inside: bool,
 ) -> Result<Swapped, Refusal> {
@@ -121,7 +128,7 @@ pub(super) fn swap(
     let open = daemon.mount.open_files();
     let left = deadline.saturating_duration_since(Instant::now());
     let held = judge(daemon, pair, &open, left, inside)?;
-    let carried = carry(daemon, pair, sink, &open, held, deadline)?;
+    let carried = carry(daemon, pair, sink.number, &open, held, deadline)?;
     let carried_at = began.elapsed();
     // Held, so that what the kernel knows of the mount is not taken down while users wait.
     let root = rustix::fs::open(
@@ -132,11 +139,11 @@ pub(super) fn swap(
     // The last moment at which nothing need come of it.
     wanted(asker)?;
     asker.phase(Phase::Replacing);
-    pair.appoint(sink - 1, true).map_err(|error| {
+    pair.appoint(sink.number, true).map_err(|error| {
         Refusal::Now(not_now(format!("the new brick cannot be marked: {error}")))
     })?;
     let mounted = replace(daemon, sink).inspect_err(|_| {
-        if let Err(error) = pair.appoint(sink - 1, false) {
+        if let Err(error) = pair.appoint(sink.number, false) {
             tracing::error!(%error, "the new brick's marker says that it has taken over");
         }
     })?;
@@ -226,7 +233,7 @@ fn is_sqlite(pair: &Replicate, file: &Arc<File>) -> bool {
 fn carry(
     daemon: &Daemon,
     pair: &Replicate,
-    sink: usize,
+    sink: SinkNumber,
     open: &[OpenFile],
     Verdict { held, locked, .. }: Verdict,
     deadline: Instant,
@@ -246,7 +253,7 @@ fn carry(
         files,
         objects,
     } = pair
-        .carry(sink - 1, &files, &objects, deadline)
+        .carry(sink, &files, &objects, deadline)
         .map_err(|stuck| Refusal::Now(not_now(format!("open, and cannot be moved: {stuck}"))))?;
     Ok(Exchange {
         volume,
@@ -261,7 +268,7 @@ fn carry(
 }
 
 /// Puts the sink where the mount is.
-fn replace(daemon: &Arc<Daemon>, sink: usize) -> Result<Successor, Refusal> {
+fn replace(daemon: &Arc<Daemon>, sink: Sink<'_>) -> Result<Successor, Refusal> {
     let mountpoint = &daemon.record.mountpoint;
     let now = |reason: String| Refusal::Now(not_now(reason));
     attributes::look(daemon);
@@ -275,10 +282,10 @@ fn replace(daemon: &Arc<Daemon>, sink: usize) -> Result<Successor, Refusal> {
     };
     let tree = new_brick(daemon, sink)
         .map_err(|error| now(format!("the new brick cannot be mounted again: {error}")))?;
-    let directory = &daemon.bricks[sink].directory;
+    let directory = sink.directory;
     let real = directory
         .canonicalize()
-        .unwrap_or_else(|_| directory.clone());
+        .unwrap_or_else(|_| directory.to_owned());
     let new = mounts.containing(&real).map(Mount::attributes);
     let mounted = attributes::successor(
         ours.attributes(),
@@ -321,7 +328,7 @@ fn replace(daemon: &Arc<Daemon>, sink: usize) -> Result<Successor, Refusal> {
                 tracing::error!(%error, "the new brick is complete, but could not be put at the mount point");
                 Refusal::Final(never(format!(
                     "the mount is gone, but {} could not be put in its place ({error}): it is complete; mount it there by hand",
-                    daemon.bricks[sink].directory.display()
+                    directory.display()
                 )))
             })
         }
@@ -330,15 +337,15 @@ fn replace(daemon: &Arc<Daemon>, sink: usize) -> Result<Successor, Refusal> {
 
 /// A mount of the sink's directory that is nowhere yet. What stands at its path has to be what was
 /// healed. It is not held open before: a sink that fails must be free to be unmounted.
-fn new_brick(daemon: &Daemon, sink: usize) -> io::Result<OwnedFd> {
+fn new_brick(daemon: &Daemon, sink: Sink<'_>) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let brick = rustix::fs::open(&daemon.bricks[sink].directory, flags, Mode::empty())?;
+    let brick = rustix::fs::open(sink.directory, flags, Mode::empty())?;
     let stat = fstat(&brick)?;
     let pair = daemon.pair.as_ref();
-    if pair.is_none_or(|pair| !pair.is_sink(sink - 1, stat.st_dev, stat.st_ino)) {
+    if pair.is_none_or(|pair| !pair.is_sink(sink.number, stat.st_dev, stat.st_ino)) {
         return Err(io::Error::other(format!(
             "{} is not the sink any more",
-            daemon.bricks[sink].directory.display()
+            sink.directory.display()
         )));
     }
     clone(&brick)

@@ -28,7 +28,7 @@ use self::sink::Sink;
 use crate::answers::{Unanswered, within};
 use crate::backoff::WINDOW;
 use crate::brake::{Brake, Rate};
-use crate::control::{Difference, Goal, ObjectError, OpenError, Reached, Verified};
+use crate::control::{Difference, Goal, ObjectError, OpenError, Reached, SinkNumber, Verified};
 use crate::heal::{Books, HEAL};
 use crate::options::Options;
 use crate::record::Trust;
@@ -187,9 +187,12 @@ impl Replicate {
         &self.state_dir
     }
 
-    /// Whether this is the root of the n-th sink, as it is healed just now.
-    pub fn is_sink(&self, n: usize, dev: u64, ino: u64) -> bool {
-        let root = self.sinks.get(n).and_then(|s| s.healer.sink_root().ok());
+    /// Whether this is the root of a sink, as it is healed just now.
+    pub fn is_sink(&self, sink: SinkNumber, dev: u64, ino: u64) -> bool {
+        let root = self
+            .sinks
+            .get(sink.0)
+            .and_then(|s| s.healer.sink_root().ok());
         root.is_some_and(|root| {
             let identity = root.identity();
             (identity.dev, identity.ino) == (dev, ino)
