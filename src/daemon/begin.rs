@@ -3,8 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hermitfs_fuse::{Attributes, Mount, MountError, Placement};
@@ -170,7 +170,7 @@ impl Serving {
             beside,
             inherited: parking_lot::Mutex::new(inherited),
             end,
-            ending: Mutex::new(false),
+            ending: parking_lot::Mutex::new(false),
             cutover: Default::default(),
             ended: order.ended,
             scene,

@@ -51,7 +51,7 @@ pub(super) fn cut_over(
     to: Option<&str>,
     inside: bool,
 ) -> Result<cutover_reply::Done, proto::Refused> {
-    let Ok(mut over) = daemon.ending.try_lock() else {
+    let Some(mut over) = daemon.ending.try_lock() else {
         return Err(under_way());
     };
     let asker = asked.begins(&daemon.cutover, limit);
@@ -360,7 +360,7 @@ pub(super) fn busy(daemon: &Daemon, users: &[Usage]) -> proto::Refused {
 
 /// Unmounts and forgets, or leaves everything as it was.
 pub(super) fn abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused> {
-    let Ok(mut over) = daemon.ending.try_lock() else {
+    let Some(mut over) = daemon.ending.try_lock() else {
         return Err(under_way());
     };
     match daemon.mount.detach() {

@@ -89,7 +89,7 @@ fn watch(daemon: Arc<Daemon>, told: oneshot::Sender<()>) {
     };
     // A cut-over or an abort takes the mount away itself, and then has more to do.
     let over = daemon.ending.lock();
-    if over.is_ok_and(|over| !*over) && !daemon.abandoned.load(Ordering::SeqCst) {
+    if !*over && !daemon.abandoned.load(Ordering::SeqCst) {
         daemon.give_back();
     }
     let _ = daemon.end.send(End::Unmounted);

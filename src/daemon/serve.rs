@@ -2,8 +2,8 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hermitfs_fuse::{Mount, MountError};
@@ -58,7 +58,7 @@ pub(crate) struct Daemon {
     pub(crate) status: watch::Sender<StatusReply>,
     pub(crate) end: mpsc::UnboundedSender<End>,
     /// Held by whoever is about to end it all; true when there is no pair any more.
-    pub(crate) ending: Mutex<bool>,
+    pub(crate) ending: parking_lot::Mutex<bool>,
     /// For `status`, while one is under way.
     pub(crate) cutover: super::asker::Board,
     /// To be made after a cut-over or an abort.
@@ -152,7 +152,7 @@ impl Serving {
             (end, answers)
         });
         finish(&daemon, end);
-        if end == End::Signal && daemon.ending.lock().is_ok_and(|over| *over) {
+        if end == End::Signal && *daemon.ending.lock() {
             // A cut-over has come to its end although we were told to end.
             runtime.block_on(answers.end(ANSWERED_WITHIN));
         }
@@ -191,7 +191,7 @@ const FLUSH_AT_MOST: Duration = Duration::from_secs(5);
 /// The clean end: no mount, no socket, the state closed.
 fn finish(daemon: &Daemon, end: End) {
     tracing::info!(?end, "ending");
-    let over = daemon.ending.lock().is_ok_and(|over| *over);
+    let over = *daemon.ending.lock();
     // What is under way is answered first.
     let mut patience = Duration::from_secs(5);
     if end == End::Signal && !over {

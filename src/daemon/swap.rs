@@ -16,6 +16,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,6 +71,19 @@ pub(super) struct Swapped {
     pub(super) mounted: Option<Successor>,
     /// Keeps the old mount's objects until those who were held work again.
     pub(super) root: Option<OwnedFd>,
+}
+
+/// The new brick's marker may say that it has taken over; taken back when dropped, as nothing has come of that.
+struct Appointed<'a>(&'a Replicate, SinkNumber);
+
+impl Drop for Appointed<'_> {
+    fn drop(&mut self) {
+        // A second panic would end the process, and the mount with it.
+        let done = catch_unwind(AssertUnwindSafe(|| self.0.appoint(self.1, false)));
+        if !matches!(done, Ok(Ok(()))) {
+            tracing::error!(?done, "the new brick's marker says that it has taken over");
+        }
+    }
 }
 
 /// Holds users as long as it lives.
@@ -139,14 +153,12 @@ pub(super) fn swap(
     // The last moment at which nothing need come of it.
     wanted(asker)?;
     asker.phase(Phase::Replacing);
+    let appointed = Appointed(pair, sink.number);
     pair.appoint(sink.number, true).map_err(|error| {
         Refusal::Now(not_now(format!("the new brick cannot be marked: {error}")))
     })?;
-    let mounted = replace(daemon, sink).inspect_err(|_| {
-        if let Err(error) = pair.appoint(sink.number, false) {
-            tracing::error!(%error, "the new brick's marker says that it has taken over");
-        }
-    })?;
+    let mounted = replace(daemon, sink)?;
+    std::mem::forget(appointed);
     let open = (carried.files.len() + carried.objects.len()) as u64;
     daemon.mount.exchange(carried, threads);
     // Whoever waits in the pair goes on when it retires.
