@@ -1,6 +1,6 @@
 //! From a graph to translators that work.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use hermitfs_api::Translator;
@@ -9,6 +9,7 @@ use hermitfs_posix::OwnMount;
 use hermitfs_replicate::{OpenError, Rate, Replicate};
 use hermitfs_server::{Near, Server};
 
+use crate::bricks::Bricks;
 use crate::exit::{Code, Failure, Result};
 use crate::kinds::Settings;
 use crate::volfile::Graph;
@@ -32,66 +33,6 @@ pub(crate) struct Clients(Vec<Arc<Client>>);
 impl Drop for Clients {
     fn drop(&mut self) {
         self.0.iter().for_each(|client| client.end());
-    }
-}
-
-/// A directory that the volume uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Brick {
-    /// What the layer above calls it: the name of the pair's subvolume.
-    pub(crate) name: String,
-    pub(crate) directory: PathBuf,
-    /// What is mounted in it is left out.
-    pub(crate) one_file_system: bool,
-    /// It is another process' affair: `directory` is only what it is called, its server and volume.
-    pub(crate) far: bool,
-}
-
-/// The bricks of a graph, the source first.
-pub(crate) fn bricks(graph: &Graph) -> Vec<Brick> {
-    let mut found = Vec::new();
-    match graph.root {
-        Some(root) => collect(graph, root, None, &mut found),
-        None => {
-            for &door in &graph.doors {
-                collect(graph, door, None, &mut found);
-            }
-        }
-    }
-    found
-}
-
-fn collect(graph: &Graph, at: usize, name: Option<&str>, found: &mut Vec<Brick>) {
-    let node = &graph.nodes[at];
-    let name = name.unwrap_or(&node.name.value);
-    if let Settings::Posix(options) = &node.settings {
-        found.push(Brick {
-            name: name.into(),
-            directory: options.directory.clone(),
-            one_file_system: options.one_file_system,
-            far: false,
-        });
-    }
-    if let Settings::Client(options) = &node.settings {
-        match graph.behind(options) {
-            // It is in this very process, whatever way leads there.
-            Some(served) => collect(graph, served, Some(name), found),
-            None => found.push(Brick {
-                name: name.into(),
-                directory: format!("{}/{}", options.address, options.remote_subvolume).into(),
-                one_file_system: false,
-                far: true,
-            }),
-        }
-    }
-    for &child in &node.children {
-        let below = matches!(node.settings, Settings::Replicate(_) | Settings::Server(_));
-        let child_name = if below {
-            &graph.nodes[child].name.value
-        } else {
-            name
-        };
-        collect(graph, child, Some(child_name), found);
     }
 }
 
@@ -282,6 +223,8 @@ impl Building<'_> {
                 return Err(Failure::configuration(format!("`{name}` is a door")));
             }
             Settings::PassedOver => child()?.1,
+            #[cfg(test)]
+            Settings::Memory => Arc::new(hermitfs_testkit::Memory::new()),
             Settings::Replicate(options) => {
                 let source = child()?;
                 let mut options = options.clone();
@@ -289,9 +232,9 @@ impl Building<'_> {
                 options.delete_from_sink = self.circumstances.delete_from_new;
                 options.resumed = self.circumstances.resumed;
                 options.source = Some(source.0.clone());
-                options.places = bricks(self.graph)
-                    .into_iter()
-                    .map(|brick| (brick.name, brick.directory.display().to_string()))
+                options.places = Bricks::of(self.graph)
+                    .legs()
+                    .map(|(_, brick)| (brick.name.clone(), brick.called().display().to_string()))
                     .collect();
                 options.limit = self.circumstances.limit.or(options.limit);
                 options.continuous =
@@ -409,49 +352,5 @@ mod tests {
         let refused = opened(brick + door).unwrap_err().to_string();
         assert!(refused.contains("file handles"), "{refused}");
         assert!(refused.contains(&directory.to_string()), "{refused}");
-    }
-
-    #[test]
-    fn a_brick_behind_a_server_of_the_same_file_is_a_directory() {
-        let text = "[volume.a]\ntype='storage/posix'\ndirectory='/a'\n\
-            [volume.s]\ntype='protocol/server'\nlisten=['unix:/run/s']\nsubvolumes=['a']\n\
-            [volume.c]\ntype='protocol/client'\naddress='unix:/run/s'\nremote-subvolume='a'\n\
-            [volume.d]\ntype='protocol/client'\naddress='unix:/run/s'\nremote-subvolume='x'\n\
-            [volume.p]\ntype='cluster/replicate'\nsource='c'\nsinks=['d']\n";
-        let source = Source {
-            name: "t".into(),
-            text: text.into(),
-        };
-        let graph = load(&source, &Variables::default()).graph.unwrap();
-        let bricks = bricks(&graph).into_iter();
-        let told: Vec<_> = bricks
-            .map(|brick| (brick.name, brick.directory.display().to_string(), brick.far))
-            .collect();
-        assert_eq!(
-            told,
-            [
-                ("c".into(), "/a".into(), false),
-                ("d".into(), "unix:/run/s/x".into(), true)
-            ]
-        );
-    }
-
-    #[test]
-    fn bricks_are_named_as_the_pair_knows_them() {
-        let text = "[volume.a]\ntype='storage/posix'\ndirectory='/a'\n\
-            [volume.t]\ntype='debug/trace'\nsubvolume='a'\n\
-            [volume.b]\ntype='storage/posix'\ndirectory='/b'\n\
-            [volume.p]\ntype='cluster/replicate'\nsource='t'\nsinks=['b']\n\
-            [volume.top]\ntype='debug/trace'\nsubvolume='p'\n";
-        let source = Source {
-            name: "t".into(),
-            text: text.into(),
-        };
-        let graph = load(&source, &Variables::default()).graph.unwrap();
-        let bricks: Vec<_> = bricks(&graph)
-            .into_iter()
-            .map(|brick| format!("{} {}", brick.name, brick.directory.display()))
-            .collect();
-        assert_eq!(bricks, ["t /a", "b /b"]);
     }
 }

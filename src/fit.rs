@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::statvfs;
 
-use crate::build::Brick;
+use crate::bricks::{Brick, Bricks};
 use crate::mounts::{Mount, Mounts};
 use crate::screen::human;
 
@@ -51,16 +51,17 @@ pub(crate) struct Verdict {
 
 /// Looks at a source and its sinks on this machine. Nothing is said of what goes on where it was, of a brick
 /// elsewhere, or of what cannot be looked at: the start tells what is wrong with it.
-pub(crate) fn look(bricks: &[Brick], adopt: bool) -> Verdict {
+pub(crate) fn look(bricks: &Bricks, adopt: bool) -> Verdict {
     let mut all = Verdict::default();
-    let (Some(old), Ok(mounts)) = (bricks.first(), Mounts::read()) else {
+    let (Some(old), Ok(mounts)) = (bricks.source(), Mounts::read()) else {
         return all;
     };
     let Some(source) = side(old, &mounts) else {
         return all;
     };
-    for new in bricks.iter().skip(1) {
-        if new.directory.join(".hermitfs").symlink_metadata().is_ok() {
+    for (_, new) in bricks.sinks() {
+        let ours = |directory: &Path| directory.join(".hermitfs").symlink_metadata().is_ok();
+        if new.directory().is_some_and(ours) {
             continue;
         }
         let Some(sink) = side(new, &mounts) else {
@@ -74,15 +75,13 @@ pub(crate) fn look(bricks: &[Brick], adopt: bool) -> Verdict {
 }
 
 fn side(brick: &Brick, mounts: &Mounts) -> Option<Side> {
-    if brick.far {
-        return None;
-    }
     // Asked by its name alone: our own mount there may be dead.
-    let mount = mounts.containing(&brick.directory)?;
+    let directory = brick.directory()?;
+    let mount = mounts.containing(directory)?;
     if mount.is_ours() {
         return None;
     }
-    let path = brick.directory.canonicalize().ok()?;
+    let path = directory.canonicalize().ok()?;
     let mount = mounts.containing(&path).filter(|mount| !mount.is_ours())?;
     let stat = statvfs(&path).ok()?;
     let counted = |all: u64, free: u64, unit: u64| Count {

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 mod wire;
 
+use crate::bricks::Stand;
 use crate::gluster;
 use crate::volfile::{At, Finding, Syntax, Text, Value, Volume, decode};
 
@@ -33,6 +34,27 @@ pub(crate) enum Settings {
     /// Only in volfiles written for GlusterFS: this volume has nothing to do here, and what is
     /// above it talks to what is below it.
     PassedOver,
+    /// A leaf that has no directory: for tests.
+    #[cfg(test)]
+    Memory,
+}
+
+impl Settings {
+    /// Where a leaf has its content. `name` is its volume's.
+    pub(crate) fn stand(&self, name: &str) -> Stand {
+        match self {
+            Settings::Posix(options) => Stand::Directory(options.directory.clone()),
+            Settings::Client(options) => {
+                Stand::Served(format!("{}/{}", options.address, options.remote_subvolume).into())
+            }
+            _ => Stand::Elsewhere(name.into()),
+        }
+    }
+
+    /// Whether a leaf leaves out what is mounted in it.
+    pub(crate) fn is_one_file_system(&self) -> bool {
+        matches!(self, Settings::Posix(options) if options.one_file_system)
+    }
 }
 
 /// A kind of translator.
@@ -97,6 +119,14 @@ pub(crate) static KINDS: &[Kind] = &[
         shape: Shape::Filter,
         about: "fails, delays or stops operations on demand",
         read: |volume, _, findings| plain(volume, findings, Settings::Fault),
+    },
+    #[cfg(test)]
+    Kind {
+        name: "debug/memory",
+        alias: None,
+        shape: Shape::Leaf,
+        about: "a brick in memory",
+        read: |_, _, _| Some((Settings::Memory, Vec::new())),
     },
 ];
 

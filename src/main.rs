@@ -2,6 +2,7 @@
 //! `volfile`; the process that serves a mount in `daemon`; `kinds` is the registry.
 #![deny(unsafe_code)] // `sys` alone is allowed a few calls
 
+mod bricks;
 mod build;
 mod cli;
 mod client;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
 
-use crate::build::Brick;
+use crate::bricks::{Brick, Bricks};
 use crate::exit::{Code, Failure, Result};
 use crate::over::Memory;
 
@@ -37,9 +37,9 @@ pub(crate) struct Record {
 
 impl Record {
     /// Whether it was with these bricks, in this order.
-    pub(crate) fn is_of(&self, bricks: &[Brick]) -> bool {
-        let directories = self.bricks.iter().map(|(_, directory)| directory);
-        directories.eq(bricks.iter().map(|brick| &brick.directory))
+    pub(crate) fn is_of(&self, bricks: &Bricks) -> bool {
+        let directories = self.bricks.iter().map(|(_, directory)| directory.as_path());
+        directories.eq(bricks.all().map(Brick::called))
     }
 }
 

@@ -10,7 +10,7 @@ use hermitfs_proto::admin::v1 as proto;
 use hermitfs_replicate::Rate;
 
 use super::errors;
-use crate::build::Brick;
+use crate::bricks::{Brick, Bricks, Stand};
 use crate::cli::Global;
 use crate::client::{Admin, Target, refused};
 use crate::daemon;
@@ -164,11 +164,13 @@ impl Migrate {
     fn look(&self, old: &Path, new: &Path) -> Result<()> {
         let brick = |name: &str, directory: &Path| Brick {
             name: name.into(),
-            directory: directory.to_owned(),
+            stand: Stand::Directory(directory.to_owned()),
             one_file_system: self.one_file_system,
-            far: false,
         };
-        let verdict = fit::look(&[brick("old", old), brick("new", new)], self.adopt);
+        let verdict = fit::look(
+            &Bricks::pair(brick("old", old), vec![brick("new", new)]),
+            self.adopt,
+        );
         verdict.words.iter().for_each(|word| screen::warn(word));
         match verdict.refusal {
             Some(sentence) if self.undersized => screen::warn(&sentence),
@@ -354,10 +356,10 @@ mod tests {
         };
         let loaded = load(&source, &variables);
         assert!(loaded.findings.is_empty());
-        let bricks = crate::build::bricks(&loaded.graph.unwrap());
+        let bricks = Bricks::of(&loaded.graph.unwrap());
         let directories: Vec<_> = bricks
-            .iter()
-            .map(|brick| brick.directory.display().to_string())
+            .all()
+            .map(|brick| brick.called().display().to_string())
             .collect();
         assert_eq!(directories, ["/srv/$old", "/srv/${new}"]);
     }

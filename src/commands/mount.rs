@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::check::{complain_of, stop};
-use crate::build;
+use crate::bricks::Bricks;
 use crate::cli::{self, Global};
 use crate::client::Target;
 use crate::daemon;
@@ -69,7 +69,7 @@ impl Mount {
         // Only for the wait: whoever serves here is refused by the daemon itself.
         target.is_served();
         if let Some(graph) = &loaded.graph {
-            let verdict = fit::look(&build::bricks(graph), false);
+            let verdict = fit::look(&Bricks::of(graph), false);
             let words = verdict.words.iter().chain(&verdict.refusal);
             words.for_each(|word| screen::warn(word));
         }

@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use hermitfs_api::{Location, NameBuf};
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::admin_server::{Admin, AdminServer};
 use hermitfs_proto::admin::v1::{abort_reply, stop_reply};
 use hermitfs_replicate::{Rate, Reached, Replicate, Verified};
-use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream, WatchStream};
 use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
@@ -55,16 +55,68 @@ fn caller<T>(request: &Request<T>) -> String {
     )
 }
 
-/// Answers until it is dropped.
-pub(crate) async fn serve(asked: Arc<dyn Answering>, ending: Ending, listener: UnixListener) {
+/// How long it may take until everybody has the answer that he waits for.
+pub(crate) const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// The door while it is open. Who is answered when this is dropped is left without.
+pub(crate) struct Answers {
+    closing: watch::Sender<bool>,
+    served: JoinHandle<()>,
+}
+
+impl Answers {
+    /// Opens it, on the runtime in which this is called.
+    pub(crate) fn begin(
+        asked: Arc<dyn Answering>,
+        ending: Ending,
+        listener: UnixListener,
+    ) -> Answers {
+        let closing = watch::Sender::new(false);
+        let closed = Closed(closing.subscribe());
+        let served = tokio::spawn(serve(asked, ending, listener, closed));
+        Answers { closing, served }
+    }
+
+    /// Lets nobody in any more, and ends what would go on for as long as we live. Then waits until
+    /// all others have their answers and have gone, at most this long.
+    pub(crate) async fn end(&mut self, at_most: Duration) {
+        self.closing.send_replace(true);
+        if !self.served.is_finished() {
+            let _ = tokio::time::timeout(at_most, &mut self.served).await;
+        }
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.served.abort();
+    }
+}
+
+/// Tells when the door is closed.
+#[derive(Clone)]
+struct Closed(watch::Receiver<bool>);
+
+impl Closed {
+    async fn wait(mut self) {
+        // Who opened it may be gone: then it is closed as well.
+        let _ = self.0.wait_for(|closed| *closed).await;
+    }
+}
+
+async fn serve(asked: Arc<dyn Answering>, ending: Ending, listener: UnixListener, closed: Closed) {
     let listener = match tokio::net::UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("nobody can be answered: {error}"),
     };
-    let service = AdminServer::with_interceptor(Door { asked, ending }, only_root);
+    let door = Door {
+        asked,
+        ending,
+        closed: closed.clone(),
+    };
     let served = Server::builder()
-        .add_service(service)
-        .serve_with_incoming(UnixListenerStream::new(listener))
+        .add_service(AdminServer::with_interceptor(door, only_root))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), closed.wait())
         .await;
     if let Err(error) = served {
         tracing::error!("the admin door is shut: {error}");
@@ -87,6 +139,7 @@ fn only_root(request: Request<()>) -> Result<Request<()>, Status> {
 struct Door {
     asked: Arc<dyn Answering>,
     ending: Ending,
+    closed: Closed,
 }
 
 impl Door {
@@ -94,12 +147,30 @@ impl Door {
         let none = || Status::failed_precondition("there is no pair here: nothing is to be healed");
         self.asked.pair().ok_or_else(none)
     }
+
+    /// What goes on for as long as we do.
+    fn until_closed<T: Send + 'static>(
+        &self,
+        stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Response<Flow<T>> {
+        let closed = Box::pin(self.closed.clone().wait());
+        Response::new(Box::pin(stream.take_until(closed)))
+    }
 }
 
 /// Runs what waits for disks away from the thread that answers.
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| Status::internal("a bug stopped this; the daemon's log has it"))
+    let (sender, done) = oneshot::channel();
+    let spawned = std::thread::Builder::new()
+        .name("command".into())
+        .spawn(move || drop(sender.send(work())));
+    spawned.map_err(no_thread)?;
+    done.await
+        .map_err(|_| Status::internal("a bug stopped this; the daemon's log has it"))
+}
+
+fn no_thread(error: std::io::Error) -> Status {
+    Status::resource_exhausted(super::no_thread(&error))
 }
 
 #[tonic::async_trait]
@@ -109,7 +180,7 @@ impl Admin for Door {
     async fn status(&self, request: Request<proto::StatusRequest>) -> Answer<Self::StatusStream> {
         if request.into_inner().follow {
             let changes = WatchStream::new(self.asked.changes());
-            return Ok(Response::new(Box::pin(changes.map(Ok))));
+            return Ok(self.until_closed(changes.map(Ok)));
         }
         let asked = self.asked.clone();
         let now = apart(move || asked.now()).await?;
@@ -129,8 +200,8 @@ impl Admin for Door {
             .spawn(move || {
                 heal(&pair, &location, &request, &sender);
             });
-        spawned.map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        spawned.map_err(no_thread)?;
+        Ok(self.until_closed(ReceiverStream::new(receiver)))
     }
 
     async fn errors(&self, _: Request<proto::ErrorsRequest>) -> Answer<proto::ErrorsReply> {
@@ -199,7 +270,7 @@ impl Admin for Door {
         let spawned = std::thread::Builder::new()
             .name("cutover".into())
             .spawn(work);
-        spawned.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        spawned.map_err(no_thread)?;
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -314,5 +385,96 @@ mod tests {
         assert_eq!(location(b"/").unwrap().path.len(), 0);
         assert_eq!(location(b"/a//b/./c/").unwrap().display(), "/a/b/c");
         assert!(location(b"/a/../b").is_err());
+    }
+
+    /// A daemon that takes its time to tell how far it is.
+    struct Slow(Arc<Served>, Duration);
+
+    impl Answering for Slow {
+        fn pair(&self) -> Option<Arc<Replicate>> {
+            None
+        }
+
+        fn now(&self) -> proto::StatusReply {
+            std::thread::sleep(self.1);
+            proto::StatusReply {
+                state: "slow".into(),
+                ..proto::StatusReply::default()
+            }
+        }
+
+        fn told(&self) -> &watch::Sender<proto::StatusReply> {
+            self.0.told()
+        }
+    }
+
+    type Client = proto::admin_client::AdminClient<tonic::transport::Channel>;
+
+    async fn client(path: &std::path::Path) -> Client {
+        let mut stream = Some(tokio::net::UnixStream::connect(path).await.unwrap());
+        let connector = tower::service_fn(move |_| {
+            let stream = stream.take().map(hyper_util::rt::TokioIo::new);
+            async move { stream.ok_or_else(|| std::io::Error::other("once")) }
+        });
+        let endpoint = tonic::transport::Endpoint::from_static("http://test");
+        let channel = endpoint.connect_with_connector(connector).await;
+        Client::new(channel.unwrap())
+    }
+
+    /// A door, two who have come through it, and what the first was told by the time at which it was shut.
+    fn told(
+        takes: Duration,
+        at_most: Duration,
+    ) -> (Result<Option<proto::StatusReply>, Status>, Duration) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let served = Served::nothing(dir.path());
+        let slow = Arc::new(Slow(served.clone(), takes));
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut answers = Answers::begin(slow, Ending::Served(served), listener);
+            let mut follower = client(&path).await;
+            let follow = follower.status(proto::StatusRequest { follow: true }).await;
+            let mut changes = follow.unwrap().into_inner();
+            assert!(changes.message().await.unwrap().is_some());
+            let mut asker = client(&path).await;
+            let asked = tokio::spawn(async move {
+                let asked = asker.status(proto::StatusRequest { follow: false }).await;
+                asked?.into_inner().message().await
+            });
+            // He has asked, and waits.
+            tokio::time::sleep(takes / 4).await;
+            let begun = std::time::Instant::now();
+            answers.end(at_most).await;
+            let took = begun.elapsed();
+            drop(answers);
+            assert!(matches!(changes.message().await, Ok(None) | Err(_)));
+            assert!(
+                tokio::net::UnixStream::connect(&path).await.is_err(),
+                "shut"
+            );
+            let asked = tokio::time::timeout(at_most, asked).await;
+            let nothing = || Err(Status::deadline_exceeded("no answer"));
+            (
+                asked.map_or_else(|_| nothing(), |asked| asked.unwrap()),
+                took,
+            )
+        })
+    }
+
+    #[test]
+    fn who_has_asked_is_answered_before_the_door_is_shut_and_who_listens_hears_the_end() {
+        let (answer, took) = told(Duration::from_secs(2), Duration::from_secs(60));
+        assert_eq!(answer.unwrap().unwrap().state, "slow");
+        assert!(took < Duration::from_secs(30), "{took:?}");
+    }
+
+    #[test]
+    fn who_is_not_answered_in_time_is_not_waited_for() {
+        let (_, took) = told(Duration::from_secs(8), Duration::from_millis(300));
+        assert!(took < Duration::from_secs(6), "{took:?}");
     }
 }

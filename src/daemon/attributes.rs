@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 
 use super::serve::Daemon;
-use crate::build::Brick;
+use crate::bricks::{Brick, Bricks};
 use crate::exit::{Failure, Result};
 use crate::mounts::{Mount, Mounts};
 use crate::order::Order;
@@ -38,7 +38,7 @@ impl Inherited {
     /// Of a source in this process' reach. `shut`: its mount is read-only because of us.
     pub(crate) fn of_source(
         order: &Order,
-        bricks: &[Brick],
+        bricks: &Bricks,
         mounts: &Mounts,
         shut: impl Fn(&Mount) -> bool,
     ) -> Option<Inherited> {
@@ -90,12 +90,11 @@ impl Inherited {
 }
 
 /// The mount that the source is on, below what of ours may lie over it.
-fn source<'a>(bricks: &[Brick], mounts: &'a Mounts) -> Option<&'a Mount> {
-    let source = bricks.first().filter(|brick| !brick.far)?;
-    let named = &source.directory;
+fn source<'a>(bricks: &Bricks, mounts: &'a Mounts) -> Option<&'a Mount> {
+    let named = bricks.source().and_then(Brick::directory)?;
     let ours = mounts.containing(named).is_some_and(Mount::is_ours);
     let real: PathBuf = match ours {
-        true => named.clone(),
+        true => named.to_owned(),
         false => named.canonicalize().ok()?,
     };
     mounts.by_id(crate::over::target(mounts, &real)?.mount)
@@ -251,11 +250,11 @@ pub(super) fn successor(
 }
 
 /// Sentences about a new brick that can be reached at its own path, and allows there what the old one forbids.
-pub(super) fn warnings(inherited: &Inherited, bricks: &[Brick], mounts: &Mounts) -> Vec<String> {
+pub(super) fn warnings(inherited: &Inherited, bricks: &Bricks, mounts: &Mounts) -> Vec<String> {
     let wanted = inherited.attributes();
-    let near = bricks.iter().skip(1).filter(|brick| !brick.far);
-    near.filter_map(|brick| {
-        let mount = mounts.containing(&brick.directory.canonicalize().ok()?)?;
+    let near = bricks.sinks().filter_map(|(_, brick)| brick.directory());
+    near.filter_map(|directory| {
+        let mount = mounts.containing(&directory.canonicalize().ok()?)?;
         let has = mount.attributes();
         let missing: Vec<&str> = [
             (wanted.no_suid && !has.no_suid).then_some("nosuid"),
@@ -264,7 +263,7 @@ pub(super) fn warnings(inherited: &Inherited, bricks: &[Brick], mounts: &Mounts)
         .into_iter()
         .flatten()
         .collect();
-        let (path, words) = (brick.directory.display(), missing.join(","));
+        let (path, words) = (directory.display(), missing.join(","));
         (!missing.is_empty()).then(|| {
             format!(
                 "the old brick is mounted {words} and {path} is not: who reaches {path} by its own path can use there \

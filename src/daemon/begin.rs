@@ -3,8 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hermitfs_fuse::{Attributes, Mount, MountError, Placement};
@@ -14,10 +14,12 @@ use rustix::fs::{major, minor};
 use tokio::sync::{mpsc, watch};
 
 use super::attributes::{self, Inherited, own_mount, pairs_own};
+use super::lookout::Lookouts;
 use super::serve::{Daemon, Serving, Signals};
 use super::sight::{Scene, Sight};
 use super::{guard, place, status, watched};
-use crate::build::{self, Brick, Circumstances, Volume};
+use crate::bricks::{Brick, Bricks};
+use crate::build::{self, Circumstances, Volume};
 use crate::exit::{Code, Failure, Result};
 use crate::order::Order;
 use crate::over::{Beside, Over};
@@ -31,7 +33,7 @@ impl Serving {
     /// goes on with.
     pub(crate) fn begin(order: Order) -> Result<Serving> {
         let graph = order.graph()?;
-        let bricks = build::bricks(&graph);
+        let bricks = Bricks::of(&graph);
         mount_options(&order, &graph, Attributes::default())?;
         let slot = Slot::new(&order.state_dir, &order.mountpoint);
         let standing = place::look(&order, &bricks)?;
@@ -41,8 +43,9 @@ impl Serving {
         place::unused(&slot, &bricks)?;
         let mut continuous = place::continues(standing, slot.record().as_ref(), &bricks)?;
         let (runtime, signals) = Signals::hear()?;
-        if let Some(source) = bricks.first() {
-            crate::over::unveil_dead(&slot, &source.directory);
+        let lookouts = Lookouts::start()?;
+        if let Some(source) = bricks.source() {
+            crate::over::unveil_dead(&slot, source.called());
         }
         let mounts = place::mounts()?;
         let shut = |mount: &_| crate::over::is_shut_by_us(slot.memory().as_ref(), mount);
@@ -56,10 +59,10 @@ impl Serving {
             over = Some(taken);
         }
         let mut own = own_mount(options.attributes);
-        let is_pair = bricks.len() > 1 && !bricks[0].far;
+        let source = bricks.source().and_then(Brick::directory);
         let mut beside = None;
-        if is_pair && over.is_none() {
-            beside = Beside::begin(&slot, &bricks[0].directory, is_fresh(&bricks))?;
+        if let Some(source) = source.filter(|_| bricks.is_pair() && over.is_none()) {
+            beside = Beside::begin(&slot, source, is_fresh(&bricks))?;
         }
         if over.is_some() || beside.is_some() {
             own = Some(pairs_own(inherited.as_ref(), options.attributes));
@@ -171,7 +174,7 @@ impl Serving {
             beside,
             inherited: parking_lot::Mutex::new(inherited),
             end,
-            ending: Mutex::new(false),
+            ending: parking_lot::Mutex::new(false),
             cutover: Default::default(),
             watched: Default::default(),
             overlays: Default::default(),
@@ -179,8 +182,10 @@ impl Serving {
             scene,
             abandoned: AtomicBool::new(false),
         };
+        let daemon = Arc::new(daemon);
         Ok(Serving {
-            daemon: Arc::new(daemon),
+            gone: lookouts.begin(&daemon),
+            daemon,
             ends,
             listener,
             lock,
@@ -194,18 +199,19 @@ impl Serving {
 }
 
 /// Whether no sink has anything of the source yet.
-fn is_fresh(bricks: &[Brick]) -> bool {
-    let mut sinks = bricks.iter().skip(1);
-    sinks.all(|sink| !sink.far && !sink.directory.join(".hermitfs").exists())
+fn is_fresh(bricks: &Bricks) -> bool {
+    let fresh = |directory: &Path| !directory.join(".hermitfs").exists();
+    let mut sinks = bricks.sinks();
+    sinks.all(|(_, sink)| sink.directory().is_some_and(fresh))
 }
 
 /// The source of a pair that is served: how it stands at its own path, and how it is opened.
 pub(super) fn aside(
     order: &Order,
     slot: &Slot,
-    bricks: &[Brick],
+    bricks: &Bricks,
+    source: &Path,
 ) -> Result<(Option<Beside>, Option<OwnMount>)> {
-    let source = &bricks[0].directory;
     crate::over::unveil_dead(slot, source);
     let mounts = place::mounts()?;
     let memory = slot.memory();
@@ -223,12 +229,12 @@ fn open(
     order: &Order,
     slot: &Slot,
     graph: &Graph,
-    bricks: &[Brick],
+    bricks: &Bricks,
     continuous: bool,
     over: Option<&Over>,
     own: Option<OwnMount>,
 ) -> Result<Volume> {
-    let moved = over.map(|over| (bricks.first(), over.brick()));
+    let source = bricks.source().and_then(Brick::directory);
     let circumstances = Circumstances {
         state_dir: &order.state_dir,
         slot: slot.name(),
@@ -238,11 +244,8 @@ fn open(
         continuous,
         resumed: place::resumed(slot, bricks),
         one_file_system: order.one_file_system,
-        own: bricks
-            .first()
-            .zip(own)
-            .map(|(source, own)| (source.directory.as_path(), own)),
-        moved: moved.and_then(|(brick, place)| Some((brick?.directory.as_path(), place))),
+        own: source.zip(own),
+        moved: source.zip(over.map(Over::brick)),
     };
     build::build(graph, circumstances)
 }
@@ -278,10 +281,10 @@ fn take(slot: &Slot, mountpoint: &Path) -> Result<Lock> {
     }
 }
 
-fn record(order: &Order, slot: &Slot, bricks: &[Brick], volume: &Volume) -> Record {
+fn record(order: &Order, slot: &Slot, bricks: &Bricks, volume: &Volume) -> Record {
     let directories = bricks
-        .iter()
-        .map(|brick| (brick.name.clone(), brick.directory.clone()));
+        .all()
+        .map(|brick| (brick.name.clone(), brick.called().to_owned()));
     let id = volume.pair.as_ref().map(|pair| pair.status().volume_id);
     Record {
         pid: std::process::id(),

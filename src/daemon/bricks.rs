@@ -12,13 +12,15 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use super::admin::{self, Ending};
+use super::admin::{ANSWERED_WITHIN, Answers, Ending};
 use super::begin::{aside, listen};
+use super::lookout::Teller;
 use super::place;
 use super::serve::{Signals, is_healed_there};
 use super::sight::{Scene, Sight};
 use super::status::{self, Asked};
-use crate::build::{self, Brick, Circumstances, Clients};
+use crate::bricks::{self, Brick};
+use crate::build::{self, Circumstances, Clients};
 use crate::exit::{Code, Failure, Result};
 use crate::mounts::Mounts;
 use crate::order::Order;
@@ -42,7 +44,7 @@ pub(crate) struct Bricks {
 pub(crate) struct Served {
     pub(super) record: Record,
     pub(super) slot: Slot,
-    pub(super) bricks: Vec<Brick>,
+    pub(super) bricks: bricks::Bricks,
     /// The pair that is served, if one is: its healer works here.
     pub(super) pair: Option<Arc<Replicate>>,
     servers: Mutex<Vec<Server>>,
@@ -74,6 +76,37 @@ impl Served {
     }
 }
 
+#[cfg(test)]
+impl Served {
+    /// Nothing at all is served.
+    pub(super) fn nothing(state_dir: &Path) -> Arc<Served> {
+        let (end, _) = mpsc::unbounded_channel();
+        Arc::new(Served {
+            record: Record {
+                pid: 0,
+                mountpoint: state_dir.into(),
+                volfile: String::new(),
+                bricks: Vec::new(),
+                volume_id: String::new(),
+                log: None,
+                command: String::new(),
+                ended: None,
+            },
+            slot: Slot::new(state_dir, state_dir),
+            bricks: bricks::Bricks::default(),
+            pair: None,
+            servers: Mutex::default(),
+            shown: Vec::new(),
+            scene: Scene::default(),
+            status: watch::Sender::default(),
+            beside: None,
+            end,
+            ending: Mutex::default(),
+            cutover: Default::default(),
+        })
+    }
+}
+
 impl Asked for Served {
     fn pair(&self) -> Option<Arc<Replicate>> {
         self.pair.clone()
@@ -82,7 +115,7 @@ impl Asked for Served {
     fn now(&self) -> StatusReply {
         let pair = self.pair.as_deref();
         let sight = Mounts::read().map(|mounts| {
-            let is_same = |n, directory: &Path| is_healed_there(pair, n, directory);
+            let is_same = |leg, directory: &Path| is_healed_there(pair, leg, directory);
             self.scene.look(&mounts, is_same)
         });
         let sight = sight.unwrap_or_default();
@@ -102,7 +135,7 @@ impl Bricks {
     /// Opens everything.
     pub(crate) fn begin(order: &Order) -> Result<Bricks> {
         let graph = order.graph()?;
-        let bricks = build::bricks(&graph);
+        let bricks = bricks::Bricks::of(&graph);
         let slot = Slot::new(&order.state_dir, &order.mountpoint);
         slot.prepare()?;
         let taken = slot.lock().map_err(|error| {
@@ -120,10 +153,11 @@ impl Bricks {
         })?;
         place::unused(&slot, &bricks)?;
         let (runtime, signals) = Signals::hear()?;
-        let pair_is_near = bricks.len() > 1 && !bricks[0].far;
+        let teller = Teller::start()?;
+        let source = bricks.source().and_then(Brick::directory);
         let (mut beside, mut own) = (None, None);
-        if pair_is_near {
-            (beside, own) = aside(order, &slot, &bricks)?;
+        if let Some(source) = source.filter(|_| bricks.is_pair()) {
+            (beside, own) = aside(order, &slot, &bricks, source)?;
         }
         let circumstances = Circumstances {
             state_dir: &order.state_dir,
@@ -135,15 +169,12 @@ impl Bricks {
             resumed: place::resumed(&slot, &bricks),
             one_file_system: order.one_file_system,
             moved: None,
-            own: bricks
-                .first()
-                .zip(own)
-                .map(|(source, own)| (source.directory.as_path(), own)),
+            own: source.zip(own),
         };
         let volume = build::build(&graph, circumstances)?;
         let beside = beside.filter(|_| volume.pair.is_some());
-        let places = bricks.iter();
-        let places = places.map(|brick| (brick.name.clone(), brick.directory.clone()));
+        let places = bricks.all();
+        let places = places.map(|brick| (brick.name.clone(), brick.called().to_owned()));
         let record = Record {
             pid: std::process::id(),
             mountpoint: order.mountpoint.clone(),
@@ -176,30 +207,32 @@ impl Bricks {
             "serving"
         );
         let (end, ends) = mpsc::unbounded_channel();
+        let served = Arc::new(Served {
+            status: watch::Sender::new(status::reply(
+                &record,
+                &bricks,
+                volume.pair.as_deref(),
+                0,
+                false,
+                &Sight::default(),
+            )),
+            record,
+            slot: slot.clone(),
+            scene: Scene::new(None, &bricks, false, &place::mounts()?),
+            bricks,
+            pair: volume.pair,
+            servers: Mutex::new(volume.servers),
+            shown: build::shown_pairs(&graph),
+            beside,
+            end,
+            ending: Mutex::new(false),
+            cutover: Default::default(),
+        });
+        teller.begin(&served);
         Ok(Bricks {
             clients: volume.clients,
             ends,
-            served: Arc::new(Served {
-                status: watch::Sender::new(status::reply(
-                    &record,
-                    &bricks,
-                    volume.pair.as_deref(),
-                    0,
-                    false,
-                    &Sight::default(),
-                )),
-                record,
-                slot: slot.clone(),
-                scene: Scene::new(None, &bricks, false, &place::mounts()?),
-                bricks,
-                pair: volume.pair,
-                servers: Mutex::new(volume.servers),
-                shown: build::shown_pairs(&graph),
-                beside,
-                end,
-                ending: Mutex::new(false),
-                cutover: Default::default(),
-            }),
+            served,
             listener,
             slot,
             _lock: lock,
@@ -210,27 +243,33 @@ impl Bricks {
 
     /// Serves until a signal.
     pub(crate) fn run(mut self) -> Result<()> {
-        let teller = Arc::downgrade(&self.served);
-        std::thread::spawn(move || status::tell(&teller));
-        self.runtime.block_on(async {
+        let (told, mut answers) = self.runtime.block_on(async {
             let ending = Ending::Served(self.served.clone());
-            let admin = tokio::spawn(admin::serve(self.served.clone(), ending, self.listener));
+            let mut answers = Answers::begin(self.served.clone(), ending, self.listener);
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
             let told = tokio::select! {
                 _ = self.ends.recv() => true,
                 () = self.signals.next() => false,
             };
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
-            if told {
-                // Who asked for it still waits for the answer.
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            admin.abort();
+            // Who asked for it still waits for the answer.
+            let at_most = if told {
+                ANSWERED_WITHIN
+            } else {
+                Duration::ZERO
+            };
+            answers.end(at_most).await;
+            (told, answers)
         });
         tracing::info!("ending");
         // Nobody comes any more: what follows is a clean end of the pair.
         drop(std::mem::take(&mut *self.served.servers.lock()));
         let over = *self.served.ending.lock();
+        if over && !told {
+            // A handover has come to its end although we were told to end.
+            self.runtime.block_on(answers.end(ANSWERED_WITHIN));
+        }
+        drop(answers);
         if let Some(pair) = &self.served.pair
             && !over
         {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hermitfs_fuse::MountError;
 use hermitfs_proto::admin::v1 as proto;
 use hermitfs_proto::admin::v1::{abort_reply, cutover_reply, stop_reply};
-use hermitfs_replicate::{Replicate, Status};
+use hermitfs_replicate::{Replicate, SinkNumber, Status};
 
 use super::asker::{Asker, gone};
 use super::beside::settle;
@@ -16,9 +16,9 @@ use super::errors;
 use super::fstab;
 use super::handover;
 use super::serve::{Daemon, End, in_use};
-use super::swap::{self, Refusal, Swapped};
+use super::swap::{self, Refusal, Sink, Swapped};
 use super::watched;
-use crate::build::Brick;
+use crate::bricks::{Brick, Bricks};
 use crate::mounts::Mounts;
 use crate::screen::human;
 use crate::shell;
@@ -53,7 +53,7 @@ pub(super) fn cut_over(
     to: Option<&str>,
     inside: bool,
 ) -> Result<cutover_reply::Done, proto::Refused> {
-    let Ok(mut over) = daemon.ending.try_lock() else {
+    let Some(mut over) = daemon.ending.try_lock() else {
         return Err(under_way());
     };
     let asker = asked.begins(&daemon.cutover, limit);
@@ -63,21 +63,21 @@ pub(super) fn cut_over(
             "this mount has no pair: there is no new brick to cut over to",
         ));
     };
-    let sink = choose(&daemon.bricks, to)?;
+    let (number, brick) = choose(&daemon.bricks, to)?;
     in_place(daemon)?;
     within(asker, limit, || ready(pair, &daemon.record.mountpoint))?;
-    let far = daemon.bricks[sink].far;
-    if far {
+    let near = brick.directory();
+    if near.is_none() {
         nobody_stays(inside)?;
     }
     let veil = settle(asker, daemon.beside.as_ref(), pair, limit)?;
     let watching = watched::look(daemon);
-    let swapped = match far {
-        true => within(asker, limit, || {
+    let swapped = match near {
+        None => within(asker, limit, || {
             let attempt = handover::hand_over(daemon, asker, pair, limit);
             attempt.map_err(|refusal| watched::beside(daemon, refusal))
         }),
-        false => {
+        Some(directory) => {
             pair.try_succession(true).map_err(|error| {
                 not_now(format!(
                     "what is about to happen cannot be written down: {error}"
@@ -85,6 +85,7 @@ pub(super) fn cut_over(
             })?;
             // What is opened from now on can go on over the cut-over.
             daemon.mount.set_passthrough(false);
+            let sink = Sink { number, directory };
             let swap = || {
                 let attempt = swap::swap(daemon, asker, pair, sink, limit, inside);
                 attempt.map_err(|refusal| watched::beside(daemon, refusal))
@@ -106,17 +107,19 @@ pub(super) fn cut_over(
     let waived = waived(pair);
     let (lost, more) = errors::lost(pair);
     let mountpoint = &daemon.record.mountpoint;
-    let directory = &daemon.bricks[sink].directory;
+    let directory = brick.called();
     // From here on the new brick is what users see: there is no way back, and none is needed.
     let left = retire(pair);
-    // All that the kernel knew of the mount may go with this; that takes its time.
-    std::thread::spawn(move || drop(root));
+    // All that the kernel knew of the mount may go with this; that takes its time. Without a thread it goes here.
+    let _ = std::thread::Builder::new()
+        .name("forget".into())
+        .spawn(move || drop(root));
     // Whoever was on his way then has arrived, and the old brick is let go.
     daemon.mount.settle();
     // Where the new brick is elsewhere, the old one is users' own again.
-    let ended = match far {
-        true => Vec::new(),
-        false => watched::end(daemon),
+    let ended = match near {
+        None => Vec::new(),
+        Some(_) => watched::end(daemon),
     };
     *over = true;
     drop(veil);
@@ -130,14 +133,14 @@ pub(super) fn cut_over(
         lost,
         more,
         open,
-        far,
+        far: near.is_none(),
         left,
         ..cutover_reply::Done::default()
     };
-    if far {
+    if near.is_none() {
         let _ = daemon.end.send(End::HandedOver);
         return Ok(cutover_reply::Done {
-            old: bytes(&daemon.bricks[0].directory),
+            old: called(daemon.bricks.source()),
             ..done
         });
     }
@@ -253,22 +256,30 @@ pub(super) fn within<T>(
 }
 
 /// Which brick: the only sink, or the one that was named.
-pub(super) fn choose(bricks: &[Brick], to: Option<&str>) -> Result<usize, proto::Refused> {
+pub(super) fn choose<'a>(
+    bricks: &'a Bricks,
+    to: Option<&str>,
+) -> Result<(SinkNumber, &'a Brick), proto::Refused> {
+    let sinks: Vec<(SinkNumber, &Brick)> = bricks.sinks().collect();
     let told = || {
-        let new = bricks.iter().skip(1);
-        let told = new.map(|brick| format!("--to {} ({})", brick.name, brick.directory.display()));
+        let told = sinks
+            .iter()
+            .map(|(_, brick)| format!("--to {} ({})", brick.name, brick.called().display()));
         told.collect::<Vec<_>>().join(", ")
     };
-    match to {
-        Some(wanted) => match bricks.iter().skip(1).position(|brick| brick.name == wanted) {
-            Some(at) => Ok(at + 1),
-            None => Err(never(format!(
-                "there is no new brick `{wanted}`, only: {}",
-                told()
-            ))),
-        },
-        None if bricks.len() == 2 => Ok(1),
-        None => Err(never(format!(
+    match (to, &sinks[..]) {
+        (Some(wanted), _) => {
+            let mut all = sinks.iter().copied();
+            let named = all.find(|(_, brick)| brick.name == wanted);
+            named.ok_or_else(|| {
+                never(format!(
+                    "there is no new brick `{wanted}`, only: {}",
+                    told()
+                ))
+            })
+        }
+        (None, &[only]) => Ok(only),
+        (None, _) => Err(never(format!(
             "there are several new bricks: say which, with {}",
             told()
         ))),
@@ -356,7 +367,7 @@ pub(super) fn busy(daemon: &Daemon, users: &[Usage]) -> proto::Refused {
 
 /// Unmounts and forgets, or leaves everything as it was.
 pub(super) fn abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused> {
-    let Ok(mut over) = daemon.ending.try_lock() else {
+    let Some(mut over) = daemon.ending.try_lock() else {
         return Err(under_way());
     };
     match daemon.mount.detach() {
@@ -372,10 +383,9 @@ pub(super) fn abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused
     let left = daemon.pair.as_deref().map(retire).unwrap_or_default();
     *over = true;
     let _ = daemon.end.send(End::Aborted);
-    let mut directories = daemon.bricks.iter().map(|brick| bytes(&brick.directory));
     Ok(abort_reply::Done {
-        old: directories.next().unwrap_or_default(),
-        partial: directories.collect(),
+        old: called(daemon.bricks.source()),
+        partial: sinks(&daemon.bricks),
         left,
         served: false,
         complete,
@@ -384,7 +394,7 @@ pub(super) fn abort(daemon: &Daemon) -> Result<abort_reply::Done, proto::Refused
 
 /// Unmounts, as umount(8) does: whoever waits for the mount's end sees to the rest.
 pub(super) fn stop(daemon: &Daemon, anyway: bool) -> Result<stop_reply::Done, proto::Refused> {
-    let Ok(_over) = daemon.ending.try_lock() else {
+    let Some(_over) = daemon.ending.try_lock() else {
         return Err(under_way());
     };
     if anyway {
@@ -438,6 +448,17 @@ pub(super) fn usage(usage: &Usage) -> proto::Usage {
     }
 }
 
+/// What people call a brick.
+pub(super) fn called(brick: Option<&Brick>) -> Vec<u8> {
+    brick.map(|brick| bytes(brick.called())).unwrap_or_default()
+}
+
+/// The same of all sinks.
+pub(super) fn sinks(bricks: &Bricks) -> Vec<Vec<u8>> {
+    let sinks = bricks.sinks();
+    sinks.map(|(_, brick)| called(Some(brick))).collect()
+}
+
 pub(super) fn bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
 }
@@ -445,6 +466,7 @@ pub(super) fn bytes(path: &Path) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bricks::Stand;
     use crate::daemon::asker::Board;
 
     #[test]
@@ -476,15 +498,16 @@ mod tests {
     fn which_of_several_new_bricks_it_is_has_to_be_said() {
         let brick = |name: &str| Brick {
             name: name.into(),
-            directory: format!("/srv/{name}").into(),
+            stand: Stand::Directory(format!("/srv/{name}").into()),
             one_file_system: false,
-            far: false,
         };
-        let bricks = ["old", "a", "b"].map(brick);
-        assert_eq!(choose(&bricks, Some("b")), Ok(2));
-        assert_eq!(choose(&bricks[..2], None), Ok(1));
+        let chosen = |bricks: &Bricks, to| choose(bricks, to).map(|(_, brick)| brick.name.clone());
+        let one = Bricks::pair(brick("old"), vec![brick("a")]);
+        let two = Bricks::pair(brick("old"), vec![brick("a"), brick("b")]);
+        assert_eq!(chosen(&two, Some("b")), Ok("b".into()));
+        assert_eq!(chosen(&one, None), Ok("a".into()));
         for wrong in [None, Some("old")] {
-            let refused = choose(&bricks, wrong).unwrap_err();
+            let refused = chosen(&two, wrong).unwrap_err();
             let told = &refused.reasons[0];
             assert!(told.ends_with("--to a (/srv/a), --to b (/srv/b)"), "{told}");
         }

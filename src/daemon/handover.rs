@@ -23,7 +23,7 @@ use super::asker::{Asker, Phase, gone};
 use super::beside::settle;
 use super::bricks::Served;
 use super::cutover::{
-    Asked, busy, bytes, choose, is_complete, never, nobody_stays, not_now, ready, retire,
+    Asked, busy, called, choose, is_complete, never, nobody_stays, not_now, ready, retire, sinks,
     under_way, waived, within,
 };
 use super::errors;
@@ -93,7 +93,7 @@ pub(super) fn end_served(
     let asker = asked.begins(&served.cutover, limit);
     let asker = &asker;
     let pair = pair_of(served)?;
-    let sink = choose(&served.bricks, to)?;
+    let (_, new) = choose(&served.bricks, to)?;
     nobody_stays(inside)?;
     within(asker, limit, || ready(pair, &served.record.mountpoint))?;
     let _veil = settle(asker, served.beside.as_ref(), pair, limit)?;
@@ -115,8 +115,8 @@ pub(super) fn end_served(
     *over = true;
     let _ = served.end.send(());
     Ok(cutover_reply::Done {
-        old: bytes(&served.bricks[0].directory),
-        new: bytes(&served.bricks[sink].directory),
+        old: called(served.bricks.source()),
+        new: called(Some(new)),
         held_s: held.as_secs_f64(),
         waived,
         lost,
@@ -136,10 +136,9 @@ pub(super) fn give_up_served(served: &Served) -> Result<abort_reply::Done, proto
     let left = retire(pair);
     *over = true;
     let _ = served.end.send(());
-    let mut directories = served.bricks.iter().map(|brick| bytes(&brick.directory));
     Ok(abort_reply::Done {
-        old: directories.next().unwrap_or_default(),
-        partial: directories.collect(),
+        old: called(served.bricks.source()),
+        partial: sinks(&served.bricks),
         left,
         served: true,
         complete,

@@ -17,6 +17,7 @@ mod fstab;
 pub(crate) mod guard;
 mod handover;
 mod log;
+mod lookout;
 mod overlays;
 mod place;
 mod serve;
@@ -58,6 +59,13 @@ fn begin(order: Order) -> Result<Ready> {
 /// What the kernel says of this process.
 fn status() -> String {
     std::fs::read_to_string("/proc/self/status").unwrap_or_default()
+}
+
+/// What keeps a thread from being had, in words.
+fn no_thread(error: &std::io::Error) -> String {
+    format!(
+        "no thread can be had ({error}): raise the limit of processes (pids, TasksMax=), or end others"
+    )
 }
 
 fn tell(notes: &[String]) {

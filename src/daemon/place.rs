@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 
-use crate::build::Brick;
+use crate::bricks::{Brick, Bricks, Stand};
 use crate::exit::{Code, Failure, Result};
 use crate::mounts::{Mount, Mounts};
 use crate::order::Order;
@@ -23,22 +23,28 @@ pub(crate) fn log(order: &Order) -> Result<PathBuf> {
         slot.prepare()?;
         return Ok(slot.log());
     }
-    look(order, &crate::build::bricks(&order.graph()?))?;
+    look(order, &Bricks::of(&order.graph()?))?;
     slot.prepare()?;
     Ok(slot.log())
 }
 
 /// Looks at everything, and refuses what cannot go well. Tells whether a dead mount of ours is in
 /// the way, which will be replaced.
-pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
+pub(crate) fn look(order: &Order, bricks: &Bricks) -> Result<Standing> {
     succeeded(order, bricks)?;
     let mounts = mounts()?;
     let over = is_over(order, bricks, &mounts);
     let mut places = Vec::new();
-    for (n, brick) in bricks.iter().enumerate().filter(|(_, brick)| !brick.far) {
-        let place = match over && n == 0 {
+    for brick in bricks.all() {
+        let Some(at) = brick.directory() else {
+            continue;
+        };
+        let is_source = bricks
+            .source()
+            .is_some_and(|source| std::ptr::eq(source, brick));
+        let place = match over && is_source {
             true => covered(&order.mountpoint, &mounts)?,
-            false => Place::new(directory(&brick.directory, &mounts)?, &mounts),
+            false => Place::new(directory(at, &mounts)?, &mounts),
         };
         let left_out = brick.one_file_system || order.one_file_system;
         let place = match left_out {
@@ -71,11 +77,11 @@ pub(crate) fn look(order: &Order, bricks: &[Brick]) -> Result<Standing> {
 }
 
 /// Whether the mount point is the source itself. Neither is asked: either may be dead.
-pub(crate) fn is_over(order: &Order, bricks: &[Brick], mounts: &Mounts) -> bool {
+pub(crate) fn is_over(order: &Order, bricks: &Bricks, mounts: &Mounts) -> bool {
     let source = bricks
-        .first()
-        .filter(|brick| !brick.far)
-        .map(|brick| paths::mount_point(&brick.directory, mounts));
+        .source()
+        .and_then(Brick::directory)
+        .map(|directory| paths::mount_point(directory, mounts));
     source.is_some_and(|source| source.is_ok_and(|source| source == order.mountpoint))
 }
 
@@ -206,18 +212,20 @@ pub(crate) fn fuse_device() -> Result<()> {
 }
 
 /// Refuses bricks that another daemon works on.
-pub(crate) fn unused(slot: &Slot, bricks: &[Brick]) -> Result<()> {
-    if bricks.len() < 2 {
+pub(crate) fn unused(slot: &Slot, bricks: &Bricks) -> Result<()> {
+    if bricks.all().count() < 2 {
         return Ok(());
     }
     for other in slot.others() {
         let shared = bricks
-            .iter()
-            .find(|brick| other.bricks.iter().any(|(_, dir)| *dir == brick.directory));
+            .all()
+            // What a leaf of another kind is called says nothing of where it is.
+            .filter(|brick| !matches!(brick.stand, Stand::Elsewhere(_)))
+            .find(|brick| other.bricks.iter().any(|(_, dir)| dir == brick.called()));
         if let Some(brick) = shared {
             return Err(Failure::configuration(format!(
                 "{} is in use by the hermitfs that serves {} (process {}): end that one first",
-                brick.directory.display(),
+                brick.called().display(),
                 other.mountpoint.display(),
                 other.pid
             )));
@@ -233,7 +241,7 @@ pub(crate) fn mounts() -> Result<Mounts> {
 }
 
 /// A cut-over that was killed in its last moment is brought to its end, and there is nothing to begin.
-fn succeeded(order: &Order, bricks: &[Brick]) -> Result<()> {
+fn succeeded(order: &Order, bricks: &Bricks) -> Result<()> {
     let point = &order.mountpoint;
     let is_so = || -> Result<bool> {
         let sink = successor(point, bricks, &mounts()?).filter(|sink| is_marked(sink));
@@ -259,12 +267,12 @@ fn succeeded(order: &Order, bricks: &[Brick]) -> Result<()> {
         .map_err(|error| failed("the dead mount cannot be taken away at", &error))?;
     // Below the new brick it stays as it is.
     if !is_over(order, bricks, &table)
-        && let Some(source) = bricks.first().filter(|brick| !brick.far)
+        && let Some(source) = bricks.source().and_then(Brick::directory)
     {
-        crate::over::give_back_dead(&slot, &source.directory)
+        crate::over::give_back_dead(&slot, source)
             .map_err(|error| failed("the old brick cannot be opened again after", &error))?;
     }
-    let (at, new) = (point.display(), sink.directory.display());
+    let (at, new) = (point.display(), sink.display());
     Err(Failure::configuration(format!(
         "the cut-over of {at} was killed in its last moment, and is over now: {at} is {new}, which is complete and is \
          all that is to be used from here on; remove {new}/.hermitfs, and put the line for {at} into fstab"
@@ -273,31 +281,27 @@ fn succeeded(order: &Order, bricks: &[Brick]) -> Result<()> {
 
 /// Whether its marker says that it has taken the source's place. A cut-over that could not be ended takes that back:
 /// then the source is newer.
-fn is_marked(sink: &Brick) -> bool {
-    let text = std::fs::read(sink.directory.join(".hermitfs/volume.json")).unwrap_or_default();
+fn is_marked(sink: &Path) -> bool {
+    let text = std::fs::read(sink.join(".hermitfs/volume.json")).unwrap_or_default();
     let marker: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     marker["role"] == "successor"
 }
 
 /// The sink that a cut-over had put beneath our mount when it was killed, before that one went away. When it is marked
 /// as the source's successor, nobody has changed the source since: users are to have it.
-fn successor<'a>(point: &Path, bricks: &'a [Brick], mounts: &Mounts) -> Option<&'a Brick> {
+fn successor<'a>(point: &Path, bricks: &'a Bricks, mounts: &Mounts) -> Option<&'a Path> {
     let ours = mounts.at(point).filter(|mount| mount.is_ours())?;
     let beneath = mounts.by_id(ours.parent)?;
     if beneath.point != point || beneath.is_ours() {
         return None;
     }
-    bricks
-        .iter()
-        .skip(1)
-        .filter(|brick| !brick.far)
-        .find(|brick| {
-            let its = mounts.containing(&brick.directory);
-            its.is_some_and(|its| {
-                its.device == beneath.device
-                    && its.inside(&brick.directory).as_ref() == Some(&beneath.root)
-            })
+    let mut sinks = bricks.sinks().filter_map(|(_, brick)| brick.directory());
+    sinks.find(|sink| {
+        let its = mounts.containing(sink);
+        its.is_some_and(|its| {
+            its.device == beneath.device && its.inside(sink).as_ref() == Some(&beneath.root)
         })
+    })
 }
 
 /// Whether a dead mount was this very volume's: then nobody can have come to the source by it
@@ -305,14 +309,13 @@ fn successor<'a>(point: &Path, bricks: &'a [Brick], mounts: &Mounts) -> Option<&
 pub(crate) fn continues(
     standing: Standing,
     last: Option<&Record>,
-    bricks: &[Brick],
+    bricks: &Bricks,
 ) -> Result<bool> {
     if standing != Standing::DeadMount {
         return Ok(false);
     }
     let Some(last) = last else { return Ok(false) };
-    let directories = last.bricks.iter().map(|(_, directory)| directory);
-    if directories.eq(bricks.iter().map(|brick| &brick.directory)) {
+    if last.is_of(bricks) {
         return Ok(true);
     }
     let names: Vec<String> = last
@@ -329,8 +332,8 @@ pub(crate) fn continues(
 
 /// Whether the last run here had the very same bricks, all of this machine: then a new brick that is not there has failed,
 /// and cannot have taken the old one's place elsewhere.
-pub(crate) fn resumed(slot: &Slot, bricks: &[Brick]) -> bool {
-    let near = bricks.iter().all(|brick| !brick.far);
+pub(crate) fn resumed(slot: &Slot, bricks: &Bricks) -> bool {
+    let near = bricks.all().all(|brick| brick.directory().is_some());
     near && slot.record().is_some_and(|last| last.is_of(bricks))
 }
 
@@ -341,9 +344,8 @@ mod tests {
     fn brick(directory: &str) -> Brick {
         Brick {
             name: directory.into(),
-            directory: directory.into(),
+            stand: Stand::Directory(directory.into()),
             one_file_system: false,
-            far: false,
         }
     }
 
@@ -357,9 +359,10 @@ mod tests {
             6 1 0:45 / /free rw - fuse.hermitfs hermitfs rw\n";
         let mounts = Mounts::parse(TABLE.as_bytes());
         let of = |point: &str, bricks: &[&str]| {
-            let bricks: Vec<Brick> = bricks.iter().map(|directory| brick(directory)).collect();
+            let mut all = bricks.iter().map(|directory| brick(directory));
+            let bricks = Bricks::pair(all.next().unwrap(), all.collect());
             let found = successor(point.as_ref(), &bricks, &mounts);
-            found.map(|brick| brick.name.clone())
+            found.map(Path::to_owned)
         };
         assert_eq!(
             of("/data", &["/srv/old", "/srv/x", "/new/deep"]),
@@ -395,18 +398,15 @@ mod tests {
             command: String::new(),
             ended: None,
         };
-        let same = [brick("/a"), brick("/b")];
+        let pair = |new| Bricks::pair(brick("/a"), vec![brick(new)]);
+        let same = pair("/b");
         assert_eq!(
             continues(Standing::DeadMount, Some(&record), &same),
             Ok(true)
         );
         assert_eq!(continues(Standing::Free, Some(&record), &same), Ok(false));
         assert_eq!(continues(Standing::DeadMount, None, &same), Ok(false));
-        let other = continues(
-            Standing::DeadMount,
-            Some(&record),
-            &[brick("/a"), brick("/c")],
-        );
+        let other = continues(Standing::DeadMount, Some(&record), &pair("/c"));
         assert!(other.unwrap_err().message.contains("another volume"));
     }
 }

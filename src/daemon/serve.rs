@@ -2,23 +2,24 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hermitfs_fuse::{Mount, MountError};
 use hermitfs_proto::admin::v1::StatusReply;
-use hermitfs_replicate::Replicate;
+use hermitfs_replicate::{Leg, Replicate};
 use hermitfs_server::Server;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::admin::{self, Ending};
-use super::attributes::{self, Inherited};
+use super::admin::{ANSWERED_WITHIN, Answers, Ending};
+use super::attributes::Inherited;
 use super::sight::{Scene, Sight};
-use super::{guard, overlays, status};
-use crate::build::{Brick, Clients};
+use super::{guard, no_thread, overlays};
+use crate::bricks::{Brick, Bricks};
+use crate::build::Clients;
 use crate::exit::{Failure, Result};
 use crate::mounts::Mounts;
 use crate::over::{Beside, Over};
@@ -49,7 +50,7 @@ pub(crate) struct Daemon {
     pub(crate) record: Record,
     pub(crate) mount: Arc<Mount>,
     pub(crate) pair: Option<Arc<Replicate>>,
-    pub(crate) bricks: Vec<Brick>,
+    pub(crate) bricks: Bricks,
     /// The source, where our mount is over it.
     pub(crate) over: Option<Over>,
     /// The source, where our mount is elsewhere.
@@ -60,7 +61,7 @@ pub(crate) struct Daemon {
     pub(crate) status: watch::Sender<StatusReply>,
     pub(crate) end: mpsc::UnboundedSender<End>,
     /// Held by whoever is about to end it all; true when there is no pair any more.
-    pub(crate) ending: Mutex<bool>,
+    pub(crate) ending: parking_lot::Mutex<bool>,
     /// For `status`, while one is under way.
     pub(crate) cutover: super::asker::Board,
     /// Who watches the mount.
@@ -83,6 +84,8 @@ pub(crate) struct Serving {
     pub(crate) lock: Lock,
     pub(crate) runtime: Runtime,
     pub(crate) signals: Signals,
+    /// Told when the mount is gone.
+    pub(crate) gone: oneshot::Receiver<()>,
     /// Sentences that whoever starts it should know.
     pub(crate) notes: Vec<String>,
     pub(crate) clients: Clients,
@@ -131,34 +134,14 @@ impl Serving {
             lock,
             runtime,
             mut signals,
+            gone,
             notes: _,
             clients,
             servers,
         } = self;
-        let (mount, watcher) = (daemon.mount.clone(), Arc::downgrade(&daemon));
-        std::thread::spawn(move || {
-            mount.wait();
-            // After a cut-over nobody is left to be told.
-            let Some(watcher) = watcher.upgrade() else {
-                return;
-            };
-            // A cut-over or an abort takes the mount away itself, and then has more to do.
-            let over = watcher.ending.lock();
-            if over.is_ok_and(|over| !*over) && !watcher.abandoned.load(Ordering::SeqCst) {
-                watcher.give_back();
-            }
-            let _ = watcher.end.send(End::Unmounted);
-        });
-        let follower = Arc::downgrade(&daemon);
-        std::thread::spawn(move || attributes::follow(&follower));
-        let teller = Arc::downgrade(&daemon);
-        std::thread::spawn(move || status::tell(&teller));
-        let end = runtime.block_on(async {
-            let server = tokio::spawn(admin::serve(
-                daemon.clone(),
-                Ending::Mounted(daemon.clone()),
-                listener,
-            ));
+        let (end, mut answers) = runtime.block_on(async {
+            let ending = Ending::Mounted(daemon.clone());
+            let mut answers = Answers::begin(daemon.clone(), ending, listener);
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
             let end = tokio::select! {
                 end = ends.recv() => end.unwrap_or(End::Unmounted),
@@ -167,14 +150,20 @@ impl Serving {
             if end != End::CutOver {
                 let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
             }
-            if !matches!(end, End::Signal | End::Unmounted) {
-                // Who asked for it still waits for the answer.
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            server.abort();
-            end
+            // Who asked for the end still waits for the answer.
+            let at_most = match end {
+                End::CutOver | End::HandedOver | End::Aborted | End::Stopped => ANSWERED_WITHIN,
+                End::Signal | End::Unmounted => Duration::ZERO,
+            };
+            answers.end(at_most).await;
+            (end, answers)
         });
         finish(&daemon, end);
+        if end == End::Signal && *daemon.ending.lock() {
+            // A cut-over has come to its end although we were told to end.
+            runtime.block_on(answers.end(ANSWERED_WITHIN));
+        }
+        drop(answers);
         if end == End::CutOver {
             let mount = daemon.mount.clone();
             if let Some(was) = daemon.scene.mount() {
@@ -182,7 +171,8 @@ impl Serving {
                 std::thread::spawn(move || look_who_stays(&mount, &was));
             }
             drop((daemon, ends, lock));
-            linger(&runtime, &mut signals, mount);
+            linger(&runtime, &mut signals, gone);
+            drop(mount);
             // Not before: a service manager gives those who stop a time limit.
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         } else {
@@ -197,15 +187,10 @@ impl Serving {
 
 /// After a cut-over: serves what is still open, from the new brick, until the last of it is closed.
 /// Nothing but the open descriptors leads here.
-fn linger(runtime: &Runtime, signals: &mut Signals, mount: Arc<Mount>) {
-    let (ended, end) = oneshot::channel();
-    std::thread::spawn(move || {
-        mount.wait();
-        let _ = ended.send(());
-    });
+fn linger(runtime: &Runtime, signals: &mut Signals, gone: oneshot::Receiver<()>) {
     runtime.block_on(async {
         tokio::select! {
-            _ = end => tracing::info!("all is closed"),
+            _ = gone => tracing::info!("all is closed"),
             () = signals.next() => tracing::warn!("ended by a signal: what is still open is lost to its users"),
         }
     });
@@ -231,7 +216,7 @@ const FLUSH_AT_MOST: Duration = Duration::from_secs(5);
 /// The clean end: no mount, no socket, the state closed.
 fn finish(daemon: &Daemon, end: End) {
     tracing::info!(?end, "ending");
-    let over = daemon.ending.lock().is_ok_and(|over| *over);
+    let over = *daemon.ending.lock();
     // What is under way is answered first.
     let mut patience = Duration::from_secs(5);
     if end == End::Signal && !over {
@@ -298,10 +283,13 @@ fn abandon(daemon: &Daemon) {
     tell_users(daemon);
     let (done, flushed) = std::sync::mpsc::channel();
     let point = daemon.record.mountpoint.clone();
-    std::thread::spawn(move || {
+    let sync = move || {
         let synced = std::fs::File::open(&point).and_then(|root| Ok(rustix::fs::syncfs(root)?));
         done.send(synced)
-    });
+    };
+    if let Err(error) = std::thread::Builder::new().name("flush".into()).spawn(sync) {
+        tracing::warn!("users' stores are not flushed: {}", no_thread(&error));
+    }
     if !matches!(flushed.recv_timeout(FLUSH_AT_MOST), Ok(Ok(()))) {
         tracing::warn!("not all that users have stored may have come to the old brick");
     }
@@ -355,7 +343,7 @@ impl Daemon {
     pub(crate) fn source(&self) -> &Path {
         match &self.over {
             Some(over) => over.brick(),
-            None => &self.bricks[0].directory,
+            None => self.bricks.source().map_or(Path::new(""), Brick::called),
         }
     }
 }
@@ -378,16 +366,16 @@ impl Daemon {
         let Ok(mounts) = Mounts::read() else {
             return Sight::default();
         };
-        self.scene.look(&mounts, |n, directory| {
-            is_healed_there(self.pair.as_deref(), n, directory)
+        self.scene.look(&mounts, |leg, directory| {
+            is_healed_there(self.pair.as_deref(), leg, directory)
         })
     }
 }
 
-/// Whether the n-th brick, a sink, is what stands at a path.
-pub(super) fn is_healed_there(pair: Option<&Replicate>, n: usize, directory: &Path) -> bool {
+/// Whether a sink is what stands at a path.
+pub(super) fn is_healed_there(pair: Option<&Replicate>, leg: Leg, directory: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let (Some(pair), Some(sink)) = (pair, n.checked_sub(1)) else {
+    let (Some(pair), Leg::Sink(sink)) = (pair, leg) else {
         return false;
     };
     std::fs::metadata(directory).is_ok_and(|meta| pair.is_sink(sink, meta.dev(), meta.ino()))
@@ -423,12 +411,15 @@ fn extend<T: PartialEq>(
     }
 }
 
-/// The same in detail and within a time limit; `None` when it did not come to an end. To look at a process'
+/// The same in detail and within a time limit; or why it did not come to an end. To look at a process'
 /// mappings may have to wait for a page fault of its own, which may wait for us.
-pub(crate) fn uses_within(daemon: &Arc<Daemon>, limit: Duration) -> Option<Vec<users::Use>> {
+pub(crate) fn uses_within(
+    daemon: &Arc<Daemon>,
+    limit: Duration,
+) -> std::result::Result<Vec<users::Use>, String> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let looker = daemon.clone();
-    std::thread::spawn(move || {
+    let look = move || {
         let mounts = Mounts::read().unwrap_or_default();
         let mount = mounts.at(&looker.record.mountpoint);
         let mut uses = mount.map(users::look).unwrap_or_default();
@@ -442,6 +433,9 @@ pub(crate) fn uses_within(daemon: &Arc<Daemon>, limit: Duration) -> Option<Vec<u
         }
         drop(looker);
         sender.send(uses)
-    });
-    receiver.recv_timeout(limit).ok()
+    };
+    let spawned = std::thread::Builder::new().name("users".into()).spawn(look);
+    spawned.map_err(|error| format!("users of the mount are not found: {}", no_thread(&error)))?;
+    let found = receiver.recv_timeout(limit);
+    found.map_err(|_| "the search for users of the mount did not end in time".to_owned())
 }

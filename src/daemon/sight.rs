@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::build::Brick;
+use hermitfs_replicate::Leg;
+
+use crate::bricks::{Brick, Bricks};
 use crate::mounts::{Mount, Mounts};
 use crate::preflight::Place;
 
@@ -12,7 +14,7 @@ use crate::preflight::Place;
 pub(crate) struct Scene {
     /// The mount point, and the device of what we mounted there.
     mount: Option<(PathBuf, (u32, u32))>,
-    bricks: Vec<Option<Was>>,
+    legs: Vec<(Leg, Was)>,
 }
 
 /// A brick of this machine, at its path.
@@ -29,7 +31,7 @@ pub(crate) struct Sight {
     /// Users do not come to us by the mount point.
     pub(crate) mount: Option<String>,
     /// Bricks that are not to be found at their paths.
-    pub(crate) bricks: Vec<Option<String>>,
+    pub(crate) gone: Vec<(Leg, String)>,
     /// Something is mounted in a brick, and hides what is to be moved.
     pub(crate) below: Vec<String>,
 }
@@ -39,22 +41,23 @@ impl Scene {
     /// looked for at its path.
     pub(crate) fn new(
         ours: Option<(&Path, (u32, u32))>,
-        bricks: &[Brick],
+        bricks: &Bricks,
         over: bool,
         mounts: &Mounts,
     ) -> Scene {
-        let was = |(n, brick): (usize, &Brick)| {
-            let is_seen = !(brick.far || over && n == 0);
-            is_seen.then(|| Was {
-                place: Place::new(brick.directory.clone(), mounts),
-                below: below(&brick.directory, ours.map(|(point, _)| point), mounts)
+        let was = |(leg, brick): (Leg, &Brick)| {
+            let directory = brick.directory()?;
+            let was = Was {
+                place: Place::new(directory.to_owned(), mounts),
+                below: below(directory, ours.map(|(point, _)| point), mounts)
                     .map(|mount| mount.point.clone())
                     .collect(),
-            })
+            };
+            (!over || leg != Leg::Source).then_some((leg, was))
         };
         Scene {
             mount: ours.map(|(point, device)| (point.to_owned(), device)),
-            bricks: bricks.iter().enumerate().map(was).collect(),
+            legs: bricks.legs().filter_map(was).collect(),
         }
     }
 
@@ -77,7 +80,7 @@ impl Scene {
 
     /// Compares. `is_same` is asked of a brick at whose path another mount is than there was: that
     /// may be the very same disk.
-    pub(crate) fn look(&self, mounts: &Mounts, is_same: impl Fn(usize, &Path) -> bool) -> Sight {
+    pub(crate) fn look(&self, mounts: &Mounts, is_same: impl Fn(Leg, &Path) -> bool) -> Sight {
         let mut sight = Sight::default();
         let point = self.mount.as_ref().map(|(point, _)| point.as_path());
         if let Some((point, device)) = &self.mount {
@@ -95,18 +98,12 @@ impl Scene {
                 )),
             };
         }
-        for (n, was) in self.bricks.iter().enumerate() {
-            let Some(was) = was else {
-                sight.bricks.push(None);
-                continue;
-            };
+        for (leg, was) in &self.legs {
             let path = &was.place.path;
             let now = Place::new(path.clone(), mounts);
-            let gone = now.within != was.place.within && !is_same(n, path);
-            sight
-                .bricks
-                .push(gone.then(|| format!("{} is not mounted there any more", path.display())));
-            if gone {
+            if now.within != was.place.within && !is_same(*leg, path) {
+                let gone = format!("{} is not mounted there any more", path.display());
+                sight.gone.push((*leg, gone));
                 continue;
             }
             for mount in below(path, point, mounts) {
@@ -123,13 +120,20 @@ impl Scene {
 }
 
 impl Sight {
+    /// Why a brick is not to be found.
+    pub(crate) fn gone(&self, leg: Leg) -> Option<&str> {
+        let mut gone = self.gone.iter();
+        gone.find(|(its, _)| *its == leg)
+            .map(|(_, gone)| gone.as_str())
+    }
+
     /// What is in the way of a cut-over. The source may well be hidden from all but us.
     pub(crate) fn obstacle(&self) -> Option<String> {
-        let sinks = self.bricks.iter().skip(1).flatten();
+        let sinks = self.gone.iter().filter(|(leg, _)| *leg != Leg::Source);
         let all: Vec<&str> = self
             .mount
             .iter()
-            .chain(sinks)
+            .chain(sinks.map(|(_, gone)| gone))
             .chain(&self.below)
             .map(String::as_str)
             .collect();
@@ -150,6 +154,7 @@ fn below<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bricks::Stand;
 
     const BASE: &str = "1 0 8:1 / / rw - ext4 a rw\n";
     const OLD: &str = "2 1 8:2 / /srv/old rw - ext4 b rw\n";
@@ -159,11 +164,10 @@ mod tests {
     fn look(then: &[&str], now: &[&str]) -> Sight {
         let brick = |directory: &str| Brick {
             name: directory.into(),
-            directory: directory.into(),
+            stand: Stand::Directory(directory.into()),
             one_file_system: false,
-            far: false,
         };
-        let bricks = [brick("/srv/old"), brick("/srv/new")];
+        let bricks = Bricks::pair(brick("/srv/old"), vec![brick("/srv/new")]);
         let mounts = |lines: &[&str]| Mounts::parse(lines.concat().as_bytes());
         let ours = Some((Path::new("/data"), (0, 50)));
         let scene = Scene::new(ours, &bricks, false, &mounts(then));
@@ -174,7 +178,7 @@ mod tests {
     fn all_at_its_place_is_nothing_to_tell() {
         let all = [BASE, OLD, NEW, OURS];
         let sight = look(&all, &all);
-        assert_eq!((sight.obstacle(), sight.bricks), (None, vec![None, None]));
+        assert_eq!((sight.obstacle(), sight.gone), (None, Vec::new()));
     }
 
     #[test]
@@ -196,7 +200,7 @@ mod tests {
         assert!(sight.obstacle().unwrap().contains("/srv/new"));
         let sight = look(&all, &[BASE, NEW, OURS]);
         assert_eq!(sight.obstacle(), None);
-        assert!(sight.bricks[0].as_ref().unwrap().contains("/srv/old"));
+        assert!(sight.gone(Leg::Source).unwrap().contains("/srv/old"));
     }
 
     #[test]

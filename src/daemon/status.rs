@@ -5,25 +5,24 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use hermitfs_proto::admin::v1 as proto;
-use hermitfs_replicate::Replicate;
+use hermitfs_replicate::{Leg, Replicate};
 use tokio::sync::watch;
 
 use super::serve::Daemon;
 use super::sight::Sight;
-use crate::build::Brick;
+use crate::bricks::{Brick, Bricks};
 use crate::over::Beside;
 use crate::run::Record;
 
 /// The numbers of this moment. `mounted`: there is a mount here, not only servers.
 pub(crate) fn reply(
     record: &Record,
-    bricks: &[Brick],
+    bricks: &Bricks,
     pair: Option<&Replicate>,
     panics: u64,
     mounted: bool,
     sight: &Sight,
 ) -> proto::StatusReply {
-    let seen = |n: usize| sight.bricks.get(n).cloned().flatten();
     let base = proto::StatusReply {
         state: "plain".into(),
         pid: record.pid,
@@ -31,8 +30,8 @@ pub(crate) fn reply(
         volfile: record.volfile.clone(),
         panics,
         source: bricks
-            .first()
-            .map(|brick| told(brick, seen(0).as_deref().unwrap_or("healthy"))),
+            .source()
+            .map(|brick| told(brick, sight.gone(Leg::Source).unwrap_or("healthy"))),
         astray: sight.mount.clone(),
         files: Some(proto::Progress::default()),
         bytes: Some(proto::Progress::default()),
@@ -41,10 +40,6 @@ pub(crate) fn reply(
     let Some(pair) = pair else { return base };
     let now = pair.status();
     let obstacle = sight.obstacle();
-    let health = |name: &str| {
-        let sink = now.sinks.iter().find(|(sink, _)| sink == name);
-        sink.map_or("unknown", |(_, health)| health).to_owned()
-    };
     proto::StatusReply {
         state: match (&obstacle, now.ready) {
             (Some(_), true) => "waiting".into(),
@@ -70,15 +65,15 @@ pub(crate) fn reply(
         pace: (now.pace < 1.0).then_some(now.pace),
         eta_s: now.eta.map(|eta| eta.as_secs_f64()),
         sinks: bricks
-            .iter()
-            .enumerate()
-            .skip(1)
-            .map(|(n, brick)| match (health(&brick.name), seen(n)) {
-                (health, Some(gone)) if health == "healthy" => told(brick, &gone),
-                (health, _) => told(brick, &health),
-            })
+            .sinks()
+            .map(
+                |(n, brick)| match (now.health(n), sight.gone(Leg::Sink(n))) {
+                    ("healthy", Some(gone)) => told(brick, gone),
+                    (health, _) => told(brick, health),
+                },
+            )
             .collect(),
-        can_cut_over: mounted && bricks.iter().skip(1).any(|brick| !brick.far),
+        can_cut_over: mounted && bricks.sinks().any(|(_, brick)| brick.directory().is_some()),
         since: now
             .since
             .and_then(|since| since.duration_since(UNIX_EPOCH).ok())
@@ -112,7 +107,7 @@ fn progress(done: u64, total: Option<u64>) -> proto::Progress {
 fn told(brick: &Brick, health: &str) -> proto::Brick {
     proto::Brick {
         name: brick.name.clone(),
-        directory: brick.directory.as_os_str().as_bytes().to_vec(),
+        directory: brick.called().as_os_str().as_bytes().to_vec(),
         health: health.into(),
     }
 }
@@ -204,5 +199,91 @@ mod tests {
                 total: None
             }
         );
+    }
+
+    /// A pair of which one leg is no directory.
+    fn with_a_leaf(
+        source: &str,
+        sink: &str,
+        state_dir: &std::path::Path,
+    ) -> (Bricks, Arc<Replicate>) {
+        use crate::build::{Circumstances, build};
+        use crate::volfile::{Source, Variables, load};
+
+        let text = format!(
+            "[volume.old]\n{source}\n[volume.new]\n{sink}\n\
+             [volume.pair]\ntype='cluster/replicate'\nsource='old'\nsinks=['new']\nrest-ms=1\n"
+        );
+        let name = "leaf.vol".into();
+        let loaded = load(&Source { name, text }, &Variables::default());
+        assert!(loaded.findings.is_empty(), "{:?}", loaded.findings);
+        let graph = loaded.graph.unwrap();
+        let circumstances = Circumstances {
+            state_dir,
+            slot: "test",
+            adopt: false,
+            delete_from_new: false,
+            limit: None,
+            resumed: false,
+            continuous: false,
+            one_file_system: false,
+            moved: None,
+            own: None,
+        };
+        let volume = build(&graph, circumstances).unwrap();
+        (Bricks::of(&graph), volume.pair.unwrap())
+    }
+
+    fn record() -> Record {
+        Record {
+            pid: 1,
+            mountpoint: "/data".into(),
+            volfile: String::new(),
+            bricks: Vec::new(),
+            volume_id: String::new(),
+            log: None,
+            command: String::new(),
+            ended: None,
+        }
+    }
+
+    #[test]
+    fn a_leaf_that_is_no_directory_is_the_leg_that_the_pair_says() {
+        for leaf_is_source in [true, false] {
+            let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let posix = format!("type='storage/posix'\ndirectory='{}'", dir.path().display());
+            let memory = "type='debug/memory'".to_owned();
+            let (source, sink) = match leaf_is_source {
+                true => (&memory, &posix),
+                false => (&posix, &memory),
+            };
+            let (bricks, pair) = with_a_leaf(source, sink, state.path());
+            let reply = || reply(&record(), &bricks, Some(&pair), 0, true, &Sight::default());
+            // Nothing has been healed yet.
+            assert!(!reply().ready);
+            pair.start(|| ());
+            let until = std::time::Instant::now() + Duration::from_secs(60);
+            while !reply().ready {
+                assert!(std::time::Instant::now() < until, "{:?}", reply());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let told = reply();
+            let source = told.source.unwrap();
+            let sinks: Vec<_> = told.sinks.iter().map(|sink| &*sink.name).collect();
+            assert_eq!((&*source.name, &sinks[..]), ("old", &["new"][..]));
+            assert_eq!(told.sinks[0].health, "healthy");
+            let place = dir.path().as_os_str().as_bytes();
+            let (there, called) = match leaf_is_source {
+                true => (&told.sinks[0].directory, &source.directory),
+                false => (&source.directory, &told.sinks[0].directory),
+            };
+            assert_eq!(there, place);
+            assert_eq!(called, if leaf_is_source { b"old" } else { b"new" });
+            // Only a directory can be put in the mount's place.
+            assert_eq!(told.can_cut_over, leaf_is_source);
+            let (_, new) = super::super::cutover::choose(&bricks, None).unwrap();
+            assert_eq!(new.name, "new");
+            pair.stop();
+        }
     }
 }

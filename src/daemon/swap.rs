@@ -16,20 +16,22 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hermitfs_api::File;
-use hermitfs_fuse::{Attributes, Exchange, MountError, OpenFile};
+use hermitfs_fuse::{Attributes, Exchange, ExchangeThreads, MountError, OpenFile};
 use hermitfs_proto::admin::v1 as proto;
-use hermitfs_replicate::{Carried, Held, NotReady, Replicate};
+use hermitfs_replicate::{Carried, Held, NotReady, Replicate, SinkNumber};
 use rustix::fs::{CWD, Mode, OFlags, fstat};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::asker::{Asker, Phase, gone};
 use super::attributes::{self, Successor};
 use super::cutover::{busy, never, not_now};
+use super::no_thread;
 use super::serve::{Daemon, in_use, uses_within};
 use crate::mounts::{Mount, Mounts};
 use crate::sys;
@@ -43,6 +45,13 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// How long to wait for opens before it is looked whether anybody still wants it.
 const SLICE: Duration = Duration::from_millis(200);
+
+/// The new brick, where it can be put in the mount's place.
+#[derive(Clone, Copy)]
+pub(super) struct Sink<'a> {
+    pub(super) number: SinkNumber,
+    pub(super) directory: &'a Path,
+}
 
 /// Why not; everything goes on as before.
 pub(super) enum Refusal {
@@ -64,6 +73,19 @@ pub(super) struct Swapped {
     pub(super) root: Option<OwnedFd>,
 }
 
+/// The new brick's marker may say that it has taken over; taken back when dropped, as nothing has come of that.
+struct Appointed<'a>(&'a Replicate, SinkNumber);
+
+impl Drop for Appointed<'_> {
+    fn drop(&mut self) {
+        // A second panic would end the process, and the mount with it.
+        let done = catch_unwind(AssertUnwindSafe(|| self.0.appoint(self.1, false)));
+        if !matches!(done, Ok(Ok(()))) {
+            tracing::error!(?done, "the new brick's marker says that it has taken over");
+        }
+    }
+}
+
 /// Holds users as long as it lives.
 struct Still<'a> {
     daemon: &'a Daemon,
@@ -82,12 +104,15 @@ pub(super) fn swap(
     daemon: &Arc<Daemon>,
     asker: &Asker<'_>,
     pair: &Replicate,
-    sink: usize,
+    sink: Sink<'_>,
     limit: Duration,
     inside: bool,
 ) -> Result<Swapped, Refusal> {
     // Most of what is in the way is seen while users still work.
     judge(daemon, pair, &daemon.mount.open_files(), LOOK, inside)?;
+    // What is needed when nothing may fail any more.
+    let threads =
+        ExchangeThreads::start().map_err(|error| Refusal::Now(not_now(no_thread(&error))))?;
     can_drain(pair, limit)?;
     let began = Instant::now();
     let deadline = began + limit;
@@ -117,7 +142,7 @@ pub(super) fn swap(
     let open = daemon.mount.open_files();
     let left = deadline.saturating_duration_since(Instant::now());
     let held = judge(daemon, pair, &open, left, inside)?;
-    let carried = carry(daemon, pair, sink, &open, held, deadline)?;
+    let carried = carry(daemon, pair, sink.number, &open, held, deadline)?;
     let carried_at = began.elapsed();
     // Held, so that what the kernel knows of the mount is not taken down while users wait.
     let root = rustix::fs::open(
@@ -128,16 +153,14 @@ pub(super) fn swap(
     // The last moment at which nothing need come of it.
     wanted(asker)?;
     asker.phase(Phase::Replacing);
-    pair.appoint(sink - 1, true).map_err(|error| {
+    let appointed = Appointed(pair, sink.number);
+    pair.appoint(sink.number, true).map_err(|error| {
         Refusal::Now(not_now(format!("the new brick cannot be marked: {error}")))
     })?;
-    let mounted = replace(daemon, sink).inspect_err(|_| {
-        if let Err(error) = pair.appoint(sink - 1, false) {
-            tracing::error!(%error, "the new brick's marker says that it has taken over");
-        }
-    })?;
+    let mounted = replace(daemon, sink)?;
+    std::mem::forget(appointed);
     let open = (carried.files.len() + carried.objects.len()) as u64;
-    daemon.mount.exchange(carried);
+    daemon.mount.exchange(carried, threads);
     // Whoever waits in the pair goes on when it retires.
     std::mem::forget(still);
     daemon.mount.release();
@@ -192,10 +215,7 @@ fn judge(
     limit: Duration,
     inside: bool,
 ) -> Result<Verdict, Refusal> {
-    let Some(uses) = uses_within(daemon, limit) else {
-        let reason = "the search for users of the mount did not end in time";
-        return Err(Refusal::Now(not_now(reason)));
-    };
+    let uses = uses_within(daemon, limit).map_err(|reason| Refusal::Now(not_now(reason)))?;
     let open: Vec<Opened> = open
         .iter()
         .map(|file| Opened {
@@ -225,7 +245,7 @@ fn is_sqlite(pair: &Replicate, file: &Arc<File>) -> bool {
 fn carry(
     daemon: &Daemon,
     pair: &Replicate,
-    sink: usize,
+    sink: SinkNumber,
     open: &[OpenFile],
     Verdict { held, locked, .. }: Verdict,
     deadline: Instant,
@@ -245,7 +265,7 @@ fn carry(
         files,
         objects,
     } = pair
-        .carry(sink - 1, &files, &objects, deadline)
+        .carry(sink, &files, &objects, deadline)
         .map_err(|stuck| Refusal::Now(not_now(format!("open, and cannot be moved: {stuck}"))))?;
     Ok(Exchange {
         volume,
@@ -260,7 +280,7 @@ fn carry(
 }
 
 /// Puts the sink where the mount is.
-fn replace(daemon: &Arc<Daemon>, sink: usize) -> Result<Successor, Refusal> {
+fn replace(daemon: &Arc<Daemon>, sink: Sink<'_>) -> Result<Successor, Refusal> {
     let mountpoint = &daemon.record.mountpoint;
     let now = |reason: String| Refusal::Now(not_now(reason));
     attributes::look(daemon);
@@ -274,10 +294,10 @@ fn replace(daemon: &Arc<Daemon>, sink: usize) -> Result<Successor, Refusal> {
     };
     let tree = new_brick(daemon, sink)
         .map_err(|error| now(format!("the new brick cannot be mounted again: {error}")))?;
-    let directory = &daemon.bricks[sink].directory;
+    let directory = sink.directory;
     let real = directory
         .canonicalize()
-        .unwrap_or_else(|_| directory.clone());
+        .unwrap_or_else(|_| directory.to_owned());
     let new = mounts.containing(&real).map(Mount::attributes);
     let mounted = attributes::successor(
         ours.attributes(),
@@ -320,7 +340,7 @@ fn replace(daemon: &Arc<Daemon>, sink: usize) -> Result<Successor, Refusal> {
                 tracing::error!(%error, "the new brick is complete, but could not be put at the mount point");
                 Refusal::Final(never(format!(
                     "the mount is gone, but {} could not be put in its place ({error}): it is complete; mount it there by hand",
-                    daemon.bricks[sink].directory.display()
+                    directory.display()
                 )))
             })
         }
@@ -329,15 +349,15 @@ fn replace(daemon: &Arc<Daemon>, sink: usize) -> Result<Successor, Refusal> {
 
 /// A mount of the sink's directory that is nowhere yet. What stands at its path has to be what was
 /// healed. It is not held open before: a sink that fails must be free to be unmounted.
-fn new_brick(daemon: &Daemon, sink: usize) -> io::Result<OwnedFd> {
+fn new_brick(daemon: &Daemon, sink: Sink<'_>) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let brick = rustix::fs::open(&daemon.bricks[sink].directory, flags, Mode::empty())?;
+    let brick = rustix::fs::open(sink.directory, flags, Mode::empty())?;
     let stat = fstat(&brick)?;
     let pair = daemon.pair.as_ref();
-    if pair.is_none_or(|pair| !pair.is_sink(sink - 1, stat.st_dev, stat.st_ino)) {
+    if pair.is_none_or(|pair| !pair.is_sink(sink.number, stat.st_dev, stat.st_ino)) {
         return Err(io::Error::other(format!(
             "{} is not the new brick any more",
-            daemon.bricks[sink].directory.display()
+            sink.directory.display()
         )));
     }
     clone(&brick)

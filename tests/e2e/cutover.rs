@@ -13,6 +13,7 @@ use hermitfs_tests::disk::Format;
 use hermitfs_tests::hermitfs::{built, exit};
 use hermitfs_tests::lab::Lab;
 use hermitfs_tests::migration::Migration;
+use hermitfs_tests::mounted::Mounted;
 use hermitfs_tests::wait::until;
 use rustix::fs::{
     CWD, FileType, Mode, inotify, link, mkdir, mknodat, rename, rmdir, symlink, unlink,
@@ -487,4 +488,51 @@ fn a_brick_that_users_may_have_seen_is_never_a_sink_again() {
         .refused(exit::CONFIGURATION, &["taken the old brick's place"]);
     assert_eq!(fs::read(new.join("file")).unwrap(), b"newer");
     assert_eq!(fs::read(old.join("file")).unwrap(), b"old");
+}
+
+/// A bug in the very step before the new brick is put in place: the next try is as the first one.
+#[test]
+fn a_cut_over_that_panics_leaves_all_as_it_was_and_can_be_tried_again() {
+    let lab = Lab::new("cutover-panic");
+    for marked in 1..6 {
+        let disks = [format!("old-{marked}"), format!("new-{marked}")];
+        let [old, new] = disks.map(|name| lab.disk(&name, Format::Ext4, 64));
+        fs::write(old.join("file"), "content").unwrap();
+        // Only the marker of a sink is made durable by its directory.
+        let volfile = lab.file(
+            &format!("panic-{marked}.vol"),
+            &format!(
+                "[volume.old]\ntype = \"storage/posix\"\ndirectory = \"{}\"\n\n\
+                 [volume.new]\ntype = \"storage/posix\"\ndirectory = \"{}\"\n\n\
+                 [volume.sink]\ntype = \"debug/fault\"\nsubvolumes = [\"new\"]\n\
+                 rules = [\"fsyncdir after={marked} times=1 panic\"]\n\n\
+                 [volume.pair]\ntype = \"cluster/replicate\"\nsource = \"old\"\nsinks = [\"sink\"]\n",
+                old.path().display(),
+                new.path().display()
+            ),
+        );
+        let mut mount = Mounted::prepare(&lab, &format!("mnt-{marked}"));
+        mount.use_volfile(&volfile, &[]);
+        if mount.try_start(&[]).code != exit::OK {
+            continue;
+        }
+        until(LONG, "the pair to be ready", || {
+            mount.status().is("ready").then_some(())
+        });
+        let first = mount.command("cutover", &["--timeout", "60s"]);
+        if first.code == exit::OK {
+            continue;
+        }
+        assert!(first.stderr.contains("gave no answer"), "{}", first.stderr);
+        let marker = fs::read_to_string(new.join(".hermitfs/volume.json")).unwrap();
+        assert!(marker.contains("\"sink\""), "{marker}");
+        fs::write(mount.join("later"), "more").unwrap();
+        mount
+            .command("cutover", &["--timeout", "60s"])
+            .expect(exit::OK);
+        assert_eq!(device(mount.path()), device(new.path()));
+        assert_eq!(fs::read(new.join("later")).unwrap(), b"more");
+        return;
+    }
+    panic!("none of these was the step before");
 }

@@ -34,6 +34,7 @@ mod sight;
 mod space;
 mod stopped;
 mod submounts;
+mod threads;
 mod trouble;
 mod unseen;
 mod verify;

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 #![forbid(unsafe_code)]
 
 mod attr;
@@ -12,6 +13,7 @@ mod inode;
 mod lockset;
 mod name;
 mod poll;
+mod threads;
 mod translator;
 mod types;
 
@@ -28,6 +30,7 @@ pub use inode::{Handle, Identity, Inode, SlotKey, Slots};
 pub use lockset::{LockSet, OwnedLock};
 pub use name::{InvalidName, Name, NameBuf};
 pub use poll::{block_on, poll_for, poll_once};
+pub use threads::try_threads;
 pub use translator::{Filter, Fop, Translator};
 pub use types::{
     Allocate, DirEntry, Entry, Extent, Lend, Location, Lock, LockKind, Make, RenameFlags, Role,

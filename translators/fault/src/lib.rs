@@ -102,6 +102,8 @@ impl Point {
         self.control.judge(fop, call.origin, &paths)
     }
 
+    // A panic is what a rule may ask for.
+    #[allow(clippy::panic)]
     async fn act(&self, fop: Fop, verdict: Verdict) -> Result<()> {
         tracing::debug!(operation = fop.name(), ?verdict, "a fault on demand");
         match verdict.action {
@@ -110,6 +112,7 @@ impl Point {
                 wait::delay(time).await;
                 Ok(())
             }
+            Action::Panic => panic!("a fault on demand: {}", fop.name()),
             Action::Stop => {
                 (self.stop)(fop);
                 wait::never().await;

@@ -37,6 +37,8 @@ pub enum Action {
     Delay(Duration),
     /// The process ends; the operation is never answered.
     Stop,
+    /// The thread that carries it out panics, as by a bug.
+    Panic,
 }
 
 /// Why a line is no rule.
@@ -47,14 +49,14 @@ pub enum BadRule {
     Operation(String),
     /// A word that means nothing here.
     #[error(
-        "`{0}` means nothing in a rule: an errno's name, `delay=MS`, `stop`, `late`, `origin=`, `name=`, `path=`, `after=` or `times=` would"
+        "`{0}` means nothing in a rule: an errno's name, `delay=MS`, `stop`, `panic`, `late`, `origin=`, `name=`, `path=`, `after=` or `times=` would"
     )]
     Word(String),
     /// A value of the wrong kind.
     #[error("`{0}`: {1}")]
     Value(String, &'static str),
     /// It does not say what is to happen.
-    #[error("`{0}` does not say what is to happen: an errno's name, `delay=MS` or `stop`")]
+    #[error("`{0}` does not say what is to happen: an errno's name, `delay=MS`, `stop` or `panic`")]
     NoAction(String),
     /// It says two things.
     #[error("`{0}` says twice what is to happen")]
@@ -180,6 +182,7 @@ impl FromStr for Rule {
             match word.split_once('=') {
                 None if word == "late" => rule.late = true,
                 None if word == "stop" => actions.push(Action::Stop),
+                None if word == "panic" => actions.push(Action::Panic),
                 None => match Errno::from_name(word) {
                     Some(errno) => actions.push(Action::Fail(errno)),
                     None => return Err(BadRule::Word(word.into())),

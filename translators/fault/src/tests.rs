@@ -197,3 +197,16 @@ fn a_compound_is_one_operation_unless_a_rule_is_about_one_of_its_steps() {
     );
     assert_eq!(answer.unwrap_err().errno(), Errno::EROFS);
 }
+
+#[test]
+fn a_panic_comes_so_many_times_and_before_or_after_the_deed() {
+    let world = world(&["mkdir times=1 panic"]);
+    let mkdir =
+        |new| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.mkdir(&CX, new)));
+    assert!(mkdir("a").is_err());
+    assert!(!world.memory.tree().0.contains_key(&b"/a"[..]));
+    assert!(mkdir("a").is_ok_and(|made| made.is_ok()));
+    world.control.set(["mkdir late panic".parse().unwrap()]);
+    assert!(mkdir("b").is_err());
+    assert!(world.memory.tree().0.contains_key(&b"/b"[..]));
+}

@@ -23,6 +23,7 @@ use hermitfs_api::{Attr, Context, Errno, File, Inode, Origin, Result, Time, Tran
 use crate::door::Door;
 use crate::former::{Former, STRAGGLERS};
 use crate::modes::Mode;
+use crate::standby::ExchangeThreads;
 
 /// Works on a request; once more when the volume was exchanged under it and it failed for that.
 macro_rules! steady {
@@ -131,7 +132,7 @@ impl Door {
     }
 
     /// Puts another volume below. Takes as long as what is open, not as what is known.
-    pub(crate) fn exchange(self: &Arc<Door>, new: Exchange) {
+    pub(crate) fn exchange(self: &Arc<Door>, new: Exchange, threads: ExchangeThreads) {
         let open = self.files.all();
         let mut nodes: HashMap<u64, Arc<Inode>> = new
             .objects
@@ -158,7 +159,7 @@ impl Door {
         self.exchanged.store(true, Ordering::Release);
         drop(exchanging);
         let door = Arc::downgrade(self);
-        let after = move || {
+        let fresh = move || {
             if let Some(door) = door.upgrade() {
                 for node in held {
                     door.drop_pages(node, 0, 0);
@@ -166,9 +167,8 @@ impl Door {
             }
             keep_fresh(&door);
         };
-        start("fuse-fresh", after);
         let door = Arc::downgrade(self);
-        start("fuse-forget", move || {
+        let forget = move || {
             drop((open, files));
             let until = Instant::now() + STRAGGLERS;
             while Instant::now() < until && door.upgrade().is_some_and(|door| door.has_session()) {
@@ -180,14 +180,8 @@ impl Door {
                 drop(former);
                 door.settled.store(true, Ordering::Release);
             }
-        });
-    }
-}
-
-fn start(name: &str, run: impl FnOnce() + Send + 'static) {
-    let started = std::thread::Builder::new().name(name.into()).spawn(run);
-    if let Err(error) = started {
-        tracing::error!(%error, "no thread to be had");
+        };
+        threads.run(fresh, forget);
     }
 }
 

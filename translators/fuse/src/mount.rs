@@ -16,6 +16,7 @@ use crate::kernel::Kernel;
 use crate::mountinfo::{MountInfo, mount_id, pin};
 use crate::options::Options;
 use crate::place;
+use crate::standby::ExchangeThreads;
 use crate::statistics::Snapshot;
 
 /// Where a mount may be put.
@@ -210,8 +211,8 @@ impl Mount {
 
     /// Puts another volume below, for good, and other objects behind what is open. To be called
     /// while opens and look-ups are held, and after a [`Mount::detach_lazy`].
-    pub fn exchange(&self, new: Exchange) {
-        self.door.exchange(new);
+    pub fn exchange(&self, new: Exchange, threads: ExchangeThreads) {
+        self.door.exchange(new, threads);
     }
 
     /// Waits until nobody who was on his way at the exchange needs what was below before: a moment,

@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hermitfs_api::{block_on, poll_for, poll_once};
+use hermitfs_api::{block_on, poll_for, poll_once, try_threads};
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::block_in_place;
 
@@ -19,6 +20,9 @@ use crate::statistics::{Gauge, Op, Statistics};
 /// For so long a request may keep the thread that took it: as long as a server that is near needs for an
 /// answer. To be woken where one waits costs less than to be carried elsewhere.
 const PATIENCE: Duration = Duration::from_millis(5);
+
+/// Of all mounts together, for requests that wait.
+const THREADS: usize = 2;
 
 pub(crate) struct Work {
     pub(crate) gate: Gate,
@@ -100,17 +104,35 @@ fn park(mut request: Pin<Box<Fenced>>) {
 /// One for all mounts of the process, made when something first has to wait. It is never dropped:
 /// the last request to end may be running on it.
 fn runtime() -> Option<&'static Runtime> {
-    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
-    let runtime = RUNTIME.get_or_init(|| {
-        let built = Builder::new_multi_thread()
-            .worker_threads(2)
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    static MAKING: Mutex<()> = Mutex::new(());
+    if let Some(runtime) = RUNTIME.get() {
+        return Some(runtime);
+    }
+    let _making = MAKING.lock();
+    if let Some(runtime) = RUNTIME.get() {
+        return Some(runtime);
+    }
+    let build = || {
+        Builder::new_multi_thread()
+            .worker_threads(THREADS)
             .thread_name("fuse-parked")
-            .build();
-        built
-            .inspect_err(|error| tracing::error!(%error, "no threads for waiting requests"))
-            .ok()
-    });
-    runtime.as_ref()
+            .build()
+    };
+    // Tried first: where one of its threads is not to be had, building it never comes to an end. The next request
+    // may find them.
+    match try_threads(THREADS).and_then(|()| build()) {
+        Ok(runtime) => Some(RUNTIME.get_or_init(|| runtime)),
+        Err(error) => {
+            tracing::error!(%error, "no threads for waiting requests");
+            None
+        }
+    }
+}
+
+/// Whether there are threads for requests that have to wait.
+pub(crate) fn can_park() -> bool {
+    runtime().is_some()
 }
 
 /// A request whose panics end with it. Dropping its reply unsent answers EIO.

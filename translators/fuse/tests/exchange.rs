@@ -1,5 +1,5 @@
 //! Another volume under a mount that is in use.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 mod common;
 
@@ -14,7 +14,7 @@ use common::{Hook, Mounted, hooked};
 use hermitfs_api::{
     Context, Errno, File, Inode, Name, OpenFlags, Result, Translator, async_trait, block_on,
 };
-use hermitfs_fuse::Exchange;
+use hermitfs_fuse::{Exchange, ExchangeThreads};
 use hermitfs_testkit::Memory;
 
 const CX: Context = Context {
@@ -50,12 +50,14 @@ fn exchange(mounted: &Mounted, volume: &Arc<Memory>, root: Arc<Inode>, file: &Ar
     let open = mounted.mount.open_files();
     assert!(open.iter().all(|open| !open.bypasses));
     let files = open.into_iter().map(|open| (open.handle, file.clone()));
-    mounted.mount.exchange(Exchange {
+    let new = Exchange {
         volume: volume.clone(),
         root,
         files: files.collect(),
         objects: HashMap::new(),
-    });
+    };
+    let threads = ExchangeThreads::start().unwrap();
+    mounted.mount.exchange(new, threads);
     mounted.mount.release();
 }
 

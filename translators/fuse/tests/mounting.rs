@@ -1,4 +1,6 @@
 //! Where a mount may be put, what is said when it cannot, and how it goes away.
+// A test that gets no thread has failed.
+#![allow(clippy::disallowed_methods)]
 
 mod common;
 

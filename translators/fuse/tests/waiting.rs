@@ -1,4 +1,6 @@
 //! What waits, fails or breaks in a volume does not take the mount with it.
+// A test that gets no thread has failed.
+#![allow(clippy::disallowed_methods)]
 
 mod common;
 

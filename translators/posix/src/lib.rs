@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 #![deny(unsafe_code)] // `sys` alone is allowed some
 
 mod attr;

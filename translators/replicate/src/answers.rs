@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use hermitfs_api::{
@@ -81,21 +82,36 @@ macro_rules! awaited {
 
 hermitfs_api::with_operations!(awaited);
 
-/// Runs what may never come back, as what asks a sink, on a thread of its own; `None` when it has not
-/// come back in time. It then goes on by itself.
+/// Why there is no answer of what runs on a thread of its own.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// It did not begin.
+    #[error(
+        "no thread can be had for it ({0}): raise the limit of processes (pids, TasksMax=), or end others"
+    )]
+    NoThread(std::io::Error),
+    /// It has not come back in time, and goes on by itself.
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+    /// It panicked.
+    #[error("hermitfs failed at it: see its log")]
+    Panicked,
+}
+
+/// Runs what may never come back, as what asks a sink, on a thread of its own.
 pub(crate) fn within<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
+) -> std::result::Result<T, Unanswered> {
     let (sender, receiver) = std::sync::mpsc::channel();
-    let started = std::thread::Builder::new()
+    std::thread::Builder::new()
         .name("bounded".into())
-        .spawn(move || sender.send(work()));
-    if let Err(error) = started {
-        tracing::error!(%error, "no thread to be had");
-        return None;
-    }
-    receiver.recv_timeout(limit).ok()
+        .spawn(move || sender.send(work()))
+        .map_err(Unanswered::NoThread)?;
+    receiver.recv_timeout(limit).map_err(|error| match error {
+        RecvTimeoutError::Timeout => Unanswered::Late(limit),
+        RecvTimeoutError::Disconnected => Unanswered::Panicked,
+    })
 }
 
 #[cfg(test)]
@@ -134,8 +150,11 @@ mod tests {
     fn what_does_not_come_back_is_left_behind() {
         let (hold, held) = std::sync::mpsc::channel::<()>();
         let stuck = within(Duration::from_millis(10), move || held.recv());
-        assert!(stuck.is_none());
+        assert!(matches!(stuck, Err(Unanswered::Late(_))));
         drop(hold);
-        assert_eq!(within(Duration::from_secs(60), || 7), Some(7));
+        let answered = within(Duration::from_secs(60), || 7);
+        assert!(matches!(answered, Ok(7)));
+        let panicked = within(Duration::from_secs(60), || panic!("a bug"));
+        assert!(matches!(panicked, Err::<(), _>(Unanswered::Panicked)));
     }
 }

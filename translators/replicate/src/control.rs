@@ -52,12 +52,42 @@ pub struct Status {
     pub eta: Option<Duration>,
     /// Name of the source's volume.
     pub source: String,
-    /// Each sink: its volume's name, and `healthy` or what is wrong.
+    /// Each sink, as the pair counts them: its volume's name, and `healthy` or what is wrong.
     pub sinks: Vec<(String, String)>,
     /// When this migration began.
     pub since: Option<SystemTime>,
     /// Identity of this migration.
     pub volume_id: String,
+}
+
+impl Status {
+    /// `healthy`, or what is wrong with a sink.
+    pub fn health(&self, sink: SinkNumber) -> &str {
+        self.sinks
+            .get(sink.0)
+            .map_or("unknown", |(_, health)| health)
+    }
+}
+
+/// A sink, as its pair counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SinkNumber(pub(crate) usize);
+
+/// What a volume is to the pair above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leg {
+    /// Users work on it.
+    Source,
+    /// It is made equal.
+    Sink(SinkNumber),
+}
+
+impl Leg {
+    /// In the order in which a pair is given its volumes: the source, then the sinks.
+    pub fn all() -> impl Iterator<Item = Leg> {
+        let sinks = (0..).map(|number| Leg::Sink(SinkNumber(number)));
+        std::iter::once(Leg::Source).chain(sinks)
+    }
 }
 
 /// One way in which one object could not be made equal.

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 #![forbid(unsafe_code)]
 
 mod answers;
@@ -32,8 +33,8 @@ mod world;
 
 pub use brake::Rate;
 pub use control::{
-    Difference, Goal, Losses, NotReady, ObjectError, ObjectLoss, OpenError, Reached, Status,
-    Verified,
+    Difference, Goal, Leg, Losses, NotReady, ObjectError, ObjectLoss, OpenError, Reached,
+    SinkNumber, Status, Verified,
 };
 pub use loss::{Class, Gravity};
 pub use options::Options;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hermitfs_api::{Context, Errno, Origin, Translator, block_on};
+use hermitfs_api::{Context, Errno, Origin, Translator, block_on, try_threads};
 use hermitfs_proto::brick::v1::brick_server::BrickServer;
 use hermitfs_proto::brick::{MAX_DATA, MAX_MESSAGE, Pem, widen};
 use tokio::net::TcpStream;
@@ -134,11 +134,16 @@ impl Server {
             })?;
             listeners.push(bound);
         }
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("brick-server")
-            .enable_all()
-            .build()
+        let build = || {
+            Builder::new_multi_thread()
+                .worker_threads(THREADS)
+                .thread_name("brick-server")
+                .enable_all()
+                .build()
+        };
+        // Tried first: where one of them is not to be had, building it never comes to an end.
+        let runtime = try_threads(THREADS)
+            .and_then(|()| build())
             .map_err(OpenError::Threads)?;
         let mut addresses = Vec::new();
         for (listener, asked) in listeners.into_iter().zip(&options.listen) {

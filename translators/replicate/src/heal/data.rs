@@ -82,7 +82,9 @@ impl Healer {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..lanes).map(|_| scope.spawn(lane)).collect();
+            // Where no thread is to be had, by as many as there are.
+            let other = |_| std::thread::Builder::new().spawn_scoped(scope, lane).ok();
+            let others: Vec<_> = (1..lanes).map_while(other).collect();
             let mut done = lane();
             for other in others {
                 let its = other.join().unwrap_or(Err(Setback::Later(1000)));

@@ -31,12 +31,11 @@ impl Healer {
         let begun = self.ledger(|ledger| ledger.begun());
         let sink_dir = self.settle_path(&dir).await?;
         let image = Oid::from(sink_dir.identity());
-        if !self.ledger(|ledger| ledger.enter(image, work.oid)) {
+        let entered = self.ledger(|ledger| self.enter(ledger, image, work.oid));
+        let Some(_inside) = entered else {
             return Err(Setback::Later(10));
-        }
-        let done = self.pass(work, &dir, &sink_dir, begun).await;
-        self.ledger(|ledger| ledger.leave(image, work.oid));
-        done
+        };
+        self.pass(work, &dir, &sink_dir, begun).await
     }
 
     /// One pass over a directory in whose image nobody else works.
@@ -443,15 +442,15 @@ impl Healer {
         // directory under its old name and its new one.
         let (claimed, stands) = self.ledger(|ledger| {
             let claimed = match is_dir {
-                true => ledger.claim_place(oid),
-                false => ledger.claim(oid),
+                true => self.claim_place(ledger, oid),
+                false => self.claim_object(ledger, oid),
             };
             let stands = ledger.name_stands(at, &bytes, seen);
             (claimed, stands && !ledger.is_named(oid))
         });
-        if !claimed {
+        let Some(claimed) = claimed else {
             return Err(Setback::Later(10));
-        }
+        };
         if slot.there.is_none() {
             // Nothing stands here, so nobody's image does, whatever was written down.
             self.ledger(|ledger| {
@@ -475,11 +474,7 @@ impl Healer {
         {
             self.note_stand(dir, name, &wanted.inode).await;
         }
-        let now = self.now();
-        self.ledger(|ledger| match is_dir {
-            true => ledger.unclaim_place(oid),
-            false => ledger.release(oid, now),
-        });
+        drop(claimed);
         done?;
         Ok(Amount::name(&wanted.attr))
     }

@@ -11,11 +11,20 @@ use crate::trouble::{Setback, Step};
 const BESIDE: u64 = 200;
 
 /// What is under way on the sink; ended when dropped.
-struct Taken<'a>(&'a Healer, Need);
+struct Taken<'a>(&'a Healer, Need, Oid);
+
+impl Taken<'_> {
+    /// It came to its end; how much was copied or compared for it.
+    fn end(self) -> u64 {
+        self.0.tally.ended(self.2)
+    }
+}
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         self.0.room.lock().end(self.1);
+        // Again, where it was told already: only who panicked has not.
+        self.0.tally.ended(self.2);
     }
 }
 
@@ -42,13 +51,12 @@ impl Healer {
         let before = if look { self.free().await } else { None };
         let admission = self.room.lock().begin(need, before, self.now());
         let taken = match admission {
-            Admission::Go => Taken(self, need),
+            Admission::Go => Taken(self, need, oid),
             Admission::Wait => return Err(Setback::Later(BESIDE)),
             Admission::No => return Err(Setback::Full(need)),
         };
         let done = work.await;
-        drop(taken);
-        let written = self.tally.ended(oid);
+        let written = taken.end();
         let Err(Setback::Full(told)) = done else {
             return done;
         };
@@ -115,5 +123,39 @@ impl Healer {
             path,
         };
         Some((shortage, free))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+
+    use hermitfs_api::{Translator, block_on};
+    use hermitfs_testkit::Memory;
+
+    use super::*;
+    use crate::heal::between;
+
+    #[test]
+    fn what_panicked_takes_no_room_and_is_not_under_way() {
+        let brick = |dev| -> Arc<dyn Translator> { Arc::new(Memory::with_dev(dev)) };
+        let healer = between(brick(1), brick(2));
+        let root = healer.source_root.clone();
+        let need = Need::object(WORTH);
+        let work = async {
+            healer.tally.moved(&root, 5, false);
+            panic!("a bug");
+        };
+        let oid = Oid::from(root.identity());
+        let done = || -> Step<()> { block_on(healer.with_room(oid, (need, need), work)) };
+        assert!(catch_unwind(AssertUnwindSafe(done)).is_err());
+        assert_eq!(healer.tally.under_way(), 0);
+        let little = Free {
+            bytes: WORTH,
+            inodes: Some(1),
+        };
+        let admission = healer.room.lock().begin(need, Some(little), 0);
+        assert_eq!(admission, Admission::Go);
     }
 }

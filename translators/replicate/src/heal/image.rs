@@ -144,34 +144,26 @@ impl Healer {
         next: Oid,
     ) -> Step<()> {
         let above = Oid::from(here.identity());
-        if !self.ledger(|ledger| ledger.claim(above)) {
+        let claimed = self.ledger(|ledger| self.claim_object(ledger, above));
+        let Some(_above) = claimed else {
             return Err(Setback::Later(10));
-        }
+        };
         // What is changed in a directory of the sink has a mark there.
         let known = self.known(here).await;
         let now = self.now();
         let stands = Oid::from(image.identity());
         let entered = self.ledger(|ledger| {
             if !ledger.name_dirty(above, name.as_bytes()) {
-                if ledger.place_of(next).is_none() {
-                    // Somebody has healed it meanwhile; a mark would take away that it is known to stand here.
-                    return false;
-                }
+                // Without one somebody has healed it meanwhile; a mark would take away that it is known to stand here.
+                ledger.place_of(next)?;
                 ledger.mark_name(&known, &name.as_bytes().into(), now);
             }
-            ledger.enter(stands, above)
+            self.enter(ledger, stands, above)
         });
-        let done = match entered {
-            false => Err(Setback::Later(5)),
-            true => self.open_name(here, image, name).await,
-        };
-        self.ledger(|ledger| {
-            if entered {
-                ledger.leave(stands, above);
-            }
-            ledger.release(above, now);
-        });
-        done
+        match entered {
+            None => Err(Setback::Later(5)),
+            Some(_inside) => self.open_name(here, image, name).await,
+        }
     }
 
     /// What keeps a name from being healed that is an error already is not one more of what lies below.

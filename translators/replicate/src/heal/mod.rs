@@ -1,6 +1,7 @@
 //! Making the sink equal at one marked place: state-driven, idempotent, and careful about what
 //! it writes into and what it takes away.
 
+mod claim;
 mod data;
 mod directory;
 mod flags;
@@ -206,6 +207,14 @@ impl Healer {
             }
         });
         answer
+    }
+
+    /// Healing it panicked. What was claimed on the way has been let go of; what was claimed for it is here.
+    pub(crate) fn panicked(&self, work: &Work) {
+        // Nobody knows what was about to be written there.
+        self.forget_ways();
+        let now = self.now();
+        self.ledger(|ledger| ledger.panicked(work, now));
     }
 
     /// The same outcome for every piece of some work.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use hermitfs_api::{Attr, Entry, Inode, Kind, NameBuf, Snapshot, Whole};
 
+use super::claim::Claim;
 use super::flags::{CARRIED, COMMON, KNOWN};
 use super::hints;
 use super::meta::{bent, is_carried};
@@ -36,9 +37,15 @@ type Outcomes = Vec<(NameBuf, Done)>;
 type Marked = (NameBuf, Option<u64>);
 
 /// A file of the source, and what its image shall be.
-struct New {
+struct Read {
     source: Entry,
     image: Whole,
+}
+
+/// One that is ours to make.
+struct New<'a> {
+    file: Read,
+    claim: Claim<'a>,
     /// Of its name's mark.
     generation: Option<u64>,
     /// What of its body's mark the image takes along.
@@ -108,7 +115,7 @@ impl Healer {
         dir: &Arc<Inode>,
         marked: Vec<Marked>,
         since: Moment,
-    ) -> (Vec<New>, Vec<NameBuf>, Vec<Marked>) {
+    ) -> (Vec<New<'_>>, Vec<NameBuf>, Vec<Marked>) {
         if marked.is_empty() {
             return Default::default();
         }
@@ -127,14 +134,14 @@ impl Healer {
         self.ledger(|ledger| {
             for (answer, (name, generation)) in answers.into_iter().zip(&mut marked) {
                 let slot = (&bytes_of(&name), generation);
-                let file = answer.ok().and_then(|snapshot| New::of(&name, snapshot));
+                let file = answer.ok().and_then(|snapshot| Read::of(&name, snapshot));
                 let claimed = file.and_then(|file| {
-                    let claimed = ledger.claim_new(at, slot, file.oid(), since)?;
-                    let body = claimed.body;
+                    let (body, claim) = self.claim_new(ledger, at, slot, file.oid(), since)?;
                     Some(New {
+                        file,
+                        claim,
                         generation,
                         body,
-                        ..file
                     })
                 });
                 match claimed {
@@ -151,15 +158,15 @@ impl Healer {
         &self,
         dir: &Arc<Inode>,
         sink_dir: &Arc<Inode>,
-        new: Vec<New>,
+        new: Vec<New<'_>>,
         outcomes: &mut Outcomes,
     ) {
         if new.is_empty() {
             return;
         }
         let files = new.into_iter().map(|file| {
-            let marks = (file.generation, file.body);
-            ((file.source, marks), file.image)
+            let ours = (file.claim, file.generation, file.body);
+            ((file.file.source, ours), file.file.image)
         });
         let (sources, images): (Vec<_>, Vec<Whole>) = files.unzip();
         for image in &images {
@@ -176,7 +183,7 @@ impl Healer {
             }
         }
         let mut made = made.into_iter();
-        for ((source, (generation, body)), image) in sources.into_iter().zip(images) {
+        for ((source, (claim, generation, body)), image) in sources.into_iter().zip(images) {
             let done = match made.next() {
                 Some(Ok(attr)) => Done::Made(self.was_made(&source, &image, &attr, body).await),
                 // Nothing of it is there, unless even that went wrong.
@@ -190,8 +197,7 @@ impl Healer {
             {
                 self.note_stand(dir, name, &source.inode).await;
             }
-            let (oid, now) = (Oid::from(source.inode.identity()), self.now());
-            self.ledger(|ledger| ledger.release(oid, now));
+            drop(claim);
             outcomes.push((image.name, done));
         }
     }
@@ -223,9 +229,9 @@ fn bytes_of(name: &NameBuf) -> Bytes {
     name.as_bytes().into()
 }
 
-impl New {
+impl Read {
     /// A file that was read whole and has this name alone.
-    fn of(name: &NameBuf, snapshot: Snapshot) -> Option<New> {
+    fn of(name: &NameBuf, snapshot: Snapshot) -> Option<Read> {
         let attr = snapshot.entry.attr;
         // One that shrank meanwhile is marked for it.
         let content = snapshot
@@ -254,11 +260,9 @@ impl New {
             mask: CARRIED,
             project: snapshot.fsx.project,
         };
-        Some(New {
+        Some(Read {
             source: snapshot.entry,
             image,
-            generation: None,
-            body: None,
         })
     }
 

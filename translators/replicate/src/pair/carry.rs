@@ -11,7 +11,7 @@ use hermitfs_api::{
 
 use super::Replicate;
 use crate::answers::within;
-use crate::control::OpenError;
+use crate::control::{OpenError, SinkNumber};
 use crate::heal::{HEAL, Healer};
 use crate::lingering::{Guards, Lingering};
 use crate::volume;
@@ -71,8 +71,8 @@ impl Replicate {
 
     /// Writes down, on the sink, that users are about to see it (or that nothing came of that): a
     /// kill from then on must not lead back to the source.
-    pub fn appoint(&self, sink: usize, successor: bool) -> Result<()> {
-        let sink = self.sinks.get(sink).ok_or(Error::new(Errno::ENOENT))?;
+    pub fn appoint(&self, sink: SinkNumber, successor: bool) -> Result<()> {
+        let sink = self.sinks.get(sink.0).ok_or(Error::new(Errno::ENOENT))?;
         let role = match successor {
             true => volume::SUCCESSOR,
             false => volume::SINK,
@@ -92,12 +92,16 @@ impl Replicate {
     /// unlinked as well.
     pub fn carry(
         &self,
-        sink: usize,
+        sink: SinkNumber,
         files: &[Held],
         objects: &[Arc<Inode>],
         deadline: Instant,
     ) -> std::result::Result<Carried, NotCarried> {
-        let Some(sink) = self.sinks.get(sink).filter(|_| self.users.gate.is_frozen()) else {
+        let Some(sink) = self
+            .sinks
+            .get(sink.0)
+            .filter(|_| self.users.gate.is_frozen())
+        else {
             return Err(NotCarried {
                 path: "/".to_owned(),
                 reason: "users are not held".to_owned(),
@@ -107,10 +111,10 @@ impl Replicate {
         let carried = move || block_on(carry(&healer, &files, &objects, deadline));
         let left = deadline.saturating_duration_since(Instant::now());
         // Users are held: a sink that does not answer may not make that longer.
-        within(left, carried).unwrap_or_else(|| {
+        within(left, carried).unwrap_or_else(|unanswered| {
             Err(NotCarried {
                 path: "/".to_owned(),
-                reason: format!("{} did not answer in time", sink.place),
+                reason: format!("{}: {unanswered}", sink.place),
             })
         })
     }

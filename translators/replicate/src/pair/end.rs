@@ -9,7 +9,7 @@ use hermitfs_api::{Inode, SetAttr, SetTime, Translator, block_on};
 use super::Replicate;
 use super::progress::told;
 use super::sink::Sink;
-use crate::answers::within;
+use crate::answers::{Unanswered, within};
 use crate::control::NotReady;
 use crate::drain::Drain;
 use crate::heal::{Books, HEAL};
@@ -20,6 +20,21 @@ const LEAVE_AT_MOST: Duration = Duration::from_secs(120);
 
 /// How often a drain is looked at whether it can still come to its end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Users are held until this is dropped, or for longer where all came off.
+struct Frozen<'a>(&'a Replicate);
+
+impl Frozen<'_> {
+    fn stay(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.thaw();
+    }
+}
 
 impl Replicate {
     /// Holds new changes of users, drains what is pending and syncs the sink, within the limit.
@@ -50,12 +65,11 @@ impl Replicate {
             return Err(NotReady::NotReady(reasons));
         }
         self.fits(limit).map_err(NotReady::TooMuch)?;
+        let frozen = Frozen(self);
         self.users.gate.freeze();
-        let done = self.drain(deadline, limit, wanted);
-        if done.is_err() {
-            self.thaw();
-        }
-        done
+        self.drain(deadline, limit, wanted)?;
+        frozen.stay();
+        Ok(())
     }
 
     fn drain(
@@ -119,8 +133,11 @@ impl Replicate {
             let left = deadline.saturating_duration_since(Instant::now());
             // Users are held: no disk may make that longer.
             match within(left, move || block_on(brick.sync(&HEAL))) {
-                Some(synced) => synced.map_err(|error| NotReady::Sync(error.to_string()))?,
-                None => return Err(NotReady::Sync(format!("not within {limit:?}"))),
+                Ok(synced) => synced.map_err(|error| NotReady::Sync(error.to_string()))?,
+                Err(Unanswered::Late(_)) => {
+                    return Err(NotReady::Sync(format!("not within {limit:?}")));
+                }
+                Err(unanswered) => return Err(NotReady::Sync(unanswered.to_string())),
             }
         }
         Ok(())
@@ -144,7 +161,11 @@ impl Replicate {
         for sink in &self.sinks {
             let leaving = sink.clone();
             let left = match ended {
-                true => within(LEAVE_AT_MOST, move || leaving.leave()),
+                true => match within(LEAVE_AT_MOST, move || leaving.leave()) {
+                    // It has just answered, and ours must not stay for want of a thread.
+                    Err(Unanswered::NoThread(_)) => Some(sink.leave()),
+                    answered => answered.ok(),
+                },
                 false => None,
             };
             let why = match left {

@@ -11,6 +11,7 @@ mod status;
 mod toll;
 mod waive;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,10 +25,10 @@ pub use self::carry::{Carried, Held, NotCarried};
 pub use self::end::unmark;
 use self::progress::Counting;
 use self::sink::{Sink, SourceName};
-use crate::answers::within;
+use crate::answers::{Unanswered, within};
 use crate::backoff::WINDOW;
 use crate::brake::{Brake, Rate};
-use crate::control::{Difference, Goal, ObjectError, OpenError, Reached, Verified};
+use crate::control::{Difference, Goal, ObjectError, OpenError, Reached, SinkNumber, Verified};
 use crate::heal::{Books, HEAL};
 use crate::options::Options;
 use crate::record::Trust;
@@ -89,7 +90,7 @@ impl Replicate {
         threads.extend(spawn("pace".into(), move || {
             while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(WINDOW);
-                brake.judge();
+                turn("the judgement of the pace", || brake.judge());
             }
         }));
         let (pair, stop) = (Arc::downgrade(self), self.stop.clone());
@@ -98,7 +99,7 @@ impl Replicate {
             while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(100));
                 let Some(pair) = pair.upgrade() else { return };
-                pair.count(&mut counting);
+                turn("counting", || pair.count(&mut counting));
             }
         }));
     }
@@ -113,10 +114,15 @@ impl Replicate {
         let ended = self.halt();
         for sink in &self.sinks {
             let syncing = sink.clone();
-            if !ended || within(SYNC_AT_MOST, move || syncing.sync(true)).is_none() {
+            let synced = match ended {
+                true => within(SYNC_AT_MOST, move || syncing.sync(true)),
+                false => Err(Unanswered::Late(HALT_AT_MOST)),
+            };
+            if let Err(why) = synced {
                 tracing::error!(
                     place = sink.place,
-                    "the new brick does not answer: it is left without a sync, and compared later"
+                    %why,
+                    "the new brick is left without a sync, and compared later"
                 );
                 continue;
             }
@@ -181,9 +187,12 @@ impl Replicate {
         &self.state_dir
     }
 
-    /// Whether this is the root of the n-th sink, as it is healed just now.
-    pub fn is_sink(&self, n: usize, dev: u64, ino: u64) -> bool {
-        let root = self.sinks.get(n).and_then(|s| s.healer.sink_root().ok());
+    /// Whether this is the root of a sink, as it is healed just now.
+    pub fn is_sink(&self, sink: SinkNumber, dev: u64, ino: u64) -> bool {
+        let root = self
+            .sinks
+            .get(sink.0)
+            .and_then(|s| s.healer.sink_root().ok());
         root.is_some_and(|root| {
             let identity = root.identity();
             (identity.dev, identity.ino) == (dev, ino)
@@ -299,6 +308,17 @@ impl Replicate {
             Some(sink) => sink.leg.wait_news(at_most),
             None => std::thread::sleep(at_most),
         }
+    }
+}
+
+/// How long a thread waits that has panicked, before it goes on.
+const AFTER_PANIC: Duration = Duration::from_millis(500);
+
+/// One turn of a thread without which nothing comes to its end: a panic ends the turn, and not the thread.
+fn turn(what: &str, run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        tracing::error!("{what} panicked: it is tried again");
+        std::thread::sleep(AFTER_PANIC);
     }
 }
 

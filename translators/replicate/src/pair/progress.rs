@@ -8,6 +8,7 @@ use hermitfs_api::{Errno, Error, Inode, Translator, block_on};
 
 use super::Replicate;
 use super::sink::Sink;
+use crate::answers::{Unanswered, within};
 use crate::brake::Brake;
 use crate::drain::Left;
 use crate::heal::{Books, HEAL};
@@ -116,14 +117,19 @@ impl Replicate {
                     syncing.sync(false);
                 }
             };
-            if crate::answers::within(limit.max(Duration::from_secs(1)), sync).is_none() {
-                return Err(format!(
-                    "{} takes longer than {limit:?} to bring to its disk what was copied",
-                    sink.place
-                ));
-            }
+            within(limit.max(Duration::from_secs(1)), sync).map_err(|unanswered| {
+                let place = &sink.place;
+                match unanswered {
+                    Unanswered::Late(_) => format!(
+                        "{place} takes longer than {limit:?} to bring to its disk what was copied"
+                    ),
+                    unanswered => format!(
+                        "what was copied cannot be brought to the disk of {place}: {unanswered}"
+                    ),
+                }
+            })?;
             // A sink that blocks is told of by others.
-            crate::answers::within(limit, move || healer.measure());
+            let _ = within(limit, move || healer.measure());
         }
         self.fits(limit)
     }

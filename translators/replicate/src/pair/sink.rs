@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hermitfs_api::{Errno, block_on};
 use parking_lot::{Mutex, RwLock};
 
+use super::turn;
 use crate::answers::Answers;
 use crate::control::ObjectError;
 use crate::drain::{Left, Speed};
@@ -98,6 +99,31 @@ const SYNC_IDLE: Duration = Duration::from_millis(300);
 /// How long nothing is changed before the journal says so. The next change waits for the disk.
 const CALM_AFTER: Duration = Duration::from_secs(10);
 
+/// What a sync settles, when this is dropped: nothing, unless it has come off by then.
+struct Cut<'a> {
+    leg: &'a Leg,
+    pieces: Vec<(Oid, Piece, u64)>,
+    synced: bool,
+}
+
+impl Cut<'_> {
+    fn of(leg: &Leg) -> Cut<'_> {
+        Cut {
+            leg,
+            pieces: leg.ledger(|ledger| ledger.cut()),
+            synced: false,
+        }
+    }
+}
+
+impl Drop for Cut<'_> {
+    fn drop(&mut self) {
+        let (pieces, now) = (std::mem::take(&mut self.pieces), self.leg.now());
+        self.leg
+            .ledger(|ledger| ledger.seal(pieces, self.synced, now));
+    }
+}
+
 impl Sink {
     pub(super) fn new(
         (name, place): (String, String),
@@ -169,10 +195,7 @@ impl Sink {
                 Ok(Err(trouble)) => self.unwell(trouble),
                 Err(_) => {
                     tracing::error!(?work, "healing panicked");
-                    let now = self.leg.now();
-                    self.leg.ledger(|ledger| {
-                        ledger.panicked(&work, now);
-                    });
+                    self.healer.panicked(&work);
                 }
             }
             self.leg.news.notify_all();
@@ -226,45 +249,52 @@ impl Sink {
             let hurry = drain.load(Ordering::Relaxed);
             self.leg
                 .wait_news(Duration::from_millis(if hurry { 5 } else { 100 }));
-            self.sample();
-            self.catch_up();
-            if self.is_lost() {
-                self.attend();
-            }
-            let now = self.leg.now();
-            let (copied, open, unswept) = self.leg.ledger(|ledger| {
-                ledger.verified();
-                let open = ledger.is_open(now);
-                (ledger.copied(), open, ledger.is_unswept())
+            turn("settling", || {
+                self.look_after(hurry, &mut beat, &mut rested)
             });
-            if !open && let Some(found) = self.unfinished_verification() {
-                tracing::info!(
-                    sink = self.name,
-                    objects = found.objects,
-                    bytes = found.bytes,
-                    differed = found.different,
-                    "compared on request"
-                );
+        }
+    }
+
+    /// One turn of that: what is due just now.
+    fn look_after(&self, hurry: bool, beat: &mut Instant, rested: &mut Option<(Instant, u64)>) {
+        self.sample();
+        self.catch_up();
+        if self.is_lost() {
+            self.attend();
+        }
+        let now = self.leg.now();
+        let (copied, open, unswept) = self.leg.ledger(|ledger| {
+            ledger.verified();
+            let open = ledger.is_open(now);
+            (ledger.copied(), open, ledger.is_unswept())
+        });
+        if !open && let Some(found) = self.unfinished_verification() {
+            tracing::info!(
+                sink = self.name,
+                objects = found.objects,
+                bytes = found.bytes,
+                differed = found.different,
+                "compared on request"
+            );
+        }
+        let age = self.syncing.lock().elapsed();
+        let due = hurry && !open || age > SYNC_EVERY || (!open && age > SYNC_IDLE);
+        if copied > 0 && due && !self.is_lost() {
+            self.sync(false);
+        }
+        if unswept && self.can_sweep.load(Ordering::Relaxed) && !self.is_lost() {
+            self.sweep();
+            self.leg.news.notify_all();
+        }
+        self.rest(rested);
+        if beat.elapsed() > Duration::from_secs(5) {
+            *beat = Instant::now();
+            if let Err(error) = self.heartbeat(false) {
+                tracing::debug!(%error, "no heartbeat");
             }
-            let age = self.syncing.lock().elapsed();
-            let due = hurry && !open || age > SYNC_EVERY || (!open && age > SYNC_IDLE);
-            if copied > 0 && due && !self.is_lost() {
-                self.sync(false);
-            }
-            if unswept && self.can_sweep.load(Ordering::Relaxed) && !self.is_lost() {
+            self.leg.tidy();
+            if !self.is_lost() {
                 self.sweep();
-                self.leg.news.notify_all();
-            }
-            self.rest(&mut rested);
-            if beat.elapsed() > Duration::from_secs(5) {
-                beat = Instant::now();
-                if let Err(error) = self.heartbeat(false) {
-                    tracing::debug!(%error, "no heartbeat");
-                }
-                self.leg.tidy();
-                if !self.is_lost() {
-                    self.sweep();
-                }
             }
         }
     }
@@ -327,8 +357,8 @@ impl Sink {
     pub(super) fn sync(&self, source_too: bool) {
         let mut last = self.syncing.lock();
         let _at_work = self.healer.brake.at_work();
-        let cut = self.leg.ledger(|ledger| ledger.cut());
-        let written = source_too || !cut.is_empty();
+        let mut cut = Cut::of(&self.leg);
+        let written = source_too || !cut.pieces.is_empty();
         let began = Instant::now();
         let mut synced = block_on(self.healer.sink.sync(&HEAL));
         let copied = self.healer.tally.work().bytes;
@@ -347,9 +377,9 @@ impl Sink {
         if let Err(error) = &synced {
             tracing::warn!(sink = self.name, %error, "a sync failed: what was copied is copied again");
         }
-        let now = self.leg.now();
+        cut.synced = synced.is_ok();
+        drop(cut);
         self.leg.ledger(|ledger| {
-            ledger.seal(cut, synced.is_ok(), now);
             ledger.verified();
             let mut held = self.healer.held.lock();
             held.retain(|oid, _| ledger.locator(*oid).is_some());

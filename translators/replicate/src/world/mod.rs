@@ -1,6 +1,7 @@
 //! A pair of trees in memory, users and a healer that take turns one operation at a time, and a
 //! kill possible between any two. The code that runs here is the code that runs on disks.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -18,6 +19,7 @@ use crate::users::{UserLeg, Users};
 mod deep;
 mod exhaustive;
 mod kernel;
+mod panics;
 mod power;
 mod random;
 mod several;
@@ -58,6 +60,7 @@ impl Turns {
 struct Paced {
     below: Arc<Memory>,
     turns: Arc<Turns>,
+    bug: Option<Arc<Bug>>,
 }
 
 macro_rules! paced {
@@ -71,12 +74,43 @@ macro_rules! paced {
                     $(line += &format!(" {:?}", $arg);)*
                     eprintln!("{line}");
                 });
-                self.below.$name($($arg),*).await
+                let panics = self.bug.as_ref().and_then(|bug| bug.meets());
+                if panics == Some(When::Before) {
+                    panic_any(Planted);
+                }
+                let answer = self.below.$name($($arg),*).await;
+                if panics == Some(When::After) {
+                    panic_any(Planted);
+                }
+                answer
             })*
         }
     };
 }
 with_operations!(paced);
+
+/// When an operation panics: before it is carried out, or after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    Before,
+    After,
+}
+
+/// What a panic says that was wanted.
+struct Planted;
+
+/// One operation of a healer that panics.
+#[derive(Default)]
+struct Bug(std::sync::Mutex<Option<(u32, When)>>);
+
+impl Bug {
+    fn meets(&self) -> Option<When> {
+        let mut bug = self.0.lock().unwrap();
+        let (left, when) = (*bug)?;
+        *bug = left.checked_sub(1).map(|left| (left, when));
+        bug.is_none().then_some(when)
+    }
+}
 
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Source, sink, users, healer.
@@ -91,8 +125,9 @@ pub(crate) struct World {
     /// Users at work, as processes would be.
     tasks: [Option<Task<()>>; USERS],
     kernel: Arc<Kernel>,
-    /// Healers, as threads would be.
-    heals: [Option<Task<()>>; HEALERS],
+    /// Healers, as threads would be, and what they work at.
+    heals: [Option<(Work, Task<()>)>; HEALERS],
+    bug: Arc<Bug>,
 }
 
 const USERS: usize = 2;
@@ -134,11 +169,14 @@ impl World {
         let (source, sink) = (Arc::new(source), Arc::new(sink));
         block_on(source.role(Role::Source)).unwrap();
         let (user_turns, heal_turns) = (Arc::new(Turns::default()), Arc::new(Turns::default()));
+        let bug = Arc::new(Bug::default());
         let paced = |below: &Arc<Memory>, turns: &Arc<Turns>| -> Arc<dyn Translator> {
+            let heals = Arc::ptr_eq(turns, &heal_turns);
             // A compound may be seen, and killed, between any two of its steps.
             Arc::new(BySteps(Arc::new(Paced {
                 below: below.clone(),
                 turns: turns.clone(),
+                bug: heals.then(|| bug.clone()),
             })))
         };
         let mut ledger = Ledger::default();
@@ -191,6 +229,7 @@ impl World {
             tasks: Default::default(),
             kernel: Arc::default(),
             heals: Default::default(),
+            bug,
         }
     }
 
@@ -269,13 +308,23 @@ impl World {
             if told() {
                 eprintln!("{which}: {work:?}");
             }
-            let healer = self.healer.clone();
-            self.heals[which] = Some(Box::pin(async move { heal(&healer, work).await }));
+            let (healer, its) = (self.healer.clone(), work.clone());
+            let task = Box::pin(async move { heal(&healer, its).await });
+            self.heals[which] = Some((work, task));
         }
-        if let Some(task) = &mut self.heals[which]
-            && poll_once(task.as_mut()).is_ready()
-        {
-            self.heals[which] = None;
+        if let Some((work, task)) = &mut self.heals[which] {
+            // As a healer's thread does it.
+            let poll = AssertUnwindSafe(|| poll_once(task.as_mut()));
+            match catch_unwind(poll) {
+                Ok(Poll::Pending) => {}
+                Ok(Poll::Ready(())) => self.heals[which] = None,
+                Err(panic) if panic.is::<Planted>() => {
+                    let work = work.clone();
+                    self.heals[which] = None;
+                    self.healer.panicked(&work);
+                }
+                Err(panic) => resume_unwind(panic),
+            }
         }
         true
     }
@@ -308,7 +357,10 @@ impl World {
             assert!(!lost, "something is open and will never be tried again");
             if self.leg.ledger(|ledger| ledger.pending()) == 0 {
                 self.heal_turns.give(Turns::ALL);
+                // No healer's thread does this.
+                let bug = self.bug.0.lock().unwrap().take();
                 block_on(self.healer.sweep()).unwrap();
+                *self.bug.0.lock().unwrap() = bug;
                 return;
             }
             self.leg.advance(50);
