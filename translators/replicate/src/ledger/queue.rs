@@ -14,6 +14,10 @@ impl Ledger {
         let due = due
             .min(mark.since + REST_AT_MOST)
             .max(due.saturating_sub(REST_AT_MOST));
+        self.enqueue_at(oid, class, due);
+    }
+
+    fn enqueue_at(&mut self, oid: Oid, class: u8, due: Millis) {
         if let Some((old_class, old_due, order)) = self.queued.get(&oid).copied() {
             if (old_class, old_due) <= (class, due) {
                 return;
@@ -109,10 +113,11 @@ impl Ledger {
                 }
             }
         }
-        // Out of the way of those that come after them.
+        // Out of the way of those that come after them, however long they have waited: it is one of those that they
+        // wait for.
         for oid in put_off {
             self.dequeue(oid);
-            self.enqueue(oid, TOUCHED, now + BEHIND_ITS_NAME);
+            self.enqueue_at(oid, TOUCHED, now + BEHIND_ITS_NAME);
         }
         let Some(work) = taken else {
             return Err(soonest);
@@ -388,6 +393,30 @@ mod tests {
         let piece = Piece::Name(name);
         assert!(!ledger.finish(Oid(1, 2), &piece, generation.unwrap(), failed, 1000));
         assert!(claimed(&mut ledger).contains(&3));
+    }
+
+    #[test]
+    fn those_that_wait_do_not_keep_away_the_one_that_they_wait_for() {
+        let mut ledger = Ledger::default();
+        let long = 3 * super::AHEAD as u64;
+        let name = row(&mut ledger, long);
+        let late = 20_000;
+        // The topmost one was healed meanwhile, but for the name that leads down.
+        let known = Known::of_dir(Oid(1, 0));
+        ledger.mark_body(&known, None, late);
+        ledger.claim(known.oid);
+        let body = ledger.body_work(known.oid).unwrap();
+        let equal = Outcome::Equal;
+        assert!(ledger.finish(known.oid, &Piece::Body, body.generation, equal, late));
+        ledger.release(known.oid, late);
+        ledger.dequeue(known.oid);
+        ledger.enqueue(known.oid, super::TOUCHED, late + super::REST_AT_MOST);
+        ledger.claim(Oid(1, 1)); // whose image would be made on the way
+        let mut claims = Vec::new();
+        for now in (late..late + 2 * super::REST_AT_MOST).step_by(50) {
+            claims.extend(ledger.claim_next(now, false));
+        }
+        assert!(claims.iter().any(|work| work.oid == known.oid), "{name:?}");
     }
 
     #[test]
