@@ -168,7 +168,11 @@ impl Serving {
             let mount = daemon.mount.clone();
             if let Some(was) = daemon.scene.mount() {
                 let mount = mount.clone();
-                std::thread::spawn(move || look_who_stays(&mount, &was));
+                let look = move || look_who_stays(&mount, &was);
+                let begun = std::thread::Builder::new().name("stays".into()).spawn(look);
+                if let Err(error) = begun {
+                    tracing::warn!("nobody looks who stays: {}", no_thread(&error));
+                }
             }
             drop((daemon, ends, lock));
             linger(&runtime, &mut signals, gone);
