@@ -440,13 +440,17 @@ impl Healer {
         let is_dir = wanted.inode.kind() == Kind::Directory;
         // One image is made at a time: two names of one object may be met at once, and a
         // directory under its old name and its new one.
-        let (claimed, stands) = self.ledger(|ledger| {
+        let (claimed, stands, born) = self.ledger(|ledger| {
             let claimed = match is_dir {
                 true => self.claim_place(ledger, oid),
                 false => self.claim_object(ledger, oid),
             };
             let stands = ledger.name_stands(at, &bytes, seen);
-            (claimed, stands && !ledger.is_named(oid))
+            (
+                claimed,
+                stands && !ledger.is_named(oid),
+                ledger.is_born(oid),
+            )
         });
         let Some(claimed) = claimed else {
             return Err(Setback::Later(10));
@@ -476,6 +480,9 @@ impl Healer {
         }
         drop(claimed);
         done?;
+        if born {
+            self.ledger(|ledger| ledger.wake(oid));
+        }
         Ok(Amount::name(&wanted.attr))
     }
 }

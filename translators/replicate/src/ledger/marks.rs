@@ -120,12 +120,12 @@ impl Ledger {
     /// Whether all in this directory has marks, as it was made before our eyes; its image is made
     /// now, so this is asked only once.
     pub(crate) fn take_born(&mut self, oid: Oid) -> bool {
-        let born = self.born.remove(&oid).is_some();
-        if born {
-            // What is in it has waited for this.
-            self.enqueue(oid, TOUCHED, 0);
-        }
-        born
+        self.born.remove(&oid).is_some()
+    }
+
+    /// Whether it is one of those.
+    pub(crate) fn is_born(&self, oid: Oid) -> bool {
+        self.born.contains_key(&oid)
     }
 
     /// A directory has another name now.

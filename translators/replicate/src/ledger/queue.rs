@@ -146,8 +146,23 @@ impl Ledger {
     fn waits_for_its_image(&self, oid: Oid, now: Millis) -> bool {
         let born = self.born.get(&oid);
         born.is_some_and(|(above, name)| {
-            self.born.contains_key(above) && self.is_healed_soon(*above, name, now)
+            let above_waits = self.born.contains_key(above) || self.busy.contains(above);
+            above_waits && self.is_healed_soon(*above, name, now)
         })
+    }
+
+    /// A directory that users have just made has its image: what is in it has waited for this.
+    pub(crate) fn wake(&mut self, oid: Oid) {
+        let Some(mark) = self.marks.get_mut(&oid) else {
+            return;
+        };
+        let troubles = &self.troubles;
+        for (name, state) in &mut mark.names {
+            if !troubles.contains_key(&(oid, Piece::Name(name.clone()))) {
+                state.not_before = 0;
+            }
+        }
+        self.enqueue_at(oid, TOUCHED, 0);
     }
 
     fn is_healed_soon(&self, dir: Oid, name: &Bytes, now: Millis) -> bool {
@@ -380,10 +395,13 @@ mod tests {
                 .map(|work| work.oid.1)
                 .collect::<std::collections::BTreeSet<_>>()
         };
-        // The one that has an image, and the one whose image it makes.
+        // Who makes the next image is to heal that one's name, before others climb to it.
+        assert_eq!(claimed(&mut ledger), [0].into());
+        ledger.release(Oid(1, 0), 1000);
+        assert!(ledger.take_born(Oid(1, 1)));
         assert_eq!(claimed(&mut ledger), [0, 1].into());
         (0..2).for_each(|n| ledger.release(Oid(1, n), 1000));
-        assert!(ledger.take_born(Oid(1, 1)));
+        assert!(ledger.take_born(Oid(1, 2)));
         assert_eq!(claimed(&mut ledger), [0, 1, 2].into());
         (0..3).for_each(|n| ledger.release(Oid(1, n), 1000));
         // Where one is to fail, who is below finds out what that means for it.
@@ -393,6 +411,26 @@ mod tests {
         let piece = Piece::Name(name);
         assert!(!ledger.finish(Oid(1, 2), &piece, generation.unwrap(), failed, 1000));
         assert!(claimed(&mut ledger).contains(&3));
+    }
+
+    #[test]
+    fn who_has_waited_for_an_image_is_woken_when_it_is_there() {
+        let mut ledger = Ledger::default();
+        let name = row(&mut ledger, 3);
+        ledger.take_born(Oid(1, 1));
+        ledger.claim(Oid(1, 1));
+        let generation = ledger.generation_of(Oid(1, 1), &Piece::Name(name.clone()));
+        let later = Outcome::Later(500);
+        let piece = Piece::Name(name);
+        assert!(!ledger.finish(Oid(1, 1), &piece, generation.unwrap(), later, 1000));
+        ledger.release(Oid(1, 1), 1000);
+        let claimed = |ledger: &mut Ledger| {
+            let works = std::iter::from_fn(|| ledger.claim_next(1000, false).ok());
+            works.map(|work| work.oid.1).collect::<Vec<_>>()
+        };
+        assert!(!claimed(&mut ledger).contains(&1));
+        ledger.wake(Oid(1, 1));
+        assert_eq!(claimed(&mut ledger), [1]);
     }
 
     #[test]
