@@ -31,7 +31,7 @@ fn source_with_bad_blocks(lab: &Lab, bad: impl Fn(&FaultyDisk) -> Vec<u64>) -> F
     for name in ["bad", "good", "also-good"] {
         fs::write(old.join(name), content(name)).unwrap();
     }
-    old.unmount();
+    old.unmount_for_all();
     let blocks = bad(&old);
     let blocks = blocks.into_iter().map(|block| block..block + 1).collect();
     old.fail(&Fault::ReadsOf(blocks));

@@ -141,6 +141,16 @@ impl Disk {
         run("umount", &[&*self.path.to_string_lossy()]);
     }
 
+    /// The same, until nothing of it is in the kernel any more: somebody else's mount namespace may have had a copy.
+    pub fn unmount_for_all(&self) {
+        assert!(is_attached(&self.image), "{}", self.image.display());
+        self.unmount();
+        let what = format!("the last user of {}", self.image.display());
+        crate::wait::until(std::time::Duration::from_secs(60), &what, || {
+            (!is_attached(&self.image)).then_some(())
+        });
+    }
+
     /// The same as soon as nobody uses it.
     pub fn unmount_when_free(&self) {
         let what = format!("an unmount of {}", self.path.display());
@@ -168,6 +178,15 @@ impl Disk {
     pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         self.path.join(path)
     }
+}
+
+/// Whether a loop device has an image.
+fn is_attached(image: &Path) -> bool {
+    let devices = std::fs::read_dir("/sys/block").unwrap();
+    let mut behind = devices
+        .flatten()
+        .filter_map(|device| std::fs::read_to_string(device.path().join("loop/backing_file")).ok());
+    behind.any(|behind| Path::new(behind.trim_end()) == image)
 }
 
 impl Drop for Disk {
