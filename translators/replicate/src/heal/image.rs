@@ -215,12 +215,16 @@ impl Healer {
                 return Ok(None);
             };
             // Up, to the first whose image is known, or has a place of its own: what is above it tells
-            // nothing more.
+            // nothing more. A sink that is let go proves nothing.
+            let root = self.sink_root().at_sink("find")?;
             let (mut here, mut below) = (dir.inode, Vec::new());
             let mut image = loop {
                 let oid = Oid::from(here.identity());
                 if let Some(image) = self.settled(oid) {
                     break image;
+                }
+                if self.is_source_root(&here) {
+                    break root;
                 }
                 let Ok((above, name)) = self.source.whence(&HEAL, &here).await else {
                     return Ok(None);
@@ -418,5 +422,21 @@ mod tests {
         assert!(matches!(opened, Err(Setback::Later(_))), "{opened:?}");
         let above = Oid::from(root.identity());
         assert!(!healer.ledger(|ledger| ledger.name_dirty(above, name.as_bytes())));
+    }
+
+    /// Else what is known of it would be forgotten, and all of it copied once more.
+    #[test]
+    fn where_an_image_is_cannot_be_told_while_the_sink_is_let_go() {
+        let source = Arc::new(Memory::with_dev(1));
+        let healer = between(source.clone(), Arc::new(Memory::with_dev(2)));
+        let root = healer.source_root.clone();
+        let name = Name::new(b"dir").unwrap();
+        let dir = block_on(source.mkdir(&HEAL, &root, name, 0o755, 0)).unwrap();
+        let handle = block_on(crate::heal::handle_of(&*source, &dir.inode));
+        let oid = Oid::from(dir.inode.identity());
+        let image = || block_on(healer.image_of_dir(oid, handle.clone(), 0));
+        assert!(matches!(image(), Ok(None)), "it has none");
+        healer.stand_on(None);
+        assert!(image().is_err());
     }
 }
